@@ -1,0 +1,105 @@
+"""The door: everything a caller hands over is turned into what the kernels expect, or into a clear error."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+__all__ = ["as_bool", "as_dtype", "as_real", "check_bytes", "check_shape", "positive_int"]
+
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return `dtype` as a NumPy dtype; only float32 and float64 pass.
+
+    Raises
+    ------
+    ValueError
+        If `dtype` is anything else.
+    """
+    try:
+        found = np.dtype(dtype) if dtype is not None else None
+    except TypeError:
+        found = None
+    if found not in _DTYPES:
+        raise ValueError(f"expected dtype float32 or float64, got {dtype!r}")
+    return _DTYPES[found == _DTYPES[1]]
+
+
+def as_bool(value: object, name: str) -> bool:
+    """Return `value` as a bool; refuse what is not one (a misplaced positional argument, mostly)."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"expected {name} to be True or False, got {value!r}")
+
+
+def positive_int(value: Any, name: str) -> int:
+    """Return `value` as an int of at least 1.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer (a bool is not one here).
+    ValueError
+        If it is below 1 or larger than an array dimension can be.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"expected {name} to be an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an integer, got {value!r}") from None
+    if not 1 <= number <= sys.maxsize:
+        raise ValueError(f"expected {name} between 1 and {sys.maxsize}, got {number}")
+    return number
+
+
+def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
+    """Return `value` as an aligned, C-contiguous array of `dtype`; itself, if it is one already.
+
+    Anything array-like with real numbers is accepted: integers and booleans are numbers, complex numbers, objects,
+    strings and dates are not.
+
+    Raises
+    ------
+    TypeError
+        If the elements are not real numbers, or `value` is not array-like.
+    ValueError
+        If nested sequences do not form an array.
+    """
+    if type(value) is np.ndarray and value.dtype == dtype:
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned and value.dtype.isnative:
+            return value
+    try:
+        array = np.asarray(value)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"expected {name} to be an array of real numbers, got {type(value).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"expected {name} to be an array of real numbers: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"expected {name} to be an array of real numbers, got dtype {array.dtype}")
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def check_shape(shape: tuple[int, ...], expected: Sequence[int | str], name: str) -> None:
+    """Raise ValueError unless `shape` is `expected`, in which a letter stands for any length."""
+    if len(shape) == len(expected) and all(isinstance(e, str) or s == e for s, e in zip(shape, expected, strict=True)):
+        return
+    words = ", ".join(str(e) for e in expected) + ("," if len(expected) == 1 else "")
+    raise ValueError(f"expected {name} of shape ({words}), got {shape}")
+
+
+def check_bytes(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
+    """Raise ValueError if an array of `shape` and `dtype` has more bytes than an address can count."""
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    if size > sys.maxsize:
+        raise ValueError(f"expected {name} of at most {sys.maxsize} bytes, got {size} for shape {tuple(shape)}")

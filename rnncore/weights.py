@@ -1,0 +1,181 @@
+"""Parameters: immutable `Weights`, and `Module`, which owns one and puts a new one in its place when they change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from .checks import as_real, check_shape
+
+__all__ = ["IncompatibleKeys", "Module", "Weights"]
+
+Packed = TypeVar("Packed")
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """Named arrays that can never change, and what kernels packed from them.
+
+    Each array lies in a `bytes` object of its own, so that no flag makes it writable. What `packed` makes is kept
+    here and nowhere else: it cannot outlive the arrays it was made from, nor become stale.
+    """
+
+    __slots__ = ("_arrays", "_packed")
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._arrays = {name: _frozen(array) for name, array in arrays.items()}
+        self._packed: dict[Any, Any] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def packed(self, key: Any, make: Callable[[], Packed]) -> Packed:
+        """Return what `make()` returned for `key`, made on first use. Two threads may both make it; one result stays."""
+        try:
+            return self._packed[key]  # type: ignore[no-any-return]
+        except KeyError:
+            return self._packed.setdefault(key, make())  # type: ignore[no-any-return]
+
+    def __copy__(self) -> Weights:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weights:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Weights, (self._arrays,)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict(strict=False)` did not find, and found without a use for it."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """Something with named parameters of one dtype. Base of layers, cells and the training kit's maps.
+
+    A subclass calls `super().__init__(dtype, arrays)` with its initial parameters; their names and shapes are then
+    fixed. `self._weights` is the one place that holds them: a call reads it once and works on what it read.
+    """
+
+    _weights: Weights
+
+    def __init__(self, dtype: np.dtype[Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.dtype = dtype
+        self._weights = Weights({name: np.asarray(array, dtype) for name, array in arrays.items()})
+        self._changing = threading.Lock()
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Return the parameters, name -> read-only array. They stay what they are when the module changes."""
+        return dict(self._weights)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return a writable copy of the parameters, name -> array."""
+        return {name: array.copy() for name, array in self._weights.items()}
+
+    def load_state_dict(self, mapping: Mapping[str, Any], prefix: str = "", strict: bool = True) -> IncompatibleKeys:
+        """Take over parameters by name; all of them or, on an error, none.
+
+        Parameters
+        ----------
+        mapping : mapping of str to array_like
+            Values are converted to the module's dtype.
+        prefix : str
+            Only names that start with it are looked at, without it: ``prefix="encoder."`` takes this module's part of
+            a whole model's state dict.
+        strict : bool
+            Whether a missing or an unexpected name is an error.
+
+        Returns
+        -------
+        IncompatibleKeys
+            Named tuple ``(missing_keys, unexpected_keys)``.
+
+        Raises
+        ------
+        TypeError
+            If `mapping` is no mapping, or a value holds no real numbers.
+        ValueError
+            If a shape differs or, with `strict`, names do.
+        """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"expected a mapping of names to arrays, got {type(mapping).__name__}")
+        found = {
+            name[len(prefix) :]: value
+            for name, value in mapping.items()
+            if isinstance(name, str) and name.startswith(prefix)
+        }
+        with self._changing:
+            current = self._weights
+            keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
+            if strict and any(keys):
+                raise ValueError(
+                    f"expected the names {sorted(prefix + n for n in current)}; "
+                    f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
+                )
+            self._weights = self._adopt(current, {**current, **{n: v for n, v in found.items() if n in current}})
+        return keys
+
+    @contextmanager
+    def editing(self) -> Iterator[dict[str, np.ndarray]]:
+        """Change parameters: a context with writable copies, taken over at its end, dropped on an exception.
+
+        Yields
+        ------
+        dict of str to numpy.ndarray
+            Change the arrays in place, or assign others of the same shape.
+
+        Raises
+        ------
+        ValueError
+            At the end, if names or shapes are no longer those of the parameters.
+        RuntimeError
+            At the end, if the parameters were changed elsewhere meanwhile: that change would be lost.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> lstm = rc.LSTM(3, 4, rng=0)
+        >>> with lstm.editing() as params:
+        ...     params["bias_hh_l0"][4:8] = 1.0  # the forget gate's
+        >>> float(lstm.parameters()["bias_hh_l0"][4])
+        1.0
+        """
+        current = self._weights
+        scratch = {name: array.copy() for name, array in current.items()}
+        yield scratch
+        if scratch.keys() != current.keys():
+            raise ValueError(f"expected the names {sorted(current)}, got {sorted(map(str, scratch))}")
+        with self._changing:
+            if self._weights is not current:
+                raise RuntimeError("the parameters were changed by another edit meanwhile; this one is dropped")
+            self._weights = self._adopt(current, scratch)
+
+    def _adopt(self, current: Weights, values: Mapping[str, Any]) -> Weights:
+        arrays = {}
+        for name, old in current.items():
+            arrays[name] = as_real(values[name], self.dtype, name)
+            check_shape(arrays[name].shape, old.shape, name)
+        return Weights(arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_changing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._changing = threading.Lock()
