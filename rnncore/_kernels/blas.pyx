@@ -1,0 +1,111 @@
+"""The one door to BLAS: matrix products through the function pointers that SciPy's Cython interface exports.
+
+Callers see row-major matrices and Py_ssize_t. Column-major order and the width of BLAS's integers stay in this file.
+SciPy is imported at the first product, not with this module.
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
+from libc.limits cimport INT_MAX
+from libc.stdint cimport INT64_MAX, int64_t
+
+# ?gemm as Fortran declares it, for 32-bit (LP64) and 64-bit (ILP64) integers
+ctypedef void (*sgemm_lp64)(char *, char *, int *, int *, int *, float *, const float *, int *, const float *, int *,
+                            float *, float *, int *) noexcept nogil
+ctypedef void (*dgemm_lp64)(char *, char *, int *, int *, int *, double *, const double *, int *, const double *, int *,
+                            double *, double *, int *) noexcept nogil
+ctypedef void (*sgemm_ilp64)(char *, char *, int64_t *, int64_t *, int64_t *, float *, const float *, int64_t *,
+                             const float *, int64_t *, float *, float *, int64_t *) noexcept nogil
+ctypedef void (*dgemm_ilp64)(char *, char *, int64_t *, int64_t *, int64_t *, double *, const double *, int64_t *,
+                             const double *, int64_t *, double *, double *, int64_t *) noexcept nogil
+
+cdef void *sgemm = NULL
+cdef void *dgemm = NULL
+cdef Py_ssize_t largest = 0  # the largest dimension BLAS can count; 0 until `load` has run
+
+
+def integer_bits(str signature):
+    """Return 32 or 64: the width of BLAS's integers, from the C signature of a SciPy capsule.
+
+    Raises
+    ------
+    ImportError
+        If the signature names neither.
+    """
+    arguments = [argument.strip() for argument in signature.partition("(")[2].rstrip(")").split(",")]
+    if "int *" in arguments:
+        return 32
+    if not {"int64_t *", "long *", "long long *"}.isdisjoint(arguments):
+        return 64
+    raise ImportError(f"expected a BLAS with 32- or 64-bit integers from SciPy, got {signature!r}")
+
+
+cdef int load() except -1:
+    """Take ?gemm from SciPy, once."""
+    global sgemm, dgemm, largest
+    if largest:
+        return 0
+    from scipy.linalg import cython_blas
+
+    capsules = [cython_blas.__pyx_capi__[name] for name in ("sgemm", "dgemm")]
+    bits = {integer_bits((<bytes>PyCapsule_GetName(capsule)).decode()) for capsule in capsules}
+    if len(bits) != 1:
+        raise ImportError(f"expected one width of integer from SciPy's BLAS, got {sorted(bits)}")
+    sgemm = PyCapsule_GetPointer(capsules[0], PyCapsule_GetName(capsules[0]))
+    dgemm = PyCapsule_GetPointer(capsules[1], PyCapsule_GetName(capsules[1]))
+    largest = <Py_ssize_t>INT_MAX if bits == {32} else <Py_ssize_t>INT64_MAX
+    return 0
+
+
+def largest_dimension():
+    """Return the largest dimension that SciPy's BLAS can count: 2**31 - 1 or 2**63 - 1."""
+    load()
+    return largest
+
+
+cdef int check_dimension(Py_ssize_t dimension) except -1:
+    if dimension > largest:
+        raise ValueError(f"expected no dimension above {largest}, the largest that SciPy's BLAS counts, got {dimension}")
+    return 0
+
+
+# Row-major C (m, n) = op(A) (m, k) op(B) (k, n) + beta C. BLAS is column-major and sees every matrix transposed, so it
+# is asked for C^T = op(B)^T op(A)^T: operands and sizes swapped, transposition flags as they are.
+cdef inline void gemm_lp64(char *ta, char *tb, int m, int n, int k, const real *a, int lda, const real *b, int ldb,
+                           real beta, real *c, int ldc) noexcept nogil:
+    cdef real alpha = 1
+    if real is float:
+        (<sgemm_lp64>sgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+    else:
+        (<dgemm_lp64>dgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+
+
+cdef inline void gemm_ilp64(char *ta, char *tb, int64_t m, int64_t n, int64_t k, const real *a, int64_t lda,
+                            const real *b, int64_t ldb, real beta, real *c, int64_t ldc) noexcept nogil:
+    cdef real alpha = 1
+    if real is float:
+        (<sgemm_ilp64>sgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+    else:
+        (<dgemm_ilp64>dgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+
+
+cdef void product(
+    int dtype, bint trans_a, bint trans_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    const void *a, Py_ssize_t lda, const void *b, Py_ssize_t ldb, double beta, void *c, Py_ssize_t ldc,
+) noexcept nogil:
+    """C = op(A) op(B) + beta C for row-major matrices; dimensions were checked, and `load` was called, by the caller.
+
+    With beta = 0 what C held does not matter (NaN included).
+    """
+    cdef char ta = b"T" if trans_a else b"N"
+    cdef char tb = b"T" if trans_b else b"N"
+    if largest == INT_MAX:
+        if dtype == FLOAT32:
+            gemm_lp64[float](&ta, &tb, <int>m, <int>n, <int>k, <const float *>a, <int>lda, <const float *>b, <int>ldb,
+                             <float>beta, <float *>c, <int>ldc)
+        else:
+            gemm_lp64[double](&ta, &tb, <int>m, <int>n, <int>k, <const double *>a, <int>lda, <const double *>b,
+                              <int>ldb, beta, <double *>c, <int>ldc)
+    elif dtype == FLOAT32:
+        gemm_ilp64[float](&ta, &tb, m, n, k, <const float *>a, lda, <const float *>b, ldb, <float>beta, <float *>c, ldc)
+    else:
+        gemm_ilp64[double](&ta, &tb, m, n, k, <const double *>a, lda, <const double *>b, ldb, beta, <double *>c, ldc)

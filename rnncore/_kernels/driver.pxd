@@ -1,0 +1,82 @@
+from .blas cimport real
+
+cdef extern from *:
+    # NumPy's headers bring in complex.h, whose macro `I` would stand in the way of the input size
+    """
+    #include <complex.h>
+    #undef I
+    """
+
+cdef enum:
+    MAX_STATES = 2  # h; h and c
+    MAX_PHASES = 2
+
+# The order of a run's steps. A block of time is `block` steps, anchored at t = 0; the forward pass takes blocks and
+# the steps in them upwards, or downwards with `reverse`, and the backward pass the other way round.
+cdef struct Schedule:
+    Py_ssize_t T, N
+    Py_ssize_t block
+    bint reverse
+
+# One step as a cell's phase sees it. Rows are contiguous; n of them are active.
+cdef struct Step:
+    Py_ssize_t n, H
+    void *gates                 # (n, G*H)  in: W_ih x_t; out: what the backward phase wants to find here
+    void *before[MAX_STATES]    # (n, H)    h_{t-1}, c_{t-1}
+    void *after[MAX_STATES]     # (n, H)    h_t, c_t
+    void *dgates                # (n, G*H)  backward: the gradient of the gates' pre-activations
+    void *dstate[MAX_STATES]    # (n, H)    backward, in: of h_t, c_t; out: of h_{t-1}, c_{t-1}
+
+ctypedef void (*Phase)(const Run *, const Step *) noexcept nogil
+
+# A cell: how many gates and states it has, and the phases of one step.
+cdef struct Table:
+    Py_ssize_t G
+    int states
+    bint keeps_gates            # whether the tape keeps `gates`; without, states alone lead back
+    int phases
+    Phase forward[MAX_PHASES]
+    Phase backward[MAX_PHASES]  # in the order they run
+
+# One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`.
+cdef struct Run:
+    const Table *cell
+    Schedule schedule
+    Py_ssize_t I, H
+    int dtype
+    Py_ssize_t item             # bytes of an element
+    bint interruptible          # look for Ctrl-C now and then
+    const char *W_ih            # (G*H, I)
+    const char *W_hh            # (G*H, H)
+    const char *W_hh_T          # (H, G*H)
+    const char *bias            # (G*H)     b_ih + b_hh
+    const char *x               # (T, N, I)
+    char *y                     # (T, N, ·) this direction's first column, or NULL
+    Py_ssize_t y_stride         # elements from row to row of y and dy
+    bint tape                   # keep every step's states (and gates), or two slots of states and a block of gates
+    char *gates                 # (T*N, G*H) or (block*N, G*H)
+    char *state[MAX_STATES]     # ((T+1)*N, H) or (2*N, H)
+    const char *dy              # (T, N, ·) as y, or NULL
+    char *dgates                # (block*N, G*H)
+    char *dstate[MAX_STATES]    # (N, H)    in: of the final states; out: of the initial states
+    char *dx                    # (T, N, I)
+    double beta_dx              # 0: dx is written; 1: added to
+    char *dW_ih
+    char *dW_hh
+    char *db                    # (G*H)
+
+cdef void recur(const Run *run, const Step *s) noexcept nogil
+cdef void recur_back(const Run *run, const Step *s) noexcept nogil
+
+
+cdef class Cell:
+    cdef const Table *table
+    cdef readonly str name
+    cdef int start(self, Run *run, Pack pack, object x, bint reverse) except -1
+
+    @staticmethod
+    cdef Cell of(str name, const Table *table)
+
+
+cdef class Pack:
+    cdef readonly object W_ih, W_hh, W_hh_T, bias

@@ -1,0 +1,373 @@
+"""The time loop, once for all cells: forwards and backwards over a schedule, in blocks of time, without the GIL.
+
+Forward, per block: one product for W_ih x of all its steps, then step by step the cell's phases.
+Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
+each for dW_ih, dW_hh and dx, and a sum for db.
+"""
+
+import threading
+
+import numpy as np
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+
+from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, real
+
+cnp.import_array()
+
+cdef enum:
+    ROWS = 512  # rows of one large product: enough for BLAS to run at full speed, few enough for the cache
+
+BLOCK_ROWS = ROWS
+
+cdef double SLICE = 1e9  # floating-point operations between two looks for Ctrl-C: some 10 to 50 ms of work
+
+
+# --- schedule ---------------------------------------------------------------------------------------------------------
+
+cdef inline Py_ssize_t blocks(const Schedule *s) noexcept nogil:
+    return (s.T + s.block - 1) // s.block
+
+
+cdef inline Py_ssize_t rows(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Rows that are active at time t."""
+    return s.N
+
+
+cdef inline Py_ssize_t first_row(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Where the rows of time t begin in x, y and the tape's gates; for t = T, their end."""
+    return t * s.N
+
+
+cdef inline Py_ssize_t slot_before(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Slot of the states that step t reads. Slots are T + 1, so that the initial state needs no branch."""
+    return t + 1 if s.reverse else t
+
+
+cdef inline Py_ssize_t slot_after(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Slot of the states that step t writes."""
+    return t if s.reverse else t + 1
+
+
+cdef inline char *state_at(const Run *run, int k, Py_ssize_t slot) noexcept nogil:
+    return run.state[k] + (slot if run.tape else slot & 1) * run.schedule.N * run.H * run.item
+
+
+# --- products and sums ------------------------------------------------------------------------------------------------
+
+cdef void recur(const Run *run, const Step *s) noexcept nogil:
+    """gates (n, G*H) += h_{t-1} (n, H) W_hh^T."""
+    cdef Py_ssize_t GH = run.cell.G * s.H
+    product(run.dtype, False, False, s.n, GH, s.H, s.before[0], s.H, run.W_hh_T, GH, 1, s.gates, GH)
+
+
+cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
+    """dh_{t-1} (n, H) = dgates (n, G*H) W_hh."""
+    cdef Py_ssize_t GH = run.cell.G * s.H
+    product(run.dtype, False, False, s.n, s.H, GH, s.dgates, GH, run.W_hh, s.H, 0, s.dstate[0], s.H)
+
+
+cdef void add_rows(real *out, const real *a, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t H) noexcept nogil:
+    """out (n, H) += a, whose rows are `stride` apart."""
+    cdef Py_ssize_t r, j
+    for r in range(n):
+        for j in range(H):
+            out[r * H + j] += a[r * stride + j]
+
+
+cdef void add_sums(real *out, real *partial, const real *a, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    """out (m) += the column sums of a (n, m), summed in `partial` (m) first: one rounding of `out` per block."""
+    cdef Py_ssize_t r, j
+    for j in range(m):
+        partial[j] = 0
+    for r in range(n):
+        for j in range(m):
+            partial[j] += a[r * m + j]
+    for j in range(m):
+        out[j] += partial[j]
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+cdef int look_for_signals() except -1 with gil:
+    return PyErr_CheckSignals()
+
+
+cdef inline double work(const Run *run, Py_ssize_t n) noexcept nogil:
+    """Roughly what n rows cost, in floating-point operations of a product."""
+    return 2.0 * n * run.cell.G * run.H * (run.I + run.H + 100)
+
+
+cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t row_0) noexcept nogil:
+    """The step at time t; row_0 is the first row of its block, where workspace of one block begins."""
+    cdef const Schedule *schedule = &run.schedule
+    cdef Step s
+    cdef int k
+    cdef Py_ssize_t row = first_row(schedule, t), width = run.cell.G * run.H * run.item
+    cdef bint keeps = run.tape and run.cell.keeps_gates
+    s.n = rows(schedule, t)
+    s.H = run.H
+    s.gates = run.gates + (row if keeps else row - row_0) * width
+    s.dgates = run.dgates + (row - row_0) * width if run.dgates != NULL else NULL
+    for k in range(run.cell.states):
+        s.before[k] = state_at(run, k, slot_before(schedule, t))
+        s.after[k] = state_at(run, k, slot_after(schedule, t))
+        s.dstate[k] = run.dstate[k]
+    return s
+
+
+cdef int forward(const Run *run) except -1 nogil:
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t b, i, r, t, t_0, t_1, row_0, n, GH = run.cell.G * run.H, width = run.H * run.item
+    cdef int p
+    cdef double done = 0
+    cdef Step s
+    for b in range(blocks(schedule)):
+        t_0 = (blocks(schedule) - 1 - b if schedule.reverse else b) * schedule.block
+        t_1 = min(t_0 + schedule.block, schedule.T)
+        row_0 = first_row(schedule, t_0)
+        n = first_row(schedule, t_1) - row_0
+        s = step_at(run, t_0, row_0)
+        product(run.dtype, False, True, n, GH, run.I, run.x + row_0 * run.I * run.item, run.I, run.W_ih, run.I,
+                0, s.gates, GH)
+        for i in range(t_1 - t_0):
+            t = t_1 - 1 - i if schedule.reverse else t_0 + i
+            s = step_at(run, t, row_0)
+            for p in range(run.cell.phases):
+                run.cell.forward[p](run, &s)
+            if run.y != NULL:
+                for r in range(s.n):
+                    memcpy(run.y + (first_row(schedule, t) + r) * run.y_stride * run.item,
+                           <char *>s.after[0] + r * width, width)
+            if run.interruptible:
+                done += work(run, s.n)
+                if done > SLICE:
+                    done = 0
+                    look_for_signals()
+    return 0
+
+
+cdef int backward(const Run *run) except -1 nogil:
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t b, i, t, t_0, t_1, row_0, n, GH = run.cell.G * run.H
+    cdef const char *x
+    cdef const char *dy
+    cdef const char *h
+    cdef int p
+    cdef double done = 0
+    cdef Step s
+    for b in range(blocks(schedule)):
+        t_0 = (b if schedule.reverse else blocks(schedule) - 1 - b) * schedule.block
+        t_1 = min(t_0 + schedule.block, schedule.T)
+        row_0 = first_row(schedule, t_0)
+        n = first_row(schedule, t_1) - row_0
+        for i in range(t_1 - t_0):
+            t = t_0 + i if schedule.reverse else t_1 - 1 - i
+            s = step_at(run, t, row_0)
+            if run.dy != NULL:  # dh_t is the gradient through the later steps plus the one through y_t
+                dy = run.dy + first_row(schedule, t) * run.y_stride * run.item
+                if run.dtype == FLOAT32:
+                    add_rows(<float *>s.dstate[0], <const float *>dy, run.y_stride, s.n, s.H)
+                else:
+                    add_rows(<double *>s.dstate[0], <const double *>dy, run.y_stride, s.n, s.H)
+            for p in range(run.cell.phases):
+                run.cell.backward[p](run, &s)
+            if run.interruptible:
+                done += 3 * work(run, s.n)
+                if done > SLICE:
+                    done = 0
+                    look_for_signals()
+        x = run.x + row_0 * run.I * run.item
+        h = state_at(run, 0, t_0 + schedule.reverse)  # h_{t-1} of the block's steps, one after the other
+        product(run.dtype, True, False, GH, run.I, n, run.dgates, GH, x, run.I, 1, run.dW_ih, run.I)
+        product(run.dtype, True, False, GH, run.H, n, run.dgates, GH, h, run.H, 1, run.dW_hh, run.H)
+        product(run.dtype, False, False, n, run.I, GH, run.dgates, GH, run.W_ih, run.I, run.beta_dx,
+                run.dx + row_0 * run.I * run.item, run.I)
+        if run.dtype == FLOAT32:
+            add_sums(<float *>run.db, <float *>run.db + GH, <const float *>run.dgates, n, GH)
+        else:
+            add_sums(<double *>run.db, <double *>run.db + GH, <const double *>run.dgates, n, GH)
+    return 0
+
+
+# --- from arrays to a run ---------------------------------------------------------------------------------------------
+
+cdef char *data(object array, const Run *run, Py_ssize_t size, bint writes) except? NULL:
+    """The first byte of an array with `size` elements of the run's dtype, ready for C. Callers guarantee all this;
+    the check keeps a mistake of theirs from reading out of bounds."""
+    cdef cnp.ndarray a
+    if isinstance(array, np.ndarray):
+        a = array
+        if (
+            cnp.PyArray_TYPE(a) == (cnp.NPY_FLOAT if run.dtype == FLOAT32 else cnp.NPY_DOUBLE)
+            and cnp.PyArray_SIZE(a) == size
+            and (cnp.PyArray_ISCARRAY(a) if writes else cnp.PyArray_ISCARRAY_RO(a))
+        ):
+            return <char *>cnp.PyArray_DATA(a)
+    raise ValueError(f"expected a C-contiguous array of {size} elements of {run.item} bytes, got {array!r:.80}")
+
+
+cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except? NULL:
+    """The first byte of a column of y (T, N, ·), and the stride of its rows in the run; NULL for None."""
+    run.y_stride = 0
+    if y is None:
+        return NULL
+    run.y_stride = y.shape[2]
+    if not 0 <= column <= run.y_stride - run.H:
+        raise ValueError(f"expected a column between 0 and {run.y_stride - run.H}, got {column}")
+    return data(y, run, run.schedule.T * run.schedule.N * run.y_stride, writes) + column * run.item
+
+
+cdef class Pack:
+    """What the kernels read of one layer in one direction: its weights, W_hh transposed, and the sum of its biases.
+
+    Parameters
+    ----------
+    W_ih : ndarray (G*H, I)
+    W_hh : ndarray (G*H, H)
+    b_ih, b_hh : ndarray (G*H,) or None
+    """
+
+    def __init__(self, W_ih, W_hh, b_ih=None, b_hh=None):
+        self.W_ih = W_ih
+        self.W_hh = W_hh
+        self.W_hh_T = np.ascontiguousarray(W_hh.T)
+        self.bias = np.zeros(W_ih.shape[0], W_ih.dtype) if b_ih is None else b_ih + b_hh
+
+
+cdef Table nothing
+
+
+cdef class Cell:
+    """A cell's kernels, for one layer in one direction. All arrays are C-contiguous and of one dtype.
+
+    `x` is (T, N, I). `y` is (T, N, ·), of which the columns from `column` on are this direction's, or None. `states`
+    and `finals` hold one (N, H) array per state (h; c): read, and written at the end.
+    """
+
+    def __cinit__(self):
+        self.table = &nothing  # until `of` names one: a cell made otherwise refuses all weights
+
+    def __init__(self):
+        raise TypeError("cells are made by the modules that define them")
+
+    @staticmethod
+    cdef Cell of(str name, const Table *table):
+        cdef Cell cell = Cell.__new__(Cell)
+        cell.table = table
+        cell.name = name
+        return cell
+
+    @property
+    def gates(self):
+        """Rows of the weights per hidden unit."""
+        return self.table.G
+
+    @property
+    def states(self):
+        """How many states a step carries on: h, or h and c."""
+        return self.table.states
+
+    cdef int start(self, Run *run, Pack pack, object x, bint reverse) except -1:
+        """Fill in what all passes share."""
+        cdef cnp.ndarray a = x
+        cdef Py_ssize_t GH
+        load()
+        run.cell = self.table
+        run.dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
+        run.item = 4 if run.dtype == FLOAT32 else 8
+        run.H = pack.W_hh.shape[1]
+        run.I = x.shape[2]
+        GH = run.cell.G * run.H
+        if run.H < 1 or run.I < 1 or pack.W_ih.shape != (GH, run.I) or pack.W_hh.shape != (GH, run.H):
+            raise ValueError(
+                f"expected weights of shape ({GH}, {run.I}) and ({GH}, {run.H}), "
+                f"got {pack.W_ih.shape} and {pack.W_hh.shape}"
+            )
+        run.W_ih = data(pack.W_ih, run, GH * run.I, False)
+        run.W_hh = data(pack.W_hh, run, GH * run.H, False)
+        run.W_hh_T = data(pack.W_hh_T, run, GH * run.H, False)
+        run.bias = data(pack.bias, run, GH, False)
+        cdef Schedule *schedule = &run.schedule
+        schedule.T, schedule.N = x.shape[0], x.shape[1]
+        run.x = data(x, run, schedule.T * schedule.N * run.I, False)
+        if schedule.N == 0:
+            schedule.T = 0  # nothing to do, and nothing to divide by
+        schedule.block = max(1, min(ROWS // max(schedule.N, 1), <Py_ssize_t>(SLICE / work(run, max(schedule.N, 1)))))
+        schedule.block = min(schedule.block, max(schedule.T, 1))
+        schedule.reverse = reverse
+        check_dimension(max(schedule.block * schedule.N, GH, run.I))
+        run.interruptible = (
+            work(run, schedule.T * schedule.N) > SLICE and threading.current_thread() is threading.main_thread()
+        )
+        return 0
+
+    def infer(self, Pack pack not None, x not None, tuple states not None, y, Py_ssize_t column, tuple finals not None,
+              bint reverse=False):
+        """Run forwards and keep nothing but y and the final states."""
+        self._forward(pack, x, states, y, column, finals, reverse, False)
+
+    def forward(self, Pack pack not None, x not None, tuple states not None, y, Py_ssize_t column,
+                tuple finals not None, bint reverse=False):
+        """Run forwards and return what `backward` needs: the gates (or None), then each state at T + 1 times."""
+        return self._forward(pack, x, states, y, column, finals, reverse, True)
+
+    def _forward(self, Pack pack, x, tuple states, y, Py_ssize_t column, tuple finals, bint reverse, bint tape):
+        cdef Run run
+        cdef int k, count = self.table.states
+        cdef Py_ssize_t size, slots
+        self.start(&run, pack, x, reverse)
+        cdef Schedule *schedule = &run.schedule
+        size = schedule.N * run.H
+        run.tape = tape
+        run.dgates = NULL
+        slots = schedule.T + 1 if tape else 2
+        gate_rows = schedule.T * schedule.N if tape and self.table.keeps_gates else schedule.block * schedule.N
+        gates = np.empty((gate_rows, self.table.G * run.H), x.dtype)
+        kept = tuple([np.empty((slots, schedule.N, run.H), x.dtype) for _ in range(count)])
+        run.gates = data(gates, &run, gates.size, True)
+        run.y = column_of(y, &run, column, True)
+        for k in range(count):
+            run.dstate[k] = NULL
+            run.state[k] = data(kept[k], &run, slots * size, True)
+            memcpy(state_at(&run, k, schedule.T if reverse else 0), data(states[k], &run, size, False), size * run.item)
+        with nogil:
+            forward(&run)
+        for k in range(count):
+            memcpy(data(finals[k], &run, size, True), state_at(&run, k, 0 if reverse else schedule.T), size * run.item)
+        return (gates if self.table.keeps_gates else None, *kept) if tape else None
+
+    def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
+                 tuple dstates not None, dx not None, bint add_dx, dW_ih not None, dW_hh not None, db not None,
+                 bint reverse=False):
+        """Run backwards from `kept`, as `forward` returned it.
+
+        `dstates`, (N, H) each, hold the final states' gradients and get the initial states'. `dx` is written or, with
+        `add_dx`, added to; `dW_ih`, `dW_hh` and `db` (G*H,) are added to.
+        """
+        cdef Run run
+        cdef int k
+        cdef Py_ssize_t GH
+        self.start(&run, pack, x, reverse)
+        cdef Schedule *schedule = &run.schedule
+        GH = self.table.G * run.H
+        run.tape = True
+        run.gates = data(kept[0], &run, schedule.T * schedule.N * GH, False) if self.table.keeps_gates else NULL
+        dgates = np.empty((schedule.block * schedule.N, GH), x.dtype)
+        sums = np.zeros((2, GH), x.dtype)
+        run.dgates = data(dgates, &run, dgates.size, True)
+        run.dy = column_of(dy, &run, column, False)
+        for k in range(self.table.states):
+            run.state[k] = data(kept[1 + k], &run, (schedule.T + 1) * schedule.N * run.H, False)
+            run.dstate[k] = data(dstates[k], &run, schedule.N * run.H, True)
+        run.dx = data(dx, &run, schedule.T * schedule.N * run.I, True)
+        run.beta_dx = 1 if add_dx else 0
+        run.dW_ih = data(dW_ih, &run, GH * run.I, True)
+        run.dW_hh = data(dW_hh, &run, GH * run.H, True)
+        run.db = data(sums, &run, 2 * GH, True)
+        with nogil:
+            backward(&run)
+        db += sums[0]

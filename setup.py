@@ -1,0 +1,51 @@
+"""Builds the compiled kernels; everything else stands in pyproject.toml.
+
+Switches, by environment variable:
+RNNCORE_SANITIZE=address,undefined   instrument the kernels (run Python with the sanitizer's runtime preloaded)
+RNNCORE_DEBUG=1                      no optimisation, debug symbols, bounds and None checks in Cython code
+RNNCORE_ANNOTATE=1                   write Cython's annotated HTML beside the generated C (build/temp.*, with
+                                     `python setup.py build_ext --inplace`)
+"""
+
+import os
+
+import numpy
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+
+sanitizers = os.environ.get("RNNCORE_SANITIZE", "")
+debug = os.environ.get("RNNCORE_DEBUG", "") == "1"
+Options.annotate = os.environ.get("RNNCORE_ANNOTATE", "") == "1"
+
+compile_args = ["-O0", "-g"] if debug else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+link_args = []
+if sanitizers:
+    flags = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer"]
+    compile_args += [*flags, "-fno-sanitize-recover=all", "-g"]
+    link_args += flags
+
+
+def extension(name: str) -> Extension:
+    return Extension(
+        f"rnncore._kernels.{name}",
+        [f"rnncore/_kernels/{name}.pyx"],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+
+
+directives = {
+    "language_level": 3,
+    "boundscheck": debug,
+    "wraparound": debug,
+    "nonecheck": debug,
+    "cdivision": True,
+    "initializedcheck": debug,
+}
+
+setup(
+    ext_modules=[extension(name) for name in ("blas", "driver", "rnn", "lstm")],
+    options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
+)
