@@ -1,0 +1,10 @@
+"""Recurrent networks on CPUs: fused forward and BPTT kernels behind the interface of `torch.nn`."""
+
+from .cells import LSTMCell, RNNCell
+from .layers import LSTM, RNN
+from .runtime import info
+from .tape import Tape
+
+__version__ = "0.1.0"
+
+__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell", "Tape", "__version__", "info"]

@@ -1,0 +1,280 @@
+"""Recurrent cells: one step of one layer, as `torch.nn.RNNCell` and `LSTMCell`, with a backward step."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from ._kernels import lstm as _lstm
+from ._kernels import rnn as _rnn
+from ._kernels.driver import Cell
+from .checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
+from .layers import RNG, State, States, as_nonlinearity, as_states, pack, recurrent_parameters
+from .tape import Tape, open_tape
+from .weights import Module, Weights
+
+__all__ = ["LSTMCell", "RNNCell"]
+
+
+class _RecurrentCell(Module, Generic[State]):
+    """One layer in one direction, called step by step."""
+
+    _gates: int
+    _state_names: tuple[str, ...]
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: DTypeLike, rng: RNG) -> None:
+        self.input_size = positive_int(input_size, "input_size")
+        self.hidden_size = positive_int(hidden_size, "hidden_size")
+        self.bias = as_bool(bias, "bias")
+        numbers = as_dtype(dtype)
+        generator = np.random.default_rng(rng)
+        arrays = recurrent_parameters(
+            "", self._gates, self.input_size, self.hidden_size, self.bias, numbers, generator
+        )
+        super().__init__(numbers, dict(arrays))
+
+    @property
+    def _cell(self) -> Cell:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        words = [str(self.input_size), str(self.hidden_size)]
+        words += [] if self.bias else ["bias=False"]
+        words += self._repr_words()
+        if self.dtype != np.float32:
+            words.append(f"dtype={self.dtype.name!r}")
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    def _repr_words(self) -> list[str]:
+        return []
+
+    def _step(self, x: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Return x as a sequence (1, N, I), and whether it came without a batch dimension."""
+        if x.ndim == 1:
+            check_shape(x.shape, (self.input_size,), "x")
+            return x[None, None], True
+        check_shape(x.shape, ("N", self.input_size), "x")
+        return x[None], False
+
+    def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
+        """Return a state as arrays (N, H)."""
+        H = self.hidden_size
+        check_bytes((N, H), self.dtype, "the state")
+        shape = (H,) if unbatched else (N, H)
+        arrays = as_states(state, self._state_names, moment, shape, self.dtype)
+        return tuple(array.reshape(N, H) for array in arrays)
+
+    def _state_as_given(self, states: States, unbatched: bool) -> State:
+        arrays = tuple(array[0] if unbatched else array for array in states)
+        return arrays if len(arrays) > 1 else arrays[0]  # type: ignore[return-value]
+
+    def __call__(self, x: ArrayLike, state: Any = None) -> State:
+        """Run one step and keep nothing (inference).
+
+        Parameters
+        ----------
+        x : array_like (N, I) or (I,)
+            The input.
+        state : optional
+            The state before: ``h`` for an RNNCell, ``(h, c)`` for an LSTMCell, each (N, H), or (H,) for one row.
+            Zeros by default.
+
+        Returns
+        -------
+        state : as `state`
+            The state after.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of real numbers.
+        ValueError
+            If a shape does not fit.
+        """
+        return self._advance(self._weights, x, state, False)[0]
+
+    def forward(self, x: ArrayLike, state: Any = None) -> tuple[State, Tape]:
+        """Run one step and keep what `backward` needs (training).
+
+        Parameters
+        ----------
+        x, state
+            As for a call.
+
+        Returns
+        -------
+        state
+            As from a call.
+        tape : Tape
+            For `backward`: immutable, usable several times, valid until the parameters change. It refers to `x`
+            where `x` needed no conversion; everything else is its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call does.
+        """
+        weights = self._weights
+        after, kept = self._advance(weights, x, state, True)
+        return after, Tape(self, weights, kept)
+
+    def _advance(self, weights: Weights, x: ArrayLike, state: Any, keep: bool) -> tuple[State, tuple[Any, ...]]:
+        seq, unbatched = self._step(as_real(x, self.dtype, "x"))
+        initial = self._states(state, "", seq.shape[1], unbatched)
+        finals = tuple(np.empty_like(s) for s in initial)
+        run = self._cell.forward if keep else self._cell.infer
+        kept = run(pack(weights, ""), seq, initial, None, 0, finals)
+        return self._state_as_given(finals, unbatched), (unbatched, seq, kept)
+
+    def backward(self, tape: Tape, dstate: Any = None) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+        """Propagate gradients back through one step.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`.
+        dstate : optional
+            Gradient of the loss with respect to the state after, in its shape. None stands for zeros.
+
+        Returns
+        -------
+        dx : ndarray
+            Gradient with respect to `x`, in its shape.
+        dstate : as `dstate`
+            Gradient with respect to the state before.
+        grads : dict of str to ndarray
+            Gradients of the parameters, keyed like `parameters()`.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of real numbers, or `tape` no tape.
+        ValueError
+            If a shape does not fit, or the tape is another cell's or older than the parameters.
+        """
+        unbatched, seq, kept = open_tape(tape, self)
+        dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
+        dx = np.empty_like(seq)
+        grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
+        db = np.zeros(self._gates * self.hidden_size, self.dtype)
+        self._cell.backward(
+            pack(tape._weights, ""), seq, kept, None, 0, dstates, dx, False, grads["weight_ih"], grads["weight_hh"], db
+        )
+        if self.bias:
+            grads["bias_ih"] += db
+            grads["bias_hh"] += db
+        return dx[0, 0] if unbatched else dx[0], self._state_as_given(dstates, unbatched), grads
+
+
+class RNNCell(_RecurrentCell[np.ndarray]):
+    """One step of a vanilla RNN: equations (1) and (2) of `RNN`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool
+        Whether bias_ih and bias_hh exist.
+    nonlinearity : {"tanh", "relu", "sigmoid"}
+        The activation.
+    dtype : {"float32", "float64"}
+        Of parameters and results.
+    rng : numpy.random.Generator, int or None
+        Draws the initial parameters, uniform in ±1/sqrt(H).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it should be.
+
+    Notes
+    -----
+    Parameters are ``weight_ih`` (H, I), ``weight_hh`` (H, H), ``bias_ih`` and ``bias_hh`` (H,).
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore as rc
+    >>> cell = rc.RNNCell(3, 5, rng=0)
+    >>> h = cell(np.ones((2, 3)))
+    >>> h = cell(np.ones((2, 3)), h)
+    >>> h.shape
+    (2, 5)
+    """
+
+    _gates = 1
+    _state_names = ("h",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        dtype: DTypeLike = "float32",
+        rng: RNG = None,
+    ) -> None:
+        self.nonlinearity = as_nonlinearity(nonlinearity)
+        super().__init__(input_size, hidden_size, bias, dtype, rng)
+
+    @property
+    def _cell(self) -> Cell:
+        return _rnn.cells[self.nonlinearity]
+
+    def _repr_words(self) -> list[str]:
+        return [] if self.nonlinearity == "tanh" else [f"nonlinearity={self.nonlinearity!r}"]
+
+
+class LSTMCell(_RecurrentCell[tuple[np.ndarray, np.ndarray]]):
+    """One step of an LSTM: equations (1) to (7) of `LSTM`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool
+        Whether bias_ih and bias_hh exist.
+    dtype : {"float32", "float64"}
+        Of parameters and results.
+    rng : numpy.random.Generator, int or None
+        Draws the initial parameters, uniform in ±1/sqrt(H).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it should be.
+
+    Notes
+    -----
+    Parameters are ``weight_ih`` (4*H, I), ``weight_hh`` (4*H, H), ``bias_ih`` and ``bias_hh`` (4*H,), their rows in
+    the order i f g o.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore as rc
+    >>> cell = rc.LSTMCell(3, 5, rng=0)
+    >>> (h, c), tape = cell.forward(np.ones((2, 3)))
+    >>> dx, (dh, dc), grads = cell.backward(tape, (np.ones_like(h), np.zeros_like(c)))
+    >>> dx.shape, grads["bias_ih"].shape
+    ((2, 3), (20,))
+    """
+
+    _gates = 4
+    _state_names = ("h", "c")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype, rng)
+
+    @property
+    def _cell(self) -> Cell:
+        return _lstm.cell
