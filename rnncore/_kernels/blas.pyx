@@ -7,8 +7,9 @@ SciPy is imported at the first product, not with this module.
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.limits cimport INT_MAX
 from libc.stdint cimport INT64_MAX, int64_t
+from libc.string cimport memset
 
-# ?gemm as Fortran declares it, for 32-bit (LP64) and 64-bit (ILP64) integers
+# ?gemm and ?gemv as Fortran declares them, for 32-bit (LP64) and 64-bit (ILP64) integers
 ctypedef void (*sgemm_lp64)(char *, char *, int *, int *, int *, float *, const float *, int *, const float *, int *,
                             float *, float *, int *) noexcept nogil
 ctypedef void (*dgemm_lp64)(char *, char *, int *, int *, int *, double *, const double *, int *, const double *, int *,
@@ -18,8 +19,19 @@ ctypedef void (*sgemm_ilp64)(char *, char *, int64_t *, int64_t *, int64_t *, fl
 ctypedef void (*dgemm_ilp64)(char *, char *, int64_t *, int64_t *, int64_t *, double *, const double *, int64_t *,
                              const double *, int64_t *, double *, double *, int64_t *) noexcept nogil
 
+ctypedef void (*sgemv_lp64)(char *, int *, int *, float *, const float *, int *, const float *, int *, float *,
+                            float *, int *) noexcept nogil
+ctypedef void (*dgemv_lp64)(char *, int *, int *, double *, const double *, int *, const double *, int *, double *,
+                            double *, int *) noexcept nogil
+ctypedef void (*sgemv_ilp64)(char *, int64_t *, int64_t *, float *, const float *, int64_t *, const float *, int64_t *,
+                             float *, float *, int64_t *) noexcept nogil
+ctypedef void (*dgemv_ilp64)(char *, int64_t *, int64_t *, double *, const double *, int64_t *, const double *,
+                             int64_t *, double *, double *, int64_t *) noexcept nogil
+
 cdef void *sgemm = NULL
 cdef void *dgemm = NULL
+cdef void *sgemv = NULL
+cdef void *dgemv = NULL
 cdef Py_ssize_t largest = 0  # the largest dimension BLAS can count; 0 until `load` has run
 
 
@@ -40,20 +52,23 @@ def integer_bits(str signature):
 
 
 cdef int load() except -1:
-    """Take ?gemm from SciPy, once."""
-    global sgemm, dgemm, largest
+    """Take the routines from SciPy, once."""
+    global sgemm, dgemm, sgemv, dgemv, largest
     if largest:
         return 0
     from scipy.linalg import cython_blas
 
-    capsules = [cython_blas.__pyx_capi__[name] for name in ("sgemm", "dgemm")]
+    capsules = [cython_blas.__pyx_capi__[name] for name in ("sgemm", "dgemm", "sgemv", "dgemv")]
     bits = {integer_bits((<bytes>PyCapsule_GetName(capsule)).decode()) for capsule in capsules}
     if len(bits) != 1:
         raise ImportError(f"expected one width of integer from SciPy's BLAS, got {sorted(bits)}")
-    sgemm = PyCapsule_GetPointer(capsules[0], PyCapsule_GetName(capsules[0]))
-    dgemm = PyCapsule_GetPointer(capsules[1], PyCapsule_GetName(capsules[1]))
+    sgemm, dgemm, sgemv, dgemv = routine(capsules[0]), routine(capsules[1]), routine(capsules[2]), routine(capsules[3])
     largest = <Py_ssize_t>INT_MAX if bits == {32} else <Py_ssize_t>INT64_MAX
     return 0
+
+
+cdef void *routine(object capsule) except NULL:
+    return PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
 
 
 def largest_dimension():
@@ -70,22 +85,40 @@ cdef int check_dimension(Py_ssize_t dimension) except -1:
 
 # Row-major C (m, n) = op(A) (m, k) op(B) (k, n) + beta C. BLAS is column-major and sees every matrix transposed, so it
 # is asked for C^T = op(B)^T op(A)^T: operands and sizes swapped, transposition flags as they are.
-cdef inline void gemm_lp64(char *ta, char *tb, int m, int n, int k, const real *a, int lda, const real *b, int ldb,
-                           real beta, real *c, int ldc) noexcept nogil:
+#
+# One row is a matrix times a vector, c = op(B)^T a + beta c, for which ?gemm would copy all of B first.
+cdef inline void multiply_lp64(bint ta, bint tb, int m, int n, int k, const real *a, int lda, const real *b, int ldb,
+                               real beta, real *c, int ldc) noexcept nogil:
     cdef real alpha = 1
-    if real is float:
-        (<sgemm_lp64>sgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+    cdef int one = 1
+    cdef char trans_a = b"T" if ta else b"N"
+    cdef char trans_b = b"T" if tb else b"N"
+    if m == 1 and not ta:
+        if real is float:
+            (<sgemv_lp64>sgemv)(&trans_b, &k if tb else &n, &n if tb else &k, &alpha, b, &ldb, a, &one, &beta, c, &one)
+        else:
+            (<dgemv_lp64>dgemv)(&trans_b, &k if tb else &n, &n if tb else &k, &alpha, b, &ldb, a, &one, &beta, c, &one)
+    elif real is float:
+        (<sgemm_lp64>sgemm)(&trans_b, &trans_a, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
     else:
-        (<dgemm_lp64>dgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+        (<dgemm_lp64>dgemm)(&trans_b, &trans_a, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
 
 
-cdef inline void gemm_ilp64(char *ta, char *tb, int64_t m, int64_t n, int64_t k, const real *a, int64_t lda,
-                            const real *b, int64_t ldb, real beta, real *c, int64_t ldc) noexcept nogil:
+cdef inline void multiply_ilp64(bint ta, bint tb, int64_t m, int64_t n, int64_t k, const real *a, int64_t lda,
+                                const real *b, int64_t ldb, real beta, real *c, int64_t ldc) noexcept nogil:
     cdef real alpha = 1
-    if real is float:
-        (<sgemm_ilp64>sgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+    cdef int64_t one = 1
+    cdef char trans_a = b"T" if ta else b"N"
+    cdef char trans_b = b"T" if tb else b"N"
+    if m == 1 and not ta:
+        if real is float:
+            (<sgemv_ilp64>sgemv)(&trans_b, &k if tb else &n, &n if tb else &k, &alpha, b, &ldb, a, &one, &beta, c, &one)
+        else:
+            (<dgemv_ilp64>dgemv)(&trans_b, &k if tb else &n, &n if tb else &k, &alpha, b, &ldb, a, &one, &beta, c, &one)
+    elif real is float:
+        (<sgemm_ilp64>sgemm)(&trans_b, &trans_a, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
     else:
-        (<dgemm_ilp64>dgemm)(tb, ta, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
+        (<dgemm_ilp64>dgemm)(&trans_b, &trans_a, &n, &m, &k, &alpha, b, &ldb, a, &lda, &beta, c, &ldc)
 
 
 cdef void product(
@@ -96,16 +129,18 @@ cdef void product(
 
     With beta = 0 what C held does not matter (NaN included).
     """
-    cdef char ta = b"T" if trans_a else b"N"
-    cdef char tb = b"T" if trans_b else b"N"
+    if m == 1 and beta == 0:  # not every ?gemv overwrites a NaN then
+        memset(c, 0, n * (4 if dtype == FLOAT32 else 8))
     if largest == INT_MAX:
         if dtype == FLOAT32:
-            gemm_lp64[float](&ta, &tb, <int>m, <int>n, <int>k, <const float *>a, <int>lda, <const float *>b, <int>ldb,
-                             <float>beta, <float *>c, <int>ldc)
+            multiply_lp64[float](trans_a, trans_b, <int>m, <int>n, <int>k, <const float *>a, <int>lda,
+                                 <const float *>b, <int>ldb, <float>beta, <float *>c, <int>ldc)
         else:
-            gemm_lp64[double](&ta, &tb, <int>m, <int>n, <int>k, <const double *>a, <int>lda, <const double *>b,
-                              <int>ldb, beta, <double *>c, <int>ldc)
+            multiply_lp64[double](trans_a, trans_b, <int>m, <int>n, <int>k, <const double *>a, <int>lda,
+                                  <const double *>b, <int>ldb, beta, <double *>c, <int>ldc)
     elif dtype == FLOAT32:
-        gemm_ilp64[float](&ta, &tb, m, n, k, <const float *>a, lda, <const float *>b, ldb, <float>beta, <float *>c, ldc)
+        multiply_ilp64[float](trans_a, trans_b, m, n, k, <const float *>a, lda, <const float *>b, ldb, <float>beta,
+                              <float *>c, ldc)
     else:
-        gemm_ilp64[double](&ta, &tb, m, n, k, <const double *>a, lda, <const double *>b, ldb, beta, <double *>c, ldc)
+        multiply_ilp64[double](trans_a, trans_b, m, n, k, <const double *>a, lda, <const double *>b, ldb, beta,
+                               <double *>c, ldc)
