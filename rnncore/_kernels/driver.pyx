@@ -249,10 +249,7 @@ cdef class Cell:
     """
 
     def __cinit__(self):
-        self.table = &nothing  # until `of` names one: a cell made otherwise refuses all weights
-
-    def __init__(self):
-        raise TypeError("cells are made by the modules that define them")
+        self.table = &nothing  # until `of` names one: a cell that Python made refuses all weights
 
     @staticmethod
     cdef Cell of(str name, const Table *table):
