@@ -30,9 +30,7 @@ class _RecurrentCell(Module, Generic[State]):
         self.bias = as_bool(bias, "bias")
         numbers = as_dtype(dtype)
         generator = np.random.default_rng(rng)
-        arrays = recurrent_parameters(
-            "", self._gates, self.input_size, self.hidden_size, self.bias, numbers, generator
-        )
+        arrays = recurrent_parameters("", self._gates, self.input_size, self.hidden_size, self.bias, numbers, generator)
         super().__init__(numbers, dict(arrays))
 
     @property

@@ -29,12 +29,13 @@ def recurrent_parameters(
     suffix: str, G: int, I: int, H: int, bias: bool, dtype: np.dtype[Any], rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the names and initial values of one layer in one direction: torch's, uniform in ±1/sqrt(H)."""
-    shapes = {"weight_ih": (G * H, I), "weight_hh": (G * H, H)}
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, H)}
     if bias:
         shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
     bound = 1 / np.sqrt(H)
     for name, shape in shapes.items():
         check_bytes(shape, dtype, name + suffix)
+    for name, shape in shapes.items():
         yield name + suffix, rng.uniform(-bound, bound, shape).astype(dtype)
 
 
@@ -172,22 +173,26 @@ class _Recurrent(Module, Generic[State]):
 
     def _run(
         self, weights: Weights, x: np.ndarray, initial: States, finals: States, y: np.ndarray | None, keep: bool
-    ) -> list[tuple[np.ndarray, States]]:
-        """Run the stack over x (T, N, I) into `y` and `finals`; with `keep`, return each direction's input and tape."""
-        kept = []
+    ) -> list[tuple[np.ndarray, Any]]:
+        """Run the stack over x (T, N, I) into `y` and `finals`.
+
+        Returns, layer by layer and direction by direction, the input and, with `keep`, what the kernel's backward
+        pass wants back.
+        """
+        run = self._cell.forward if keep else self._cell.infer
+        kept: list[tuple[np.ndarray, Any]] = []
         k = 0
         for layer in range(self.num_layers):
             last = layer + 1 == self.num_layers
             out = y if last else np.empty((*x.shape[:2], len(self._directions) * self.hidden_size), self.dtype)
             for direction, reverse in enumerate(self._directions):
-                run = self._cell.forward if keep else self._cell.infer
+                weight = pack(weights, self._suffix(layer, direction))
                 states, ends = tuple(s[k] for s in initial), tuple(s[k] for s in finals)
-                column = direction * self.hidden_size
-                kept.append((x, run(pack(weights, self._suffix(layer, direction)), x, states, out, column, ends, reverse)))
+                kept.append((x, run(weight, x, states, out, direction * self.hidden_size, ends, reverse)))
                 k += 1
             if out is not None:
                 x = out
-        return kept if keep else []
+        return kept
 
     @overload
     def __call__(
@@ -361,11 +366,12 @@ class _Recurrent(Module, Generic[State]):
         unbatched, *kept = open_tape(tape, self)
         H, D = self.hidden_size, len(self._directions)
         T, N, _ = kept[0][0].shape
+        upstream = None
         if dy is not None:
-            dy, flat = self._sequence(dy, D * H, "dy")
-            if flat != unbatched or dy.shape[:2] != (T, N):
+            upstream, flat = self._sequence(dy, D * H, "dy")
+            if flat != unbatched or upstream.shape[:2] != (T, N):
                 expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, D * H)), unbatched).shape
-                raise ValueError(f"expected dy of shape {expected}, got {self._as_given(dy, flat).shape}")
+                raise ValueError(f"expected dy of shape {expected}, got {self._as_given(upstream, flat).shape}")
         dstates = tuple(s.copy() for s in self._states(dstate, "_n", N, unbatched))
         grads = self._grads(accumulate)
         for layer in reversed(range(self.num_layers)):
@@ -376,13 +382,13 @@ class _Recurrent(Module, Generic[State]):
                 suffix = self._suffix(layer, direction)
                 db = np.zeros(self._gates * H, self.dtype)
                 self._cell.backward(
-                    pack(tape._weights, suffix), x, kept[k][1], dy, direction * H, tuple(s[k] for s in dstates),
+                    pack(tape._weights, suffix), x, kept[k][1], upstream, direction * H, tuple(s[k] for s in dstates),
                     dx, direction > 0, grads["weight_ih" + suffix], grads["weight_hh" + suffix], db, reverse,
                 )  # fmt: skip
                 if self.bias:
                     grads["bias_ih" + suffix] += db
                     grads["bias_hh" + suffix] += db
-            dy = dx
+            upstream = dx
         return self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
 
     def _grads(self, accumulate: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:

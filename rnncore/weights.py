@@ -39,7 +39,7 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
     def packed(self, key: Any, make: Callable[[], Packed]) -> Packed:
-        """Return what `make()` returned for `key`, made on first use. Two threads may both make it; one result stays."""
+        """Return what `make()` returned for `key`, made on first use; should two threads make it, one result stays."""
         try:
             return self._packed[key]  # type: ignore[no-any-return]
         except KeyError:

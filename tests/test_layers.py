@@ -1,0 +1,257 @@
+"""What a layer promises around its arithmetic: layouts, states, options, tapes, memory, copies."""
+
+import copy
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from common import as_tuple, assert_close, random_case, run_layer, state_of
+
+import rnncore as rc
+
+KINDS = ("RNN", "LSTM")
+
+
+def same(a, b):
+    """Whether two results hold the same bits."""
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return np.array_equal(a, b)
+
+
+@pytest.fixture(params=KINDS)
+def layer(request):
+    return getattr(rc, request.param)(3, 5, 2, rng=0)
+
+
+def test_inference_and_training_give_the_same_numbers(layer):
+    case = random_case(layer, 40, 3)
+    y, state = layer(case["x"], case["state"])
+    y_train, state_train, _ = layer.forward(case["x"], case["state"])
+    assert same(y, y_train) and same(as_tuple(state), as_tuple(state_train))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_layouts_agree(kind, bidirectional):
+    plain = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, rng=0)
+    first = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, batch_first=True, rng=0)
+    case = random_case(plain, 6, 4)
+    expected = run_layer(plain, case)
+    swapped = run_layer(first, case | {"x": case["x"].swapaxes(0, 1), "dy": case["dy"].swapaxes(0, 1)})
+    assert same(swapped["forward"]["y"].swapaxes(0, 1), expected["forward"]["y"])
+    assert same(swapped["backward"]["dx"].swapaxes(0, 1), expected["backward"]["dx"])
+    assert same(swapped["backward"]["grads"], expected["backward"]["grads"])
+    assert same(swapped["forward"]["state"], expected["forward"]["state"])
+
+    one = random_case(plain, 6, 1)
+    expected = run_layer(plain, one)
+    rows = {name: state_of(plain, tuple(a[:, 0] for a in as_tuple(one[name]))) for name in ("state", "dstate")}
+    for module in (plain, first):  # batch_first says nothing about unbatched input
+        flat = run_layer(module, {"x": one["x"][:, 0], "dy": one["dy"][:, 0]} | rows)
+        assert same(flat["forward"]["y"], expected["forward"]["y"][:, 0])
+        assert same(flat["backward"]["dx"], expected["backward"]["dx"][:, 0])
+        assert same(flat["forward"]["state"], tuple(a[:, 0] for a in expected["forward"]["state"]))
+        assert same(flat["backward"]["dstate"], tuple(a[:, 0] for a in expected["backward"]["dstate"]))
+
+
+def test_no_state_is_a_zero_state(layer):
+    case = random_case(layer, 4, 3)
+    zeros = state_of(layer, tuple(np.zeros_like(a) for a in as_tuple(case["state"])))
+    assert same(layer(case["x"])[0], layer(case["x"], zeros)[0])
+    _, _, tape = layer.forward(case["x"])
+    assert same(layer.backward(tape, case["dy"])[2], layer.backward(tape, case["dy"], zeros)[2])
+    none, some = layer.backward(tape, None, case["dstate"]), layer.backward(tape, 0 * case["dy"], case["dstate"])
+    assert same(none[2], some[2]) and same(as_tuple(none[1]), as_tuple(some[1]))
+    assert any(np.any(g) for g in none[2].values())
+    dx, dstate, grads = layer.backward(tape)
+    assert not any(np.any(a) for a in (dx, *as_tuple(dstate), *grads.values()))
+
+
+def test_reverse_is_the_flipped_sequence(layer):
+    backwards = type(layer)(3, 5, 2, reverse=True, rng=0)
+    case = random_case(layer, 700, 2)
+    y, state = layer(case["x"][::-1], case["state"])
+    y_reverse, state_reverse = backwards(case["x"], case["state"])
+    assert_close(y_reverse[::-1], y, "float32", "forward")
+    assert_close(as_tuple(state_reverse), as_tuple(state), "float32", "forward")
+
+
+@pytest.mark.parametrize("T,N", [(0, 3), (4, 0), (0, 0)])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_sequences_and_batches(kind, bidirectional, T, N):
+    layer = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, rng=0)
+    case = random_case(layer, T, N)
+    y, state, tape = layer.forward(case["x"], case["state"])
+    assert y.shape == (T, N, 10 if bidirectional else 5)
+    assert same(as_tuple(layer(case["x"], case["state"])[1]), as_tuple(state))
+    dx, dstate, grads = layer.backward(tape, case["dy"], case["dstate"])
+    assert dx.shape == (T, N, 3)
+    assert not any(np.any(g) for g in grads.values())
+    if T == 0:
+        assert same(as_tuple(state), as_tuple(case["state"])) and same(as_tuple(dstate), as_tuple(case["dstate"]))
+    assert layer(np.zeros((0, 3)))[0].shape == (0, 10 if bidirectional else 5)
+
+
+def test_arguments_are_left_alone(layer):
+    case = random_case(layer, 5, 3)
+    before = copy.deepcopy(case)
+    run_layer(layer, case)
+    for name in case:
+        assert same(as_tuple(case[name]), as_tuple(before[name]))
+
+
+def test_results_are_the_callers_own(layer):
+    """Writing into results reaches neither later calls nor the tape."""
+    case = random_case(layer, 5, 3)
+    y, state, tape = layer.forward(case["x"], case["state"])
+    expected = layer.backward(tape, case["dy"], case["dstate"])
+    for array in (y, *as_tuple(state), *as_tuple(case["state"]), *as_tuple(expected[1])):
+        assert not any(np.shares_memory(array, other) for other in layer.parameters().values())
+    dx, dstate, grads = copy.deepcopy(expected)
+    for array in (
+        y,
+        *as_tuple(state),
+        *as_tuple(case["state"]),
+        expected[0],
+        *as_tuple(expected[1]),
+        *expected[2].values(),
+    ):
+        array[...] = np.nan
+    again = layer.backward(tape, case["dy"], case["dstate"])
+    assert same(again[0], dx) and same(as_tuple(again[1]), as_tuple(dstate)) and same(again[2], grads)
+    assert not np.shares_memory(grads["bias_ih_l0"], grads["bias_hh_l0"])
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: x.tolist(), np.asfortranarray, lambda x: x.astype(np.float64), lambda x: x.astype(">f4"),
+    lambda x: np.repeat(x, 2, axis=2)[:, :, ::2], lambda x: x[::-1][::-1], lambda x: np.lib.stride_tricks.as_strided(
+        np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32), x.shape, x.strides),
+])  # fmt: skip
+def test_any_array_like_is_taken(layer, make):
+    case = random_case(layer, 5, 3)
+    given = make(case["x"])
+    if isinstance(given, np.ndarray):
+        given.flags.writeable = False
+    assert same(layer(given, case["state"])[0], layer(case["x"], case["state"])[0])
+
+
+def test_integers_are_numbers(layer):
+    x = np.arange(5 * 3 * 3).reshape(5, 3, 3) % 7
+    assert same(layer(x)[0], layer(x.astype(np.float32))[0])
+    assert same(layer(x > 3)[0], layer((x > 3).astype(np.float32))[0])
+
+
+def test_return_sequence_false_keeps_the_state_only(layer):
+    case = random_case(layer, 900, 2)
+    _, state = layer(case["x"], case["state"])
+    nothing, alone = layer(case["x"], case["state"], return_sequence=False)
+    assert nothing is None and same(as_tuple(alone), as_tuple(state))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_out(kind, bidirectional):
+    layer = getattr(rc, kind)(10, 5, bidirectional=bidirectional, rng=0)
+    first = getattr(rc, kind)(10, 5, bidirectional=bidirectional, batch_first=True, rng=0)
+    x = np.random.default_rng(0).standard_normal((7, 4, 10)).astype(np.float32)
+    expected, state = layer(x)
+    out = np.empty_like(expected)
+    y, state_out = layer(x, out=out)
+    assert y is out and same(out, expected) and same(as_tuple(state_out), as_tuple(state))
+    out = np.empty((4, 7, expected.shape[2]), np.float32)
+    assert first(x.swapaxes(0, 1), out=out)[0] is out and same(out.swapaxes(0, 1), expected)
+    out = np.empty((4, *expected.shape[:2], expected.shape[2]), np.float32)[1]
+    assert same(layer(x, out=out[:, ::-1])[0], expected)
+    if bidirectional:  # even into x itself
+        assert same(layer(x, out=x)[0], expected)
+    for bad in (out[:3], np.empty(expected.shape), expected.tolist()):
+        with pytest.raises((TypeError, ValueError), match="expected out"):
+            layer(x, out=bad)
+    out.flags.writeable = False
+    with pytest.raises(TypeError, match="writable"):
+        layer(x, out=out)
+    with pytest.raises(ValueError, match="out=None"):
+        layer(x, out=out, return_sequence=False)
+
+
+def test_accumulate_adds(layer):
+    case = random_case(layer, 5, 3)
+    _, _, tape = layer.forward(case["x"], case["state"])
+    _, _, grads = layer.backward(tape, case["dy"], case["dstate"])
+    total = {name: np.full_like(g, 0.5) for name, g in grads.items()}
+    given = dict(total)
+    _, _, returned = layer.backward(tape, case["dy"], case["dstate"], accumulate=total)
+    for name, g in grads.items():
+        assert returned[name] is given[name]
+        np.testing.assert_allclose(given[name], g + 0.5, rtol=1e-5, atol=1e-6)
+    kept = copy.deepcopy(given)
+    for bad in (
+        {}, {**given, "x": 1}, {**given, "weight_hh_l0": given["weight_hh_l0"].astype(np.float64)},
+        {**given, "weight_hh_l0": np.asfortranarray(given["weight_hh_l0"])}, 3,
+        {**given, "bias_hh_l1": np.zeros(99, "f4")},
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=r"accumulate|expected bias_hh_l1"):
+            layer.backward(tape, case["dy"], accumulate=bad)
+    assert same(given, kept)
+
+
+def test_tapes(layer):
+    case = random_case(layer, 5, 3)
+    y, _, tape = layer.forward(case["x"], case["state"])
+    assert tape.nbytes > y.nbytes and str(tape.nbytes) in repr(tape)
+    with pytest.raises(ValueError, match="another module"):
+        copy.deepcopy(layer).backward(tape, case["dy"])
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="neither copied nor pickled"):
+            attempt(tape)
+    with pytest.raises(AttributeError):
+        tape._kept = ()
+    for bad in (None, 3, y, rc.RNN):
+        with pytest.raises(TypeError, match="expected a tape"):
+            layer.backward(bad, case["dy"])
+    layer.backward(tape, case["dy"])
+    with layer.editing():
+        pass
+    with pytest.raises(ValueError, match="before they changed"):
+        layer.backward(tape, case["dy"])
+
+
+def test_copies_and_pickles_are_equal_and_apart(layer):
+    x = random_case(layer, 5, 3)["x"]
+    expected = layer(x)[0]
+    for twin in (copy.copy(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert repr(twin) == repr(layer) and same(twin(x)[0], expected)
+        assert all(not array.flags.writeable for array in twin.parameters().values())
+        with twin.editing() as params:
+            params["weight_ih_l0"] += 1
+        assert not same(twin(x)[0], expected) and same(layer(x)[0], expected)
+
+
+def test_memory_does_not_grow_with_time(layer):
+    """Promise 4: without the sequence, ten times the steps take no more memory; stacked layers included."""
+    peaks = []
+    for T in (3000, 30_000):
+        x = np.zeros((T, 1, 3), np.float32)
+        layer(x, return_sequence=False)
+        tracemalloc.start()
+        layer(x, return_sequence=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]  # one block more or less may be alive
+
+
+def test_repr():
+    assert repr(rc.LSTM(3, 5)) == "LSTM(3, 5)"
+    assert (
+        repr(rc.RNN(3, 5, 2, "relu", False, True, bidirectional=True, dtype="float64"))
+        == "RNN(3, 5, num_layers=2, bias=False, batch_first=True, bidirectional=True, "
+        "nonlinearity='relu', dtype='float64')"
+    )
+    assert repr(rc.LSTM(3, 5, reverse=True)) == "LSTM(3, 5, reverse=True)"
+    assert repr(rc.RNNCell(3, 5, False, "relu")) == "RNNCell(3, 5, bias=False, nonlinearity='relu')"
+    assert repr(rc.LSTMCell(3, 5, dtype="float64")) == "LSTMCell(3, 5, dtype='float64')"

@@ -1,0 +1,227 @@
+"""What holds for every layer and input: chunks, dirty memory, NaN, threads, seeds, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from common import DTYPES, NONLINEARITIES, as_tuple, assert_close, random_case, run_layer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rnncore as rc
+from rnncore._kernels import driver
+
+EXAMPLES = int(os.environ.get("RNNCORE_EXAMPLES", "60"))  # the slow tier asks for more
+
+
+@st.composite
+def layers(draw, directions=("forward", "reverse", "bidirectional")):
+    direction = draw(st.sampled_from(directions))
+    options = {
+        "num_layers": draw(st.integers(1, 3)), "bias": draw(st.booleans()), "dtype": draw(st.sampled_from(DTYPES)),
+        "bidirectional": direction == "bidirectional", "reverse": direction == "reverse",
+        "rng": draw(st.integers(0, 9)),
+    }  # fmt: skip
+    sizes = draw(st.integers(1, 9)), draw(st.integers(1, 20))
+    if draw(st.booleans()):
+        return rc.LSTM(*sizes, **options)
+    return rc.RNN(*sizes, nonlinearity=draw(st.sampled_from(NONLINEARITIES)), **options)
+
+
+def equal(a, b):
+    """The same bits; NaN equals NaN."""
+    if isinstance(a, dict):
+        return all(equal(a[name], b[name]) for name in a)
+    if isinstance(a, tuple):
+        return all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return np.array_equal(a, b, equal_nan=True)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(("forward",)), N=st.integers(1, 5), T=st.integers(1, 30), data=st.data())
+def test_chunks_are_the_whole(layer, N, T, data):
+    """Carrying the state over cuts anywhere gives the whole sequence's numbers."""
+    case = random_case(layer, T, N)
+    y, final = layer(case["x"], case["state"])
+    cuts = sorted(data.draw(st.lists(st.integers(0, T), max_size=5)))
+    state, parts = case["state"], []
+    for start, end in zip([0, *cuts], [*cuts, T], strict=True):
+        part, state = layer(case["x"][start:end], state)
+        parts.append(part)
+    dtype = layer.dtype.name
+    assert_close(np.concatenate(parts), y, dtype, "forward")
+    assert_close(as_tuple(state), as_tuple(final), dtype, "forward")
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(("forward",)), N=st.integers(1, 5), T=st.integers(2, 30), data=st.data())
+def test_backward_in_chunks_is_backward_of_the_whole(layer, N, T, data):
+    """Passing dstate back over a cut gives the whole sequence's gradients; dropping it truncates BPTT there."""
+    case = random_case(layer, T, N)
+    whole = run_layer(layer, case)["backward"]
+    cut = data.draw(st.integers(0, T))
+    _, state, first = layer.forward(case["x"][:cut], case["state"])
+    _, _, second = layer.forward(case["x"][cut:], state)
+    dx_2, dstate, grads_2 = layer.backward(second, case["dy"][cut:], case["dstate"])
+    dx_1, dstate, grads_1 = layer.backward(first, case["dy"][:cut], dstate)
+    dtype = layer.dtype.name
+    assert_close(np.concatenate([dx_1, dx_2]), whole["dx"], dtype, "backward")
+    assert_close(as_tuple(dstate), whole["dstate"], dtype, "backward")
+    assert_close({name: grads_1[name] + grads_2[name] for name in grads_1}, whole["grads"], dtype, "backward")
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(), N=st.integers(0, 5), T=st.integers(0, 30))
+def test_dirty_memory_changes_nothing(layer, N, T):
+    """Every array that kernels get uninitialised is full of NaN here: none of it is read before it is written."""
+    case = random_case(layer, T, N)
+    expected = run_layer(layer, case)
+    inferred = layer(case["x"], case["state"])[0]
+
+    def dirty(shape, dtype=float):
+        return np.full(shape, np.nan, dtype)
+
+    def dirty_like(array):
+        return np.full_like(array, np.nan)
+
+    names = {name: getattr(np, name) for name in dir(np) if not name.startswith("__")}
+    fake = SimpleNamespace(**names | {"empty": dirty, "empty_like": dirty_like})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "np", fake)
+        patch.setattr("rnncore.layers.np", fake)
+        actual = run_layer(layer, case)
+        again = layer(case["x"], case["state"])[0]
+    assert equal(actual, expected) and equal(again, inferred)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(), N=st.integers(2, 6), T=st.integers(1, 10), data=st.data())
+def test_nan_and_inf_come_out_and_stay_in_their_row(layer, N, T, data):
+    row, t = data.draw(st.integers(0, N - 1)), data.draw(st.integers(0, T - 1))
+    bad = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    case = random_case(layer, T, N)
+    y, state = layer(case["x"], case["state"])
+    x = case["x"].copy()
+    x[t, row] = bad
+    with np.errstate(all="ignore"):
+        y_bad, state_bad = layer(x, case["state"])
+    others = np.arange(N) != row
+    assert_close(y_bad[:, others], y[:, others], layer.dtype.name, "forward")
+    for a, b in zip(as_tuple(state_bad), as_tuple(state), strict=True):
+        assert_close(a[:, others], b[:, others], layer.dtype.name, "forward")
+    if np.isnan(bad):
+        assert np.isnan(y_bad[t, row]).any() and np.isnan(y_bad[-1 if not layer.reverse else 0, row]).any()
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_nan_in_a_gradient_comes_out(nonlinearity):
+    rnn = rc.RNN(3, 5, nonlinearity=nonlinearity, rng=0)
+    case = random_case(rnn, 4, 3)
+    x = case["x"].copy()
+    x[2, 1] = np.nan
+    _, _, tape = rnn.forward(x)
+    dx, dh_0, grads = rnn.backward(tape, case["dy"])
+    assert np.isnan(grads["weight_ih_l0"]).any() and np.isnan(grads["weight_hh_l0"]).any()
+    if nonlinearity != "relu":  # whose slope is 0 or 1, even at NaN, as in torch
+        assert np.isnan(dx[:, 1]).any() and np.isnan(dh_0[0, 1]).any()
+    assert np.isfinite(dx[:, [0, 2]]).all() and np.isfinite(dh_0[0, [0, 2]]).all()
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_threads_share_a_layer(kind):
+    """Promise 3: any number of threads may call one layer at once, in inference and in training."""
+    layer = getattr(rc, kind)(16, 24, 2, bidirectional=True, rng=0)
+    cases = [random_case(layer, 5 + k, 1 + k % 4, seed=k) for k in range(12)]
+    expected = [run_layer(layer, case) for case in cases]
+    barrier = threading.Barrier(8)
+
+    def work(worker):
+        barrier.wait()
+        for k in [(worker + j) % len(cases) for j in range(3 * len(cases))]:
+            assert_close(layer(cases[k]["x"], cases[k]["state"])[0], expected[k]["forward"]["y"], "float32", "forward")
+            actual = run_layer(layer, cases[k])
+            for what in ("forward", "backward"):
+                assert_close(actual[what], expected[k][what], "float32", what)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_the_gil_is_released():
+    """Another thread runs Python while one call is in its kernel."""
+    lstm = rc.LSTM(64, 256, rng=0)
+    x = np.zeros((400, 4, 64), np.float32)
+    inside, ticks = threading.Event(), []
+
+    def run():
+        inside.set()
+        lstm(x, return_sequence=False)
+        ticks.append("done")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    inside.wait()
+    count = 0
+    while not ticks:
+        count += 1
+    thread.join()
+    assert count > 1
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None)
+@given(layer=layers(), N=st.integers(1, 5), T=st.integers(1, 30))
+def test_same_input_same_bits(layer, N, T):
+    """Promise 5: the same call gives the same bits, forward and backward."""
+    case = random_case(layer, T, N)
+    assert equal(run_layer(layer, case), run_layer(layer, case))
+
+
+SEEDED = """
+import hashlib, numpy as np, rnncore as rc
+lstm = rc.LSTM(64, 96, 2, bidirectional=True, rng=5)
+x = np.random.default_rng(0).standard_normal((80, 24, 64)).astype("f4")
+y, _, tape = lstm.forward(x)
+dx, _, grads = lstm.backward(tape, y)
+print(hashlib.sha256(b"".join(a.tobytes() for a in (y, dx, *grads.values()))).hexdigest())
+"""
+
+
+def test_same_seed_same_bits_from_run_to_run():
+    command = [sys.executable, "-c", SEEDED]
+    results = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)}
+    assert len(results) == 1 and len(results.pop()) == 65
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_ctrl_c_is_answered_inside_a_kernel(direction):
+    """SIGINT arrives while the kernel works; KeyboardInterrupt leaves from inside it, and the layer goes on working."""
+    lstm = rc.LSTM(8, 768, rng=0)
+    x = np.zeros((6000, 1, 8), np.float32)  # seconds of work
+    _, _, tape = lstm.forward(x) if direction == "backward" else (None, None, None)
+    dy = np.zeros((6000, 1, 768), np.float32)
+    inside = threading.Event()
+
+    def interrupt():
+        inside.wait()
+        time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        inside.set()
+        if direction == "forward":
+            lstm(x, return_sequence=False)
+        else:
+            lstm.backward(tape, dy)
+    thread.join()
+    assert "look_for_signals" in str(caught.traceback[-1])
+    assert np.isfinite(lstm(x[:3])[0]).all()

@@ -1,0 +1,40 @@
+"""The RNN's kernels against the reference, and against torch."""
+
+import pytest
+from common import DTYPES, NONLINEARITIES, assert_same, random_case, run_layer, run_reference
+
+import rnncore as rc
+
+# ones, primes, and sizes around the widths of SIMD registers: T, N, I, H
+SHAPES = [
+    (1, 1, 1, 1), (3, 2, 1, 2), (5, 3, 7, 11), (4, 1, 7, 7), (4, 7, 8, 8), (3, 8, 9, 9), (3, 9, 15, 15),
+    (2, 2, 16, 16), (4, 3, 17, 17), (6, 1, 31, 31), (3, 5, 33, 33), (7, 4, 64, 64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("T,N,I,H", SHAPES)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shapes(dtype, nonlinearity, T, N, I, H):
+    rnn = rc.RNN(I, H, nonlinearity=nonlinearity, dtype=dtype, rng=H)
+    case = random_case(rnn, T, N, seed=T)
+    assert_same(run_layer(rnn, case), run_reference(rnn, case), dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"reverse": True}, {"bias": False}])
+@pytest.mark.parametrize("L", [1, 2, 3])
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stacks_and_directions(dtype, nonlinearity, L, options):
+    rnn = rc.RNN(3, 5, L, nonlinearity, dtype=dtype, rng=L, **options)
+    case = random_case(rnn, 6, 4)
+    assert_same(run_layer(rnn, case), run_reference(rnn, case), dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"reverse": True}])
+@pytest.mark.parametrize("T,N", [(1200, 1), (170, 6), (3, 600)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_blocks_of_time(dtype, T, N, options):
+    rnn = rc.RNN(3, 4, 2, dtype=dtype, rng=0, **options)
+    case = random_case(rnn, T, N)
+    assert_same(run_layer(rnn, case), run_reference(rnn, case), dtype)

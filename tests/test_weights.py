@@ -1,0 +1,149 @@
+"""Parameters: immutable, changed through one door, never stale."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import rnncore as rc
+from rnncore.weights import Weights
+
+X = np.ones((4, 2, 3), np.float32)
+
+
+@pytest.fixture
+def lstm():
+    return rc.LSTM(3, 5, rng=0)
+
+
+def test_same_seed_same_parameters():
+    for kind in (rc.RNN, rc.LSTM, rc.RNNCell, rc.LSTMCell):
+        a, b, c = (kind(3, 5, rng=seed).parameters() for seed in (7, 7, 8))
+        assert all(np.array_equal(a[name], b[name]) and not np.array_equal(a[name], c[name]) for name in a)
+    generator = np.random.default_rng(7)
+    a, b = rc.RNN(3, 5, rng=generator).parameters(), rc.RNN(3, 5, rng=7).parameters()
+    assert np.array_equal(a["weight_ih_l0"], b["weight_ih_l0"])
+    assert not np.array_equal(rc.RNN(3, 5).parameters()["weight_ih_l0"], rc.RNN(3, 5).parameters()["weight_ih_l0"])
+
+
+def test_parameters_cannot_be_written(lstm):
+    """Promise 2: a way to change a parameter unseen does not exist."""
+    for array in lstm.parameters().values():
+        while isinstance(array, np.ndarray):
+            with pytest.raises(ValueError):
+                array[...] = 0
+            with pytest.raises(ValueError):
+                array.flags.writeable = True
+            with pytest.raises(ValueError):
+                array.setflags(write=True)
+            array = array.base
+        assert isinstance(array, bytes)
+    parameters = lstm.parameters()
+    parameters["weight_ih_l0"] = None
+    parameters.clear()
+    lstm.state_dict()["weight_ih_l0"][...] = 0
+    assert np.array_equal(lstm(X)[0], rc.LSTM(3, 5, rng=0)(X)[0])
+
+
+def test_editing(lstm):
+    before, y = lstm.parameters(), lstm(X)[0]
+    with lstm.editing() as params:
+        params["weight_hh_l0"] *= 0.5
+        params["bias_ih_l0"] = np.arange(20)  # integers are converted
+        assert np.array_equal(lstm(X)[0], y)  # not before its end
+    after = lstm.parameters()
+    assert np.array_equal(after["weight_hh_l0"], before["weight_hh_l0"] * np.float32(0.5))
+    assert after["bias_ih_l0"].dtype == np.float32 and after["bias_ih_l0"][19] == 19
+    assert not np.array_equal(lstm(X)[0], y)
+    params["weight_hh_l0"][...] = 0  # the scratch arrays have no way back in
+    assert np.array_equal(lstm.parameters()["weight_hh_l0"], after["weight_hh_l0"])
+
+
+@pytest.mark.parametrize("change,error", [
+    (lambda p: p.update(weight_ih_l0=np.zeros((2, 2))), ValueError),
+    (lambda p: p.update(weight_ih_l0=np.zeros((20, 3), complex)), TypeError),
+    (lambda p: p.update(more=np.zeros(3)), ValueError),
+    (lambda p: p.pop("bias_ih_l0"), ValueError),
+    (lambda p: 1 / 0, ZeroDivisionError),
+])  # fmt: skip
+def test_a_failed_edit_changes_nothing(lstm, change, error):
+    before = lstm.parameters()
+    with pytest.raises(error), lstm.editing() as params:
+        params["weight_hh_l0"][...] = 0
+        change(params)
+    assert all(lstm.parameters()[name] is array for name, array in before.items())
+
+
+def test_an_edit_that_would_lose_another_is_refused(lstm):
+    with pytest.raises(RuntimeError, match="meanwhile"), lstm.editing() as outer:
+        outer["weight_hh_l0"] += 1
+        with lstm.editing() as inner:
+            inner["bias_ih_l0"][...] = 3
+    assert (lstm.parameters()["bias_ih_l0"] == 3).all()
+    assert np.array_equal(lstm.parameters()["weight_hh_l0"], rc.LSTM(3, 5, rng=0).parameters()["weight_hh_l0"])
+
+
+def test_load_state_dict(lstm):
+    other = rc.LSTM(3, 5, rng=1)
+    result = lstm.load_state_dict(other.state_dict())
+    assert result == ([], []) and np.array_equal(lstm(X)[0], other(X)[0])
+    whole = {"encoder." + name: 2 * array for name, array in other.state_dict().items()} | {"head.weight": 1}
+    lstm.load_state_dict(whole, prefix="encoder.")
+    assert np.array_equal(lstm.parameters()["bias_hh_l0"], 2 * other.parameters()["bias_hh_l0"])
+    result = lstm.load_state_dict({"bias_ih_l0": np.ones(20), "x": 1}, strict=False)
+    assert result.missing_keys == ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0"] and result.unexpected_keys == ["x"]
+    assert (lstm.parameters()["bias_ih_l0"] == 1).all()
+
+
+def test_a_failed_load_changes_nothing(lstm):
+    before = lstm.parameters()
+    good = lstm.state_dict()
+    for bad, error, words in [
+        ({**good, "bias_hh_l0": np.zeros(3)}, ValueError, r"expected bias_hh_l0 of shape \(20,\), got \(3,\)"),
+        ({**good, "bias_hh_l0": ["a"] * 20}, TypeError, "real numbers"),
+        ({**good, "extra": 1}, ValueError, r"unexpected \['extra'\]"),
+        ({name: good[name] for name in list(good)[1:]}, ValueError, r"missing \['weight_ih_l0'\]"),
+        ([1, 2], TypeError, "mapping"),
+    ]:
+        with pytest.raises(error, match=words):
+            lstm.load_state_dict(bad)
+    assert all(lstm.parameters()[name] is array for name, array in before.items())
+
+
+def test_weights_are_a_mapping_that_keeps_what_was_packed():
+    source = np.arange(6.0).reshape(2, 3)
+    weights = Weights({"w": source})
+    source[...] = 0
+    assert weights["w"][1, 2] == 5 and list(weights) == ["w"] and len(weights) == 1
+    made = [weights.packed("key", lambda: object()) for _ in range(2)]
+    assert made[0] is made[1]
+
+
+def test_a_change_is_seen_by_the_next_call_in_every_thread(lstm):
+    """Readers see the old numbers or the new ones, nothing in between."""
+    versions = []
+    for value in range(20):
+        with lstm.editing() as params:
+            for array in params.values():
+                array[...] = value / 20
+        versions.append(lstm(X)[0])
+    stop, wrong = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            y = lstm(X)[0]
+            if not any(np.array_equal(y, v) for v in versions):
+                wrong.append(y)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for value in range(20):
+        with lstm.editing() as params:
+            for array in params.values():
+                array[...] = value / 20
+        assert np.array_equal(lstm(X)[0], versions[value])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
