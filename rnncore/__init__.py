@@ -1,5 +1,6 @@
 """Recurrent networks on CPUs: fused forward and BPTT kernels behind the interface of `torch.nn`."""
 
+from . import train
 from .cells import LSTMCell, RNNCell
 from .layers import LSTM, RNN
 from .runtime import info
@@ -7,4 +8,4 @@ from .tape import Tape
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell", "Tape", "__version__", "info"]
+__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell", "Tape", "__version__", "info", "train"]

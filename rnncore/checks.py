@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-__all__ = ["as_bool", "as_dtype", "as_real", "check_bytes", "check_shape", "positive_int"]
+__all__ = ["as_bool", "as_dtype", "as_real", "as_scalar", "check_bytes", "check_shape", "positive_int"]
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -24,12 +25,12 @@ def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         If `dtype` is anything else.
     """
     try:
-        found = np.dtype(dtype) if dtype is not None else None
+        found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
     except TypeError:
         found = None
-    if found not in _DTYPES:
+    if found is None or found not in _DTYPES:
         raise ValueError(f"expected dtype float32 or float64, got {dtype!r}")
-    return _DTYPES[found == _DTYPES[1]]
+    return found
 
 
 def as_bool(value: object, name: str) -> bool:
@@ -80,12 +81,36 @@ def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (TypeError, RuntimeError) as error:
-        raise TypeError(f"expected {name} to be an array of real numbers, got {type(value).__name__}: {error}") from error
+        raise TypeError(
+            f"expected {name} to be an array of real numbers, got {type(value).__name__}: {error}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"expected {name} to be an array of real numbers: {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"expected {name} to be an array of real numbers, got dtype {array.dtype}")
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def as_scalar(value: Any, name: str, low: float = -math.inf, below: float | None = None) -> float:
+    """Return `value` as a float of at least `low` and, if given, less than `below`.
+
+    Raises
+    ------
+    TypeError
+        If it is not one real number (a bool is not one here).
+    ValueError
+        If it is NaN or out of range.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"expected {name} to be a number, got {value!r}")
+    array = as_real(value, np.dtype(np.float64), name)
+    if array.ndim:
+        raise TypeError(f"expected {name} to be one number, got an array of shape {array.shape}")
+    number = float(array)
+    if not (number >= low and (below is None or number < below)):
+        limit = "" if below is None else f" and less than {below:g}"
+        raise ValueError(f"expected {name} of at least {low:g}{limit}, got {number}")
+    return number
 
 
 def check_shape(shape: tuple[int, ...], expected: Sequence[int | str], name: str) -> None:

@@ -1,0 +1,148 @@
+"""Clipping of gradients, in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ..checks import as_scalar
+
+__all__ = ["clip_grad_norm", "clip_grad_value"]
+
+_BLOCK = 65536  # elements squared at a time, in float64
+
+
+def clip_grad_norm(
+    grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]],
+    max_norm: float,
+    *,
+    error_if_nonfinite: bool = False,
+) -> float:
+    """Scale gradients in place so that the norm of all of them together is at most `max_norm`; return what it was.
+
+    Parameters
+    ----------
+    grads : dict of str to numpy.ndarray, or iterable of them
+        As `backward` returns them. An array that occurs twice counts, and is scaled, once.
+    max_norm : float
+        At least 0; infinity only measures.
+    error_if_nonfinite : bool
+        Whether a norm that is infinite or NaN is an error.
+
+    Returns
+    -------
+    float
+        Euclidean norm before clipping, computed in float64 without overflow. If it is infinite or NaN, the gradients
+        are left as they were: look at it before `step`.
+
+    Raises
+    ------
+    TypeError
+        If a gradient is not an array of float32 or float64.
+    ValueError
+        If one is read-only, `max_norm` is negative or NaN, or, with `error_if_nonfinite`, the norm is not finite.
+        Nothing is scaled then.
+
+    Notes
+    -----
+    Math::
+
+        g ← g · min(1, max_norm / (norm + 1e-6))        (as torch does)
+
+    References
+    ----------
+    Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks. ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnncore.train import clip_grad_norm
+    >>> g1, g2 = {"weight": np.array([3.0, 0.0])}, {"weight": np.array([0.0, -4.0])}
+    >>> clip_grad_norm([g1, g2], max_norm=1.0)
+    5.0
+    >>> g2["weight"].round(4).tolist()
+    [0.0, -0.8]
+    """
+    arrays = _arrays(grads)
+    max_norm = as_scalar(max_norm, "max_norm", low=0)
+    norm = math.hypot(*map(_norm, arrays))
+    if not math.isfinite(norm):
+        if error_if_nonfinite:
+            raise ValueError(f"expected gradients of finite norm, got {norm}")
+        return norm
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1:
+        for array in arrays:
+            array *= factor
+    return norm
+
+
+def clip_grad_value(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]], clip_value: float) -> None:
+    """Clip every element of the gradients to [-clip_value, clip_value], in place. NaN stays NaN.
+
+    Parameters
+    ----------
+    grads : dict of str to numpy.ndarray, or iterable of them
+        As `backward` returns them.
+    clip_value : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError
+        If a gradient is not an array of float32 or float64.
+    ValueError
+        If one is read-only, or `clip_value` is negative or NaN. Nothing is clipped then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnncore.train import clip_grad_value
+    >>> grads = {"bias": np.array([-3.0, 0.5])}
+    >>> clip_grad_value(grads, 1.0)
+    >>> grads["bias"].tolist()
+    [-1.0, 0.5]
+    """
+    arrays = _arrays(grads)
+    limit = as_scalar(clip_value, "clip_value", low=0)
+    for array in arrays:
+        np.clip(array, -limit, limit, out=array)
+
+
+def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+    """Return the arrays in `grads`, each piece of memory once."""
+    found = {}
+    for group in [grads] if isinstance(grads, Mapping) else grads:
+        if not isinstance(group, Mapping):
+            raise TypeError(f"expected gradients as a dict of names to arrays, got {type(group).__name__}")
+        for name, array in group.items():
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"expected the gradient of {name} to be a NumPy array, got {type(array).__name__}")
+            if array.dtype not in (np.float32, np.float64):
+                raise TypeError(f"expected the gradient of {name} of float32 or float64, got dtype {array.dtype}")
+            if not array.flags.writeable:
+                raise ValueError(f"expected the gradient of {name} to be writable, got a read-only array")
+            found[array.ctypes.data, array.shape, array.strides] = array
+    return list(found.values())
+
+
+def _norm(array: np.ndarray) -> float:
+    """Return the Euclidean norm of all elements."""
+    flat = array.reshape(-1)
+    total = _sum_of_squares(flat)
+    if 1e-200 < total < 1e200:
+        return math.sqrt(total)
+    peak = float(max(flat.max(), -flat.min())) if flat.size else 0.0  # NaN if there is one
+    if peak == 0 or not math.isfinite(peak):
+        return abs(peak)
+    return peak * math.sqrt(_sum_of_squares(flat / peak))  # the squares left the range of float64
+
+
+def _sum_of_squares(flat: np.ndarray) -> float:
+    total = 0.0
+    with np.errstate(over="ignore"):
+        for i in range(0, flat.size, _BLOCK):
+            total += float(np.square(flat[i : i + _BLOCK], dtype=np.float64).sum())
+    return total

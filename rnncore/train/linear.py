@@ -1,0 +1,148 @@
+"""Linear map: the usual head on top of a recurrent layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from ..checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
+from ..tape import Tape, open_tape
+from ..weights import Module, Weights
+from .init import torch_default
+
+__all__ = ["Linear"]
+
+
+class Linear(Module):
+    """Linear map of the last axis, ``o = x Vᵀ + c``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Lengths of the last axis of x and o.
+    bias : bool
+        Whether there is a c.
+    dtype : dtype
+        float32 or float64.
+    rng : numpy.random.Generator, int or None
+        Initialises the parameters, uniformly within ±1/√in_features.
+
+    Notes
+    -----
+    Parameters are ``weight`` (out_features, in_features), V below, and ``bias`` (out_features,), c below. The products
+    are NumPy's, by its BLAS: unlike a recurrent layer's, their last bits may depend on how many rows x has.
+
+    Math::
+
+        (1)  o_t = V h_t + c
+        (1') dh_t = Vᵀ do_t        dV = Σ_t do_t h_tᵀ        dc = Σ_t do_t
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnncore.train import Linear
+    >>> head = Linear(3, 2, rng=0)
+    >>> y, tape = head.forward(np.ones((5, 4, 3)))  # any leading dimensions: here T=5, N=4
+    >>> dx, grads = head.backward(tape, np.ones_like(y))
+    >>> y.shape, dx.shape, grads["bias"].tolist()
+    ((5, 4, 2), (5, 4, 3), [20.0, 20.0])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        rng: Any = None,
+    ) -> None:
+        self.in_features = positive_int(in_features, "in_features")
+        self.out_features = positive_int(out_features, "out_features")
+        self.bias = as_bool(bias, "bias")
+        shape = (self.out_features, self.in_features)
+        check_bytes(shape, np.dtype(np.float64), "weight")
+        rng = np.random.default_rng(rng)
+        arrays = {"weight": torch_default(shape, self.in_features, rng)}
+        if self.bias:
+            arrays["bias"] = torch_default(shape[:1], self.in_features, rng)
+        super().__init__(as_dtype(dtype), arrays)
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """Return o of shape (..., out_features) for x of shape (..., in_features)."""
+        return self._apply(self._weights, self._input(x))
+
+    def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
+        """Return o, and what `backward` needs.
+
+        Parameters
+        ----------
+        x : array_like (..., in_features)
+            The tape refers to it: leave it as it is until `backward` is done. (If it has to be converted, the tape
+            refers to the converted copy.)
+
+        Returns
+        -------
+        o : numpy.ndarray (..., out_features)
+        tape : Tape
+
+        Raises
+        ------
+        TypeError
+            If x does not hold real numbers.
+        ValueError
+            If its last axis is not of length in_features.
+        """
+        weights, x = self._weights, self._input(x)
+        return self._apply(weights, x), Tape(self, weights, (x,))
+
+    def backward(self, tape: Tape, dy: ArrayLike) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the gradients of x and of the parameters.
+
+        Parameters
+        ----------
+        tape : Tape
+            From this module's `forward`; may be used again.
+        dy : array_like (..., out_features)
+            Gradient of the loss with respect to o.
+
+        Returns
+        -------
+        dx : numpy.ndarray (..., in_features)
+        grads : dict of str to numpy.ndarray
+            Keyed like `parameters`.
+
+        Raises
+        ------
+        TypeError
+            If `tape` is not a tape, or dy does not hold real numbers.
+        ValueError
+            If dy is not of o's shape, or the tape is from another module or from before the weights changed.
+        """
+        (x,) = open_tape(tape, self)
+        V = tape._weights["weight"]
+        dy = as_real(dy, self.dtype, "dy")
+        check_shape(dy.shape, (*x.shape[:-1], self.out_features), "dy")
+        rows, drows = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
+        dx = (drows @ V).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
+        grads = {"weight": drows.T @ rows}  # (1') dV = Σ_t do_t h_tᵀ
+        if self.bias:
+            grads["bias"] = drows.sum(axis=0)  # (1') dc = Σ_t do_t
+        return dx, grads
+
+    def _input(self, x: ArrayLike) -> np.ndarray:
+        x = as_real(x, self.dtype, "x")
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"expected x of shape (..., {self.in_features}), got {x.shape}")
+        return x
+
+    def _apply(self, weights: Weights, x: np.ndarray) -> np.ndarray:
+        o: np.ndarray = x.reshape(-1, self.in_features) @ weights["weight"].T  # (1) o_t = V h_t + c
+        if self.bias:
+            o += weights["bias"]
+        return o.reshape(*x.shape[:-1], self.out_features)
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}, bias={self.bias}, dtype={self.dtype.name!r})"

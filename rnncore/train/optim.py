@@ -1,0 +1,385 @@
+"""Optimisers: update rules that change the parameters of modules by their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..checks import as_bool, as_real, as_scalar, check_shape
+from ..weights import Module
+
+__all__ = ["SGD", "Adam", "AdamW"]
+
+_BLOCK = 16384  # elements updated at a time: a weight, its gradient, its moments and scratch stay in the L2 cache
+
+Arrays = list[np.ndarray]
+Grads = Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
+
+
+class Optimiser:
+    """Base of the update rules: checks, blocks, and the moments kept from step to step.
+
+    A rule names its moments and overrides `_update`. A step reads the moments from one set of arrays and writes them
+    into another; the two change places once the weights are taken over, so that a failing step changes neither.
+    """
+
+    _settings: ClassVar[tuple[str, ...]]  # attributes that state_dict takes along
+    _moments: dict[str, np.ndarray]  # "0.weight.exp_avg": module, parameter, moment
+    _spare: dict[str, np.ndarray]
+
+    def __init__(self, modules: Module | Iterable[Module]) -> None:
+        self.modules = (modules,) if isinstance(modules, Module) else tuple(modules)
+        for module in self.modules:
+            if not isinstance(module, Module):
+                raise TypeError(f"expected modules, got {type(module).__name__}")
+        if not self.modules or len(set(map(id, self.modules))) < len(self.modules):
+            raise ValueError(f"expected at least one module and each once, got {self.modules}")
+        self.steps = 0
+        self._moments, self._spare = {}, {}
+        self._check_settings()
+
+    def step(self, grads: Grads) -> None:
+        """Change the parameters of all modules by their gradients.
+
+        Parameters
+        ----------
+        grads : sequence of dict of str to numpy.ndarray, or one such dict
+            What each module's `backward` returned, in the order of the modules. They are not changed.
+
+        Raises
+        ------
+        TypeError
+            If a gradient does not hold real numbers.
+        ValueError
+            If there is not one dict per module, or names or shapes are not those of its parameters. In either case
+            nothing has changed.
+        RuntimeError
+            If another thread changed a module meanwhile: its share of the step is dropped, and that of the modules
+            before it; those after it have taken theirs. The moments are as before.
+        """
+        self._check_settings()
+        checked = self._check_grads(grads)
+        written: dict[str, np.ndarray] = {}
+        with ExitStack() as stack:
+            edits = [stack.enter_context(module.editing()) for module in self.modules]
+            for i, (params, module_grads) in enumerate(zip(edits, checked, strict=True)):
+                for name, w in params.items():
+                    self._update_blocks(f"{i}.{name}", w, module_grads[name], written)
+        self.steps += 1
+        self._moments, self._spare = written, self._moments
+
+    def _update_blocks(self, key: str, w: np.ndarray, g: np.ndarray, written: dict[str, np.ndarray]) -> None:
+        keys = [f"{key}.{moment}" for moment in self._moment_names()]
+        written.update({k: self._spare[k] if k in self._spare else np.empty_like(w) for k in keys})
+        new = [written[k].reshape(-1) for k in keys]
+        old = [self._moments[k].reshape(-1) for k in keys if k in self._moments]
+        scratch = np.empty((2, min(w.size, _BLOCK)), w.dtype)
+        w, g = w.reshape(-1), g.reshape(-1)
+        for a in range(0, w.size, _BLOCK):
+            b = min(a + _BLOCK, w.size)
+            self._update(w[a:b], g[a:b], [m[a:b] for m in old] or None, [m[a:b] for m in new], [*scratch[:, : b - a]])
+
+    def _moment_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _update(self, w: np.ndarray, g: np.ndarray, old: Arrays | None, new: Arrays, scratch: Arrays) -> None:
+        """Change w by g, and write the new moments, given the old ones (None at first) and two scratch arrays."""
+        raise NotImplementedError
+
+    def _check_settings(self) -> None:
+        raise NotImplementedError
+
+    def _check_grads(self, grads: Grads) -> list[dict[str, np.ndarray]]:
+        groups = [grads] if isinstance(grads, Mapping) else list(grads)
+        if len(groups) != len(self.modules):
+            raise ValueError(f"expected {len(self.modules)} dicts of gradients, one per module, got {len(groups)}")
+        checked = []
+        for i, (module, group) in enumerate(zip(self.modules, groups, strict=True)):
+            if not isinstance(group, Mapping):
+                raise TypeError(f"expected gradients as a dict of names to arrays, got {type(group).__name__}")
+            params = module.parameters()
+            missing, unexpected = [n for n in params if n not in group], [n for n in group if n not in params]
+            if missing or unexpected:
+                raise ValueError(
+                    f"expected the gradients {sorted(params)} for module {i}, a {type(module).__name__}; "
+                    f"missing {missing}, unexpected {unexpected}"
+                )
+            arrays = {n: as_real(group[n], module.dtype, f"the gradient of {n}") for n in params}
+            for n in params:
+                check_shape(arrays[n].shape, params[n].shape, f"the gradient of {n}")
+            checked.append(arrays)
+        return checked
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it takes to continue, besides the modules' parameters: settings, steps so far, moments (copies).
+
+        Keys are settings by name, ``"steps"``, and ``"0.weight.exp_avg"`` for a moment of a parameter of module 0; the
+        dict can be kept by `numpy.savez`.
+        """
+        settings = {name: getattr(self, name) for name in self._settings}
+        return {**settings, "steps": self.steps, **{key: m.copy() for key, m in self._moments.items()}}
+
+    def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
+        """Continue where another optimiser stood; all of its `state_dict` or, on an error, nothing is taken over.
+
+        Raises
+        ------
+        TypeError
+            If `mapping` is no mapping, or a value is of the wrong type.
+        ValueError
+            If names or shapes are not those of this rule and these modules.
+        """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"expected a mapping of names to values, got {type(mapping).__name__}")
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        header = {*self._settings, "steps"}
+        if missing := sorted(header - mapping.keys()):
+            raise ValueError(f"expected the names {sorted(header)}; missing {missing}")
+        for name in self._settings:
+            setattr(other, name, np.asarray(mapping[name]).tolist())  # `numpy.savez` makes arrays of them
+        other._check_settings()
+        steps = as_scalar(mapping["steps"], "steps", low=0)
+        if not steps.is_integer():
+            raise ValueError(f"expected steps to be an integer, got {steps}")
+        other.steps = int(steps)
+        shapes = {
+            f"{i}.{name}.{moment}": (array.shape, module.dtype)
+            for i, module in enumerate(self.modules)
+            for name, array in module.parameters().items()
+            for moment in other._moment_names()
+        }
+        found = mapping.keys() - header
+        if found != shapes.keys() and (found or other.steps):
+            missing, unexpected = sorted(shapes.keys() - found), sorted(found - shapes.keys())
+            raise ValueError(f"expected the moments of these modules; missing {missing}, unexpected {unexpected}")
+        other._moments, other._spare = {}, {}
+        for key in found:
+            shape, dtype = shapes[key]
+            moment = as_real(mapping[key], dtype, key)
+            check_shape(moment.shape, shape, key)
+            other._moments[key] = moment.copy()
+        vars(self).update(vars(other))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_moments": {key: m.copy() for key, m in self._moments.items()}, "_spare": {}}
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={getattr(self, name)}" for name in self._settings)
+        return f"{type(self).__name__}({list(self.modules)}, {settings})"
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent, with momentum if wanted; torch's rule.
+
+    Parameters
+    ----------
+    modules : Module or sequence of Module
+    lr : float
+        Like all settings a plain attribute, which may be set to another value between steps.
+    momentum : float
+    dampening : float
+        Of the gradient that enters the momentum, from the second step on.
+    weight_decay : float
+        Added to the gradient, times the weight.
+    nesterov : bool
+
+    Raises
+    ------
+    TypeError
+        If a module is not one, or a setting not a number.
+    ValueError
+        If a module is given twice, a setting is out of range, or `nesterov` comes without momentum or with dampening.
+
+    Notes
+    -----
+    With λ the weight decay, μ the momentum, d the dampening, η the learning rate::
+
+        (1) g ← g + λ w
+        (2) b ← μ b + (1 - d) g        b ← g at the first step
+        (3) w ← w - η b                w ← w - η (g + μ b) if nesterov, w ← w - η g without momentum
+
+    References
+    ----------
+    Sutskever, Martens, Dahl, Hinton (2013), On the importance of initialization and momentum in deep learning. ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnncore.train import SGD, Linear
+    >>> head = Linear(1, 1, bias=False, dtype="float64", rng=0)
+    >>> before = head.parameters()["weight"]
+    >>> SGD(head, lr=0.5).step({"weight": np.array([[2.0]])})
+    >>> (head.parameters()["weight"] - before).tolist()
+    [[-1.0]]
+    """
+
+    _settings = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.weight_decay, self.nesterov = weight_decay, nesterov
+        super().__init__(modules)
+
+    def _check_settings(self) -> None:
+        for name in ("lr", "momentum", "dampening", "weight_decay"):
+            setattr(self, name, as_scalar(getattr(self, name), name, low=0, below=math.inf))
+        self.nesterov = as_bool(self.nesterov, "nesterov")
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("expected momentum above 0 and no dampening with nesterov")
+
+    def _moment_names(self) -> tuple[str, ...]:
+        return ("momentum_buffer",) if self.momentum else ()
+
+    def _update(self, w: np.ndarray, g: np.ndarray, old: Arrays | None, new: Arrays, scratch: Arrays) -> None:
+        s, r = scratch
+        if self.weight_decay:
+            np.multiply(w, self.weight_decay, out=s)
+            g = np.add(s, g, out=s)  # (1) g ← g + λ w
+        if self.momentum:
+            b = new[0]
+            if old is None:
+                b[...] = g
+            else:
+                np.multiply(old[0], self.momentum, out=b)
+                b += np.multiply(g, 1 - self.dampening, out=r)  # (2) b ← μ b + (1 - d) g
+            if self.nesterov:
+                np.multiply(b, self.momentum, out=r)
+                g = np.add(r, g, out=s)
+            else:
+                g = b
+        w -= np.multiply(g, self.lr, out=s)  # (3) w ← w - η b
+
+
+class Adam(Optimiser):
+    """Adam; torch's rule.
+
+    Parameters
+    ----------
+    modules : Module or sequence of Module
+    lr : float
+        Like all settings a plain attribute, which may be set to another value between steps.
+    betas : (float, float)
+        Decay of the averages of the gradient and of its square.
+    eps : float
+    weight_decay : float
+        Added to the gradient, times the weight. `AdamW` does it better.
+
+    Raises
+    ------
+    TypeError
+        If a module is not one, or a setting not a number.
+    ValueError
+        If a module is given twice, or a setting is out of range.
+
+    Notes
+    -----
+    With λ the weight decay, η the learning rate, and t = 1 at the first step::
+
+        (1) g ← g + λ w                        AdamW: w ← w - η λ w
+        (2) m ← m + (1 - β₁)(g - m)
+        (3) v ← β₂ v + (1 - β₂) g²
+        (4) w ← w - η / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
+
+    References
+    ----------
+    Kingma, Ba (2015), Adam: a method for stochastic optimization. ICLR. arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnncore.train import Adam, Linear
+    >>> head = Linear(1, 1, bias=False, dtype="float64", rng=0)
+    >>> opt, before = Adam([head], lr=0.1), head.parameters()["weight"]
+    >>> opt.step([{"weight": np.array([[-2.0]])}])  # the first step has the length lr
+    >>> (head.parameters()["weight"] - before).round(6).tolist()
+    [[0.1]]
+    >>> opt.lr *= 0.5
+    """
+
+    _settings = ("lr", "betas", "eps", "weight_decay")
+    _decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        super().__init__(modules)
+
+    def _check_settings(self) -> None:
+        for name in ("lr", "eps", "weight_decay"):
+            setattr(self, name, as_scalar(getattr(self, name), name, low=0, below=math.inf))
+        if np.shape(self.betas) != (2,):
+            raise ValueError(f"expected betas as two numbers, got {self.betas!r}")
+        self.betas = (as_scalar(self.betas[0], "betas[0]", 0, 1), as_scalar(self.betas[1], "betas[1]", 0, 1))
+
+    def _moment_names(self) -> tuple[str, ...]:
+        return "exp_avg", "exp_avg_sq"
+
+    def _update(self, w: np.ndarray, g: np.ndarray, old: Arrays | None, new: Arrays, scratch: Arrays) -> None:
+        beta1, beta2 = self.betas
+        t = self.steps + 1
+        m, v = new
+        s, r = scratch
+        if self.weight_decay and self._decoupled:
+            w *= 1 - self.lr * self.weight_decay
+        elif self.weight_decay:
+            np.multiply(w, self.weight_decay, out=s)
+            g = np.add(s, g, out=s)  # (1) g ← g + λ w
+        if old is None:
+            np.multiply(g, 1 - beta1, out=m)
+            v[...] = 0
+        else:
+            np.subtract(g, old[0], out=r)
+            r *= 1 - beta1
+            np.add(old[0], r, out=m)  # (2) m ← m + (1 - β₁)(g - m)
+            np.multiply(old[1], beta2, out=v)
+        np.multiply(g, g, out=r)
+        r *= 1 - beta2
+        v += r  # (3) v ← β₂ v + (1 - β₂) g²
+        np.sqrt(v, out=r)
+        r /= math.sqrt(1 - beta2**t)
+        r += self.eps
+        np.divide(m, r, out=r)
+        r *= self.lr / (1 - beta1**t)
+        w -= r  # (4) w ← w - η / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
+
+
+class AdamW(Adam):
+    """Adam with the weight decay apart from the gradient; torch's rule.
+
+    Parameters, errors and rule are those of `Adam`, in which (1) is here w ← w - η λ w.
+
+    References
+    ----------
+    Loshchilov, Hutter (2019), Decoupled weight decay regularization. ICLR. arXiv:1711.05101.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(modules, lr, betas, eps, weight_decay)
