@@ -8,6 +8,7 @@ RNNCORE_ANNOTATE=1                   write Cython's annotated HTML beside the ge
 """
 
 import os
+from glob import glob
 
 import numpy
 from Cython.Compiler import Options
@@ -25,11 +26,12 @@ if sanitizers:
     link_args += flags
 
 
-def extension(name: str) -> Extension:
+def extension(name: str, *sources: str) -> Extension:
     return Extension(
         f"rnncore._kernels.{name}",
-        [f"rnncore/_kernels/{name}.pyx"],
-        include_dirs=[numpy.get_include()],
+        [f"rnncore/_kernels/{name}.pyx", *sources],
+        include_dirs=[numpy.get_include(), "rnncore/_kernels"],
+        depends=glob("rnncore/_kernels/simd/*.h"),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
@@ -40,6 +42,9 @@ def extension(name: str) -> Extension:
 directives = {"language_level": 3, "cdivision": True, "nonecheck": True}
 
 setup(
-    ext_modules=[extension(name) for name in ("blas", "driver", "rnn", "lstm")],
+    ext_modules=[
+        extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
+        *[extension(name) for name in ("blas", "driver", "rnn", "lstm")],
+    ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

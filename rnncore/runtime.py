@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ._kernels import leaf
+
 __all__ = ["engine", "info", "isa"]
 
 
@@ -14,12 +16,13 @@ def _choice(variable: str, known: tuple[str, ...], available: tuple[str, ...]) -
     if value not in known:
         raise ValueError(f"expected {variable} to be one of {', '.join(known)}, got {value!r}")
     if value not in available:
-        raise ValueError(f"expected {variable} to be one of {', '.join(available)} in this version, got {value!r}")
+        raise ValueError(f"expected {variable} to be one of {', '.join(available)} here, got {value!r}")
     return value
 
 
 engine = _choice("RNNCORE_ENGINE", ("panels", "blas"), ("blas",))
-isa = _choice("RNNCORE_ISA", ("generic", "avx2", "avx512", "neon"), ("generic",))
+isa = _choice("RNNCORE_ISA", ("generic", "avx2", "avx512", "neon"), leaf.available())
+leaf.use(isa)
 
 
 def info() -> dict[str, Any]:
@@ -28,7 +31,7 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``; ``isa``, the instruction set the kernels were compiled for; ``engine``; ``threads``, how many the
+        ``version``; ``isa``, the instruction set of the kernels; ``engine``; ``threads``, how many the
         engine may use; ``blas``, the library behind its products. Imports SciPy.
 
     Examples

@@ -1,4 +1,4 @@
-from .blas cimport real
+from .leaf cimport Leaf
 
 cdef extern from *:
     # NumPy's headers bring in complex.h, whose macro `I` would stand in the way of the input size
@@ -33,6 +33,7 @@ ctypedef void (*Phase)(const Run *, const Step *) noexcept nogil
 cdef struct Table:
     Py_ssize_t G
     int states
+    int nonlinearity            # of an RNN
     bint keeps_gates            # whether the tape keeps `gates`; without, states alone lead back
     int phases
     Phase forward[MAX_PHASES]
@@ -41,6 +42,7 @@ cdef struct Table:
 # One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`.
 cdef struct Run:
     const Table *cell
+    const Leaf *leaf
     Schedule schedule
     Py_ssize_t I, H
     int dtype

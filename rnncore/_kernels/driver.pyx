@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 cimport numpy as cnp
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, real
+from .leaf cimport leaf_of
 
 cnp.import_array()
 
@@ -275,6 +276,7 @@ cdef class Cell:
         load()
         run.cell = self.table
         run.dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
+        run.leaf = leaf_of(run.dtype)
         run.item = 4 if run.dtype == FLOAT32 else 8
         run.H = pack.W_hh.shape[1]
         run.I = x.shape[2]

@@ -1,0 +1,24 @@
+# The leaf kernels in C (simd/): contracts stand in simd/leaf.h.
+
+cdef extern from "simd/leaf.h":
+    cdef enum Nonlinearity "nonlinearity":
+        TANH
+        RELU
+        SIGMOID
+        NONLINEARITIES
+
+    cdef struct Leaf "leaf":
+        const char *isa
+        int width
+        void (*exp)(void *y, const void *x, Py_ssize_t n) noexcept nogil
+        void (*map[3])(void *y, const void *x, Py_ssize_t n) noexcept nogil
+        void (*rnn_forward[3])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*rnn_backward[3])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,
+                             Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*lstm_backward)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
+                              const void *c_before, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+
+    const Leaf *leaf_tables(int k) nogil
+
+cdef const Leaf *leaf_of(int dtype) noexcept nogil

@@ -1,0 +1,59 @@
+"""The leaf kernels in C: which instruction set's are in use, and their functions for tests to look at."""
+
+import numpy as np
+
+cimport numpy as cnp
+
+from .blas cimport FLOAT32, FLOAT64
+
+cnp.import_array()
+
+cdef const Leaf *chosen = leaf_tables(0)  # float32, float64
+
+
+cdef const Leaf *leaf_of(int dtype) noexcept nogil:
+    return &chosen[dtype]
+
+
+cdef const Leaf *find(str isa) except NULL:
+    cdef const Leaf *tables
+    cdef int k = 0
+    while True:
+        tables = leaf_tables(k)
+        if tables == NULL:
+            raise ValueError(f"expected one of {', '.join(available())}, got {isa!r}")
+        if tables.isa.decode() == isa:
+            return tables
+        k += 1
+
+
+def available():
+    """Return the instruction sets this machine can run, best first."""
+    cdef int k = 0
+    names = []
+    while leaf_tables(k) != NULL:
+        names.append(leaf_tables(k).isa.decode())
+        k += 1
+    return tuple(names)
+
+
+def use(str isa not None):
+    """Use the kernels of one instruction set from now on, in the whole process."""
+    global chosen
+    chosen = find(isa)
+
+
+def apply(str function not None, x not None, str isa not None):
+    """Return exp, tanh, relu or sigmoid of a float32 or float64 array, as the kernels of `isa` compute it."""
+    cdef const Leaf *leaf
+    cdef cnp.ndarray a = np.require(x, requirements=["C", "A"])
+    cdef cnp.ndarray y = np.empty_like(a)
+    if a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"expected an array of float32 or float64, got {a.dtype}")
+    leaf = &find(isa)[FLOAT32 if a.dtype == np.float32 else FLOAT64]
+    maps = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
+    if function == "exp":
+        leaf.exp(cnp.PyArray_DATA(y), cnp.PyArray_DATA(a), a.size)
+    else:
+        leaf.map[<int>maps[function]](cnp.PyArray_DATA(y), cnp.PyArray_DATA(a), a.size)
+    return y

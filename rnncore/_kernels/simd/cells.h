@@ -1,0 +1,131 @@
+/* The cells' fused passes over one step, for one dtype. Equations are those of rnncore/reference. */
+
+#include "vector.h"
+
+#include "math.h"
+
+#define ALL NAME(all)
+#define FMA NAME(fma)
+
+/* Run the statements for every vector of a row of H elements, at j; LOAD and STORE are whole or partial as fits. */
+#define FOR_VECTORS(H, ...)                                                                                            \
+    do {                                                                                                               \
+        ptrdiff_t j = 0;                                                                                               \
+        for (; j + WIDTH <= (H); j += WIDTH) {                                                                         \
+            const ptrdiff_t first = WIDTH;                                                                             \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+        if (j < (H)) {                                                                                                 \
+            const ptrdiff_t first = (H) - j;                                                                           \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+    } while (0)
+#define LOAD(p) (first == WIDTH ? NAME(load)(p) : NAME(load_first)(p, first))
+#define STORE(p, v) (first == WIDTH ? NAME(store)(p, v) : NAME(store_first)(p, v, first))
+
+/* --- maps ------------------------------------------------------------------------------------------------------- */
+
+#define MAP(function)                                                                                                  \
+    static void NAME(function##_map)(void *y_, const void *x_, ptrdiff_t n)                                            \
+    {                                                                                                                  \
+        real *y = y_;                                                                                                  \
+        const real *x = x_;                                                                                            \
+        FOR_VECTORS(n, { STORE(y + j, NAME(function)(LOAD(x + j))); });                                                \
+    }
+
+MAP(exp)
+MAP(tanh)
+MAP(relu)
+MAP(sigmoid)
+
+/* --- RNN -------------------------------------------------------------------------------------------------------- */
+
+/* f'(a) times dh, from h = f(a) */
+static inline V NAME(tanh_slope)(V dh, V h)
+{
+    return dh * FMA(-h, h, ALL(1));
+}
+
+static inline V NAME(relu_slope)(V dh, V h)
+{
+    return NAME(select)(h <= ALL(0), ALL(0), dh);
+}
+
+static inline V NAME(sigmoid_slope)(V dh, V h)
+{
+    return dh * h * (ALL(1) - h);
+}
+
+#define RNN(function)                                                                                                  \
+    static void NAME(function##_forward)(void *h_, const void *a_, const void *bias_, ptrdiff_t n, ptrdiff_t H)        \
+    {                                                                                                                  \
+        real *h = h_;                                                                                                  \
+        const real *a = a_, *bias = bias_;                                                                             \
+        for (; n > 0; n--, h += H, a += H)                                                                             \
+            FOR_VECTORS(H, { STORE(h + j, NAME(function)(LOAD(a + j) + LOAD(bias + j))); /* (2) */ });                 \
+    }                                                                                                                  \
+                                                                                                                       \
+    static void NAME(function##_backward)(void *da_, const void *dh_, const void *h_, ptrdiff_t n, ptrdiff_t H)        \
+    {                                                                                                                  \
+        real *da = da_;                                                                                                \
+        const real *dh = dh_, *h = h_;                                                                                 \
+        FOR_VECTORS(n *H, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });           \
+    }
+
+RNN(tanh)
+RNN(relu)
+RNN(sigmoid)
+
+/* --- LSTM ------------------------------------------------------------------------------------------------------- */
+
+static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_before_, const void *bias_,
+                               ptrdiff_t n, ptrdiff_t H)
+{
+    real *h = h_, *c = c_, *gates = gates_;
+    const real *c_before = c_before_, *bias = bias_;
+    for (; n > 0; n--, h += H, c += H, gates += 4 * H, c_before += H)
+        FOR_VECTORS(H, {
+            V i = NAME(sigmoid)(LOAD(gates + j) + LOAD(bias + j));                         /* (2) */
+            V f = NAME(sigmoid)(LOAD(gates + H + j) + LOAD(bias + H + j));                 /* (3) */
+            V g = NAME(tanh)(LOAD(gates + 2 * H + j) + LOAD(bias + 2 * H + j));            /* (4) */
+            V o = NAME(sigmoid)(LOAD(gates + 3 * H + j) + LOAD(bias + 3 * H + j));         /* (5) */
+            V c_t = FMA(f, LOAD(c_before + j), i * g);                                     /* (6) */
+            STORE(h + j, o * NAME(tanh)(c_t));                                             /* (7) */
+            STORE(c + j, c_t);
+            STORE(gates + j, i);
+            STORE(gates + H + j, f);
+            STORE(gates + 2 * H + j, g);
+            STORE(gates + 3 * H + j, o);
+        });
+}
+
+static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const void *gates_, const void *c_,
+                                const void *c_before_, ptrdiff_t n, ptrdiff_t H)
+{
+    real *dgates = dgates_, *dc = dc_;
+    const real *dh = dh_, *gates = gates_, *c = c_, *c_before = c_before_;
+    for (; n > 0; n--, dgates += 4 * H, dc += H, dh += H, gates += 4 * H, c += H, c_before += H)
+        FOR_VECTORS(H, {
+            V i = LOAD(gates + j), f = LOAD(gates + H + j), g = LOAD(gates + 2 * H + j), o = LOAD(gates + 3 * H + j);
+            V tanh_c = NAME(tanh)(LOAD(c + j)), dh_t = LOAD(dh + j);
+            V dc_t = FMA(dh_t * o, FMA(-tanh_c, tanh_c, ALL(1)), LOAD(dc + j));            /* (7') */
+            STORE(dgates + 3 * H + j, NAME(sigmoid_slope)(dh_t * tanh_c, o));              /* (7') (5') */
+            STORE(dgates + 2 * H + j, NAME(tanh_slope)(dc_t * i, g));                      /* (6') (4') */
+            STORE(dgates + H + j, NAME(sigmoid_slope)(dc_t * LOAD(c_before + j), f));      /* (6') (3') */
+            STORE(dgates + j, NAME(sigmoid_slope)(dc_t * g, i));                           /* (6') (2') */
+            STORE(dc + j, dc_t * f);                                                       /* (6') */
+        });
+}
+
+#undef V
+#undef VI
+#undef real
+#undef bits
+#undef WIDTH
+#undef ALL
+#undef FMA
+#undef FOR_VECTORS
+#undef LOAD
+#undef STORE
+#undef MAP
+#undef RNN

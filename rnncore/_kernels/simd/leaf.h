@@ -1,0 +1,54 @@
+/* The leaf kernels' one door: a table of functions per instruction set and dtype.
+
+   Arrays are row-major, of the table's dtype, and need no alignment beyond their elements'. Outputs come first and may
+   not overlap anything else unless said so. Functions neither allocate nor read beyond their arrays. */
+
+#ifndef RNNCORE_LEAF_H
+#define RNNCORE_LEAF_H
+
+#include <stddef.h>
+
+/* y (n) = f(x (n)); y may be x */
+typedef void (*map_function)(void *y, const void *x, ptrdiff_t n);
+
+/* h (n, H) from a (n, H), which lacks the bias (H): equation (2) of the RNN */
+typedef void (*rnn_forward_function)(void *h, const void *a, const void *bias, ptrdiff_t n, ptrdiff_t H);
+
+/* da (n, H) from dh and h: equation (2') of the RNN */
+typedef void (*rnn_backward_function)(void *da, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H);
+
+/* h, c (n, H) from gates (n, 4*H), which lack the bias (4*H), and c_before: equations (2) to (7) of the LSTM.
+   gates are left activated: i, f, g, o side by side. */
+typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void *c_before, const void *bias,
+                                      ptrdiff_t n, ptrdiff_t H);
+
+/* dgates (n, 4*H), before activation, from dh (n, H), the activated gates, c and c_before: equations (7') to (2').
+   dc goes in as the gradient of c and out as that of c_before. */
+typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
+                                       const void *c_before, ptrdiff_t n, ptrdiff_t H);
+
+enum nonlinearity { TANH, RELU, SIGMOID, NONLINEARITIES };
+
+struct leaf {
+    const char *isa;
+    int width; /* elements of a vector */
+    map_function exp;
+    map_function map[NONLINEARITIES];
+    rnn_forward_function rnn_forward[NONLINEARITIES];
+    rnn_backward_function rnn_backward[NONLINEARITIES];
+    lstm_forward_function lstm_forward;
+    lstm_backward_function lstm_backward;
+};
+
+/* The k-th instruction set this machine can run, best first, as a table for float32 and one for float64; NULL past the
+   last, which is always "generic". */
+const struct leaf *leaf_tables(int k);
+
+extern const struct leaf leaf_generic[2];
+#if defined(__x86_64__)
+extern const struct leaf leaf_avx2[2], leaf_avx512[2];
+#elif defined(__aarch64__)
+extern const struct leaf leaf_neon[2];
+#endif
+
+#endif

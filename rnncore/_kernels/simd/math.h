@@ -1,0 +1,108 @@
+/* exp, tanh and sigmoid of vectors: branch-free, right at 0, inf and NaN.
+
+   All rest on e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2)/2. On that interval
+       e^r - 1 = r + r^2 q(r),
+   where q is a minimax polynomial whose error, relative to e^r - 1, is 2^-26 (float32, degree 4) and 2^-55.6 (float64,
+   degree 9). 1/ln 2 and ln 2 in two parts, the first short enough for n times it to be exact: Cody and Waite, 1980. */
+
+#if REAL_BITS == 32
+#define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits */
+#define MANTISSA_BITS 23
+#define ONE_BITS 0x3f800000
+#define LOG2E 1.44269504088896341f
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW -2.12194440054690583e-4f
+#define EXP_LOWEST -120.0f /* below, e^x is 0 */
+#define EXP_HIGHEST 105.0f /* above, it is inf */
+#define TANH_HIGHEST 20.0f /* above, tanh(x/2) is 1 */
+#else
+#define MAGIC 6755399441055744.0
+#define MANTISSA_BITS 52
+#define ONE_BITS 0x3ff0000000000000
+#define LOG2E 1.44269504088896340736
+#define LN2_HIGH 0.693145751953125
+#define LN2_LOW 1.42860682030941723212e-6
+#define EXP_LOWEST -760.0
+#define EXP_HIGHEST 720.0
+#define TANH_HIGHEST 40.0
+#endif
+
+/* 2^n for integers n of moderate size */
+static inline V NAME(power_of_two)(V n)
+{
+    return (V)(((VI)(n + NAME(all)(MAGIC)) << MANTISSA_BITS) + ((VI){0} + (bits)ONE_BITS));
+}
+
+/* e^r - 1, where x = n ln 2 + r; stores n */
+static inline V NAME(reduced_expm1)(V x, V *n_out)
+{
+    V n = NAME(fma)(x, NAME(all)(LOG2E), NAME(all)(MAGIC)) - NAME(all)(MAGIC);
+    V r = NAME(fma)(n, NAME(all)(-LN2_LOW), NAME(fma)(n, NAME(all)(-LN2_HIGH), x));
+    V q;
+#if REAL_BITS == 32
+    q = NAME(all)(0.0013946531262266417158f);
+    q = NAME(fma)(q, r, NAME(all)(0.0083666313575992431584f));
+    q = NAME(fma)(q, r, NAME(all)(0.041666281069078601725f));
+    q = NAME(fma)(q, r, NAME(all)(0.16666542676908484179f));
+    q = NAME(fma)(q, r, NAME(all)(0.5000000062081328408f));
+#else
+    q = NAME(all)(2.5114546204282160247e-8);
+    q = NAME(fma)(q, r, NAME(all)(2.7626407877588621125e-7));
+    q = NAME(fma)(q, r, NAME(all)(2.7557227753789210167e-6));
+    q = NAME(fma)(q, r, NAME(all)(0.000024801504271837581279));
+    q = NAME(fma)(q, r, NAME(all)(0.00019841269903214294648));
+    q = NAME(fma)(q, r, NAME(all)(0.0013888888932490257788));
+    q = NAME(fma)(q, r, NAME(all)(0.0083333333333145290075));
+    q = NAME(fma)(q, r, NAME(all)(0.041666666666573434196));
+    q = NAME(fma)(q, r, NAME(all)(0.16666666666666686054));
+    q = NAME(fma)(q, r, NAME(all)(0.50000000000000055431));
+#endif
+    *n_out = n;
+    return NAME(fma)(r * r, q, r);
+}
+
+static inline V NAME(exp)(V x)
+{
+    V n, half, p;
+    x = NAME(select)(x > NAME(all)(EXP_HIGHEST), NAME(all)(EXP_HIGHEST), x); /* NaN compares false and stays */
+    x = NAME(select)(x < NAME(all)(EXP_LOWEST), NAME(all)(EXP_LOWEST), x);
+    p = NAME(reduced_expm1)(x, &n);
+    /* 2^n in two factors: neither leaves the range of exponents, the product may */
+    half = (n * NAME(all)((real)0.5) + NAME(all)(MAGIC)) - NAME(all)(MAGIC);
+    return (NAME(all)(1) + p) * NAME(power_of_two)(half) * NAME(power_of_two)(n - half);
+}
+
+/* 1 / (1 + e^-x): relative accuracy in both tails */
+static inline V NAME(sigmoid)(V x)
+{
+    return NAME(all)(1) / (NAME(all)(1) + NAME(exp)(-x));
+}
+
+/* With t = e^(2|x|) - 1, computed without cancellation: tanh |x| = t / (t + 2), and the sign of x */
+static inline V NAME(tanh)(V x)
+{
+    VI sign = (VI)x & (((VI){0} + 1) << (REAL_BITS - 1));
+    V a = (V)((VI)x ^ sign), n, p, s, t;
+    a = a + a;
+    a = NAME(select)(a > NAME(all)(TANH_HIGHEST), NAME(all)(TANH_HIGHEST), a);
+    p = NAME(reduced_expm1)(a, &n);
+    s = NAME(power_of_two)(n);
+    t = NAME(fma)(s, p, s - NAME(all)(1));
+    return (V)((VI)(t / (t + NAME(all)(2))) | sign);
+}
+
+/* max(x, 0); NaN stays */
+static inline V NAME(relu)(V x)
+{
+    return NAME(select)(x < NAME(all)(0), NAME(all)(0), x);
+}
+
+#undef MAGIC
+#undef MANTISSA_BITS
+#undef ONE_BITS
+#undef LOG2E
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef EXP_LOWEST
+#undef EXP_HIGHEST
+#undef TANH_HIGHEST

@@ -1,0 +1,87 @@
+/* One vector type, V, of `real`, and what the instruction sets do differently on it. Arithmetic and comparison are the
+   compiler's own operators; a comparison gives VI, all bits set where it holds. Included once per dtype. */
+
+#define V NAME(V)
+#define VI NAME(VI)
+#define real NAME(real)
+#define bits NAME(bits)
+
+#if REAL_BITS == 32
+typedef float real;
+typedef int32_t bits;
+#else
+typedef double real;
+typedef int64_t bits;
+#endif
+typedef real V __attribute__((vector_size(VECTOR_BYTES)));
+typedef bits VI __attribute__((vector_size(VECTOR_BYTES)));
+
+enum { NAME(width) = VECTOR_BYTES / sizeof(real) };
+#define WIDTH NAME(width)
+
+/* a * b + c, rounded once where the instruction set can. */
+static inline V NAME(fma)(V a, V b, V c)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif VECTOR_BYTES == 64
+    return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif VECTOR_BYTES == 32
+    return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__) && REAL_BITS == 32
+    return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(__aarch64__)
+    return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline V NAME(all)(real a)
+{
+    return (V){0} + a; /* -0 would come out as +0: no caller has it */
+}
+
+static inline V NAME(select)(VI where, V a, V b)
+{
+    return (V)((where & (VI)a) | (~where & (VI)b));
+}
+
+static inline V NAME(load)(const real *p)
+{
+    V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void NAME(store)(real *p, V v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+/* The first n of a vector, 0 behind them; nothing behind them is read or written. */
+static inline V NAME(load_first)(const real *p, ptrdiff_t n)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (V)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif VECTOR_BYTES == 64
+    return (V)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#else
+    V v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(real));
+    return v;
+#endif
+}
+
+static inline void NAME(store_first)(real *p, V v, ptrdiff_t n)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#elif VECTOR_BYTES == 64
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#else
+    memcpy(p, &v, (size_t)n * sizeof(real));
+#endif
+}

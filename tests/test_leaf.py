@@ -1,0 +1,131 @@
+"""exp, tanh and sigmoid of every instruction set this machine has: errors in ULP, and the corners."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from common import DTYPES
+
+import rnncore as rc
+from rnncore._kernels import leaf
+
+FUNCTIONS = ("exp", "tanh", "sigmoid")
+LIMIT = {"float32": 2.5, "float64": 4.0}  # ULP
+LARGEST = {"float32": 88.7, "float64": 709.7}  # of which exp is finite
+
+
+def exact(function, x):
+    """The function in long double: 11 bits more than float64."""
+    x = x.astype(np.longdouble)
+    if function == "sigmoid":
+        return 1 / (1 + np.exp(-x))
+    return getattr(np, function)(x)
+
+
+def error_in_ulp(function, x, isa):
+    """The largest error where the result is a normal number, in units of the result's last place."""
+    y, expected = leaf.apply(function, x, isa), exact(function, x)
+    normal = np.abs(expected) >= np.finfo(x.dtype).tiny
+    ulp = np.spacing(np.abs(expected[normal]).astype(x.dtype))
+    return float((np.abs(y[normal] - expected[normal]) / ulp).max())
+
+
+@pytest.mark.parametrize("isa", leaf.available())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_errors(function, dtype, isa):
+    rng = np.random.default_rng(0)
+    largest = LARGEST[dtype]
+    samples = [rng.uniform(-bound, bound, 50_000) for bound in (0.02, 0.4, 1.0, 3.0, 10.0, largest)]
+    samples.append(np.exp(rng.uniform(-80, np.log(largest), 50_000)) * rng.choice([-1, 1], 50_000))
+    x = np.concatenate(samples).astype(dtype)
+    assert error_in_ulp(function, x, isa) <= LIMIT[dtype]
+
+
+@pytest.mark.parametrize("isa", leaf.available())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_corners(dtype, isa):
+    tiny = np.finfo(dtype).tiny
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e4, -1e4, tiny, -tiny], dtype)
+    expected = {
+        "exp": [1, 1, np.inf, 0, np.nan, np.inf, 0, 1, 1],
+        "tanh": [0.0, -0.0, 1, -1, np.nan, 1, -1, tiny, -tiny],
+        "sigmoid": [0.5, 0.5, 1, 0, np.nan, 1, 0, 0.5, 0.5],
+        "relu": [0.0, 0.0, np.inf, 0, np.nan, 1e4, 0, tiny, 0],
+    }
+    for function, values in expected.items():
+        y = leaf.apply(function, x, isa)
+        np.testing.assert_array_equal(y, np.array(values, dtype), err_msg=function)
+        if function == "tanh":
+            assert np.signbit(y[1]) and not np.signbit(y[0])
+
+
+@pytest.mark.parametrize("isa", leaf.available())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", (*FUNCTIONS, "relu"))
+def test_a_value_does_not_depend_on_its_place(function, dtype, isa):
+    """Whole vectors and tails give the same bits."""
+    x = np.random.default_rng(0).uniform(-5, 5, 67).astype(dtype)
+    y = leaf.apply(function, x, isa)
+    for n in range(68):
+        assert np.array_equal(leaf.apply(function, x[67 - n :], isa), y[67 - n :])
+
+
+def test_bad_arguments():
+    for arguments, error in [
+        (("exp", np.zeros(3), "avx1024"), ValueError), (("sin", np.zeros(3), "generic"), KeyError),
+        (("exp", np.zeros(3, int), "generic"), TypeError), (("exp", None, "generic"), TypeError),
+        (("exp", np.zeros(3), None), TypeError),
+    ]:  # fmt: skip
+        with pytest.raises(error):
+            leaf.apply(*arguments)
+    with pytest.raises(ValueError, match="expected one of"):
+        leaf.use("mmx")
+
+
+@pytest.mark.parametrize("isa", leaf.available())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_instruction_set_runs_every_cell(dtype, isa):
+    """The kernels' own test files again, in a process that was told which instruction set to use."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import rnncore as rc\n"
+        "from common import assert_same, random_case, run_layer, run_reference\n"
+        "from test_rnn import SHAPES\n"
+        "assert rc.info()['isa'] == sys.argv[2]\n"
+        "for T, N, I, H in SHAPES:\n"
+        "    layers = [rc.RNN(I, H, nonlinearity=f, dtype=sys.argv[3], rng=0) for f in ('tanh', 'relu', 'sigmoid')]\n"
+        "    for layer in (*layers, rc.LSTM(I, H, 2, bidirectional=True, dtype=sys.argv[3], rng=0)):\n"
+        "        case = random_case(layer, T, N)\n"
+        "        assert_same(run_layer(layer, case), run_reference(layer, case), sys.argv[3])\n"
+    )
+    command = [sys.executable, "-c", code, os.path.dirname(__file__), isa, dtype]
+    done = subprocess.run(command, env=os.environ | {"RNNCORE_ISA": isa}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("variable,value,words", [
+    ("RNNCORE_ISA", "sse9", "expected RNNCORE_ISA to be one of generic, avx2, avx512, neon, got 'sse9'"),
+    ("RNNCORE_ENGINE", "fast", "expected RNNCORE_ENGINE to be one of panels, blas, got 'fast'"),
+    ("RNNCORE_ENGINE", "panels", "expected RNNCORE_ENGINE to be one of blas here, got 'panels'"),
+])  # fmt: skip
+def test_the_environment_is_checked_at_import(variable, value, words):
+    command = [sys.executable, "-c", "import rnncore"]
+    done = subprocess.run(command, env=os.environ | {variable: value}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.strip().endswith(f"ValueError: {words}")
+
+
+def test_an_instruction_set_of_another_machine_is_refused():
+    other = next(isa for isa in ("neon", "avx512") if isa not in leaf.available())
+    command = [sys.executable, "-c", "import rnncore"]
+    done = subprocess.run(command, env=os.environ | {"RNNCORE_ISA": other}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"got '{other}'" in done.stderr
+
+
+def test_info():
+    info = rc.info()
+    assert list(info) == ["version", "isa", "engine", "threads", "blas"]
+    assert info["version"] == rc.__version__ and info["engine"] == "blas" and info["isa"] in leaf.available()
+    assert info["threads"] >= 1 and "SciPy" in info["blas"]
