@@ -1,6 +1,6 @@
 """Recurrent networks on CPUs: fused forward and BPTT kernels behind the interface of `torch.nn`."""
 
-from . import runtime, train  # runtime first: it reads the environment
+from . import train
 from .cells import LSTMCell, RNNCell
 from .layers import LSTM, RNN
 from .runtime import info

@@ -65,6 +65,18 @@ def test_batch_first_and_unbatched(kind):
     assert_same(run_layer(layer, case), run_torch(twin(layer), case), "float32")
 
 
+def test_a_state_dict_goes_either_way():
+    torch = peer("torch")
+    module = torch.nn.LSTM(5, 7, 2, bidirectional=True)
+    layer = rc.LSTM(5, 7, 2, bidirectional=True)
+    layer.load_state_dict(module.state_dict())  # tensors are array-like
+    x = np.random.default_rng(0).standard_normal((9, 4, 5)).astype(np.float32)
+    with torch.inference_mode():
+        assert_close(layer(torch.tensor(x))[0], module(torch.tensor(x))[0].numpy(), "float32", "forward")
+    with pytest.raises(TypeError, match="expected x to be an array of real numbers, got Tensor"):
+        layer(torch.tensor(x, requires_grad=True))
+
+
 def test_positional_arguments_are_torchs():
     torch = peer("torch")
     for arguments in [(5, 7, 2, False, True, 0.0, True, 0)]:

@@ -5,9 +5,15 @@ SciPy is imported at the first product, not with this module.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
+import numpy as np
+
+cimport numpy as cnp
+
 from libc.limits cimport INT_MAX
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
+
+cnp.import_array()
 
 # ?gemm and ?gemv as Fortran declares them, for 32-bit (LP64) and 64-bit (ILP64) integers
 ctypedef void (*sgemm_lp64)(char *, char *, int *, int *, int *, float *, const float *, int *, const float *, int *,
@@ -27,6 +33,14 @@ ctypedef void (*sgemv_ilp64)(char *, int64_t *, int64_t *, float *, const float 
                              float *, float *, int64_t *) noexcept nogil
 ctypedef void (*dgemv_ilp64)(char *, int64_t *, int64_t *, double *, const double *, int64_t *, const double *,
                              int64_t *, double *, double *, int64_t *) noexcept nogil
+
+# A step's product goes to BLAS in pieces of at most 16 rows, 64 columns and 256 terms. OpenBLAS wakes its threads from
+# 16*64*256 multiplications on (a step is too short for that to pay), and has kernels for small products that copy no
+# operand.
+cdef enum:
+    ROWS = 16
+    COLUMNS = 64
+    TERMS = 256
 
 cdef void *sgemm = NULL
 cdef void *dgemm = NULL
@@ -144,3 +158,56 @@ cdef void product(
     else:
         multiply_ilp64[double](trans_a, trans_b, m, n, k, <const double *>a, lda, <const double *>b, ldb, beta,
                                <double *>c, ldc)
+
+
+def blocked(b):
+    """Return a matrix (k, n) as `product_blocked` reads it: blocks of 64 columns, one after the other, each row-major."""
+    return np.concatenate([b[:, j : j + COLUMNS].ravel() for j in range(0, b.shape[1], COLUMNS)])
+
+
+cdef void product_blocked(
+    int dtype, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const void *a, const void *b, double beta, void *c,
+) noexcept nogil:
+    """C (m, n) = A (m, k) B (k, n) + beta C, B as `blocked` returns it; in the calling thread alone."""
+    cdef Py_ssize_t item = 4 if dtype == FLOAT32 else 8
+    cdef Py_ssize_t i, j, p, width
+    for j from 0 <= j < n by COLUMNS:
+        width = min(<Py_ssize_t>COLUMNS, n - j)
+        for i from 0 <= i < m by ROWS:
+            for p from 0 <= p < k by TERMS:
+                product(
+                    dtype, False, False, min(<Py_ssize_t>ROWS, m - i), width, min(<Py_ssize_t>TERMS, k - p),
+                    <const char *>a + (i * k + p) * item, k, <const char *>b + (j * k + p * width) * item, width,
+                    beta if p == 0 else 1, <char *>c + (i * n + j) * item, n,
+                )
+
+
+def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
+    """Return op(a) op(b) for C-contiguous matrices of one dtype, float32 or float64; without the GIL.
+
+    Raises
+    ------
+    ValueError
+        If they are not that, or their sizes do not match or exceed what BLAS counts.
+    """
+    for array in (a, b):
+        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != a.dtype or not array.flags.c_contiguous:
+            raise ValueError(f"expected C-contiguous matrices of one dtype, got {array!r:.80}")
+    if a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"expected float32 or float64, got {a.dtype}")
+    cdef cnp.ndarray left = a, right = b, out
+    cdef Py_ssize_t lda = a.shape[1], ldb = b.shape[1]
+    cdef Py_ssize_t m = a.shape[1 if trans_a else 0], k = a.shape[0 if trans_a else 1]
+    cdef Py_ssize_t n = b.shape[0 if trans_b else 1]
+    cdef int dtype = FLOAT32 if a.dtype == np.float32 else FLOAT64
+    if b.shape[1 if trans_b else 0] != k:
+        raise ValueError(f"expected matrices that match, got {a.shape}{'ᵀ' * trans_a} and {b.shape}{'ᵀ' * trans_b}")
+    load()
+    check_dimension(max(m, n, k))
+    if m == 0 or n == 0 or k == 0:
+        return np.zeros((m, n), a.dtype)
+    out = np.empty((m, n), a.dtype)
+    with nogil:
+        product(dtype, trans_a, trans_b, m, n, k, cnp.PyArray_DATA(left), lda, cnp.PyArray_DATA(right), ldb, 0,
+                cnp.PyArray_DATA(out), n)
+    return out

@@ -49,8 +49,8 @@ cdef struct Run:
     Py_ssize_t item             # bytes of an element
     bint interruptible          # look for Ctrl-C now and then
     const char *W_ih            # (G*H, I)
-    const char *W_hh            # (G*H, H)
-    const char *W_hh_T          # (H, G*H)
+    const char *W_hh            # (G*H, H)  in blocks
+    const char *W_hh_T          # (H, G*H)  in blocks
     const char *bias            # (G*H)     b_ih + b_hh
     const char *x               # (T, N, I)
     char *y                     # (T, N, ·) this direction's first column, or NULL
@@ -82,3 +82,4 @@ cdef class Cell:
 
 cdef class Pack:
     cdef readonly object W_ih, W_hh, W_hh_T, bias
+    cdef readonly Py_ssize_t hidden_size

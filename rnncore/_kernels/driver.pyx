@@ -9,12 +9,14 @@ import threading
 
 import numpy as np
 
+from .blas import blocked
+
 from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, real
+from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, product_blocked, real
 from .leaf cimport leaf_of
 
 cnp.import_array()
@@ -62,13 +64,13 @@ cdef inline char *state_at(const Run *run, int k, Py_ssize_t slot) noexcept nogi
 cdef void recur(const Run *run, const Step *s) noexcept nogil:
     """gates (n, G*H) += h_{t-1} (n, H) W_hh^T."""
     cdef Py_ssize_t GH = run.cell.G * s.H
-    product(run.dtype, False, False, s.n, GH, s.H, s.before[0], s.H, run.W_hh_T, GH, 1, s.gates, GH)
+    product_blocked(run.dtype, s.n, GH, s.H, s.before[0], run.W_hh_T, 1, s.gates)
 
 
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
     """dh_{t-1} (n, H) = dgates (n, G*H) W_hh."""
     cdef Py_ssize_t GH = run.cell.G * s.H
-    product(run.dtype, False, False, s.n, s.H, GH, s.dgates, GH, run.W_hh, s.H, 0, s.dstate[0], s.H)
+    product_blocked(run.dtype, s.n, s.H, GH, s.dgates, run.W_hh, 0, s.dstate[0])
 
 
 cdef void add_rows(real *out, const real *a, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t H) noexcept nogil:
@@ -223,7 +225,7 @@ cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except?
 
 
 cdef class Pack:
-    """What the kernels read of one layer in one direction: its weights, W_hh transposed, and the sum of its biases.
+    """What the kernels read of one layer in one direction: W_ih, W_hh in blocks and so its transpose, b_ih + b_hh.
 
     Parameters
     ----------
@@ -234,8 +236,9 @@ cdef class Pack:
 
     def __init__(self, W_ih, W_hh, b_ih=None, b_hh=None):
         self.W_ih = W_ih
-        self.W_hh = W_hh
-        self.W_hh_T = np.ascontiguousarray(W_hh.T)
+        self.W_hh = blocked(W_hh)
+        self.W_hh_T = blocked(W_hh.T)
+        self.hidden_size = W_hh.shape[1]
         self.bias = np.zeros(W_ih.shape[0], W_ih.dtype) if b_ih is None else b_ih + b_hh
 
 
@@ -278,14 +281,11 @@ cdef class Cell:
         run.dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
         run.leaf = leaf_of(run.dtype)
         run.item = 4 if run.dtype == FLOAT32 else 8
-        run.H = pack.W_hh.shape[1]
+        run.H = pack.hidden_size
         run.I = x.shape[2]
         GH = run.cell.G * run.H
-        if run.H < 1 or run.I < 1 or pack.W_ih.shape != (GH, run.I) or pack.W_hh.shape != (GH, run.H):
-            raise ValueError(
-                f"expected weights of shape ({GH}, {run.I}) and ({GH}, {run.H}), "
-                f"got {pack.W_ih.shape} and {pack.W_hh.shape}"
-            )
+        if GH < 1 or run.I < 1 or pack.W_ih.shape != (GH, run.I):
+            raise ValueError(f"expected weights of shape ({GH}, {run.I}), got {pack.W_ih.shape}")
         run.W_ih = data(pack.W_ih, run, GH * run.I, False)
         run.W_hh = data(pack.W_hh, run, GH * run.H, False)
         run.W_hh_T = data(pack.W_hh_T, run, GH * run.H, False)

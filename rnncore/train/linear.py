@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from .._kernels.blas import matmul
 from ..checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
 from ..tape import Tape, open_tape
 from ..weights import Module, Weights
@@ -32,7 +33,7 @@ class Linear(Module):
     Notes
     -----
     Parameters are ``weight`` (out_features, in_features), V below, and ``bias`` (out_features,), c below. The products
-    are NumPy's, by its BLAS: unlike a recurrent layer's, their last bits may depend on how many rows x has.
+    are BLAS's: their last bits may depend on how many rows x has.
 
     Math::
 
@@ -126,8 +127,8 @@ class Linear(Module):
         dy = as_real(dy, self.dtype, "dy")
         check_shape(dy.shape, (*x.shape[:-1], self.out_features), "dy")
         rows, drows = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        dx = (drows @ V).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
-        grads = {"weight": drows.T @ rows}  # (1') dV = Σ_t do_t h_tᵀ
+        dx = matmul(drows, V).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
+        grads = {"weight": matmul(drows, rows, trans_a=True)}  # (1') dV = Σ_t do_t h_tᵀ
         if self.bias:
             grads["bias"] = drows.sum(axis=0)  # (1') dc = Σ_t do_t
         return dx, grads
@@ -139,7 +140,7 @@ class Linear(Module):
         return x
 
     def _apply(self, weights: Weights, x: np.ndarray) -> np.ndarray:
-        o: np.ndarray = x.reshape(-1, self.in_features) @ weights["weight"].T  # (1) o_t = V h_t + c
+        o = matmul(x.reshape(-1, self.in_features), weights["weight"], trans_b=True)  # (1) o_t = V h_t + c
         if self.bias:
             o += weights["bias"]
         return o.reshape(*x.shape[:-1], self.out_features)
