@@ -1,0 +1,155 @@
+"""The command line: arguments in, text out. What the commands do is in the package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .demo import Progress
+
+__all__ = ["main"]
+
+EVERY = 10.0  # seconds between lines of progress where there is no terminal to redraw
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments, without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        0, 2 after an error, 130 after Ctrl-C, 141 when nobody reads the output any more.
+    """
+    command = "rnncore"
+    try:
+        args = _parser().parse_args(argv)
+        command = f"rnncore {args.name}"
+        args.command(args)
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # else the interpreter complains when it flushes at exit
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, ValueError, MemoryError) as error:
+        print(f"{command}: error: {_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rnncore", description="Recurrent networks on CPUs.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="command")
+
+    info = commands.add_parser("info", help="what is installed, and what it uses of this machine")
+    info.set_defaults(command=_info)
+
+    demo = commands.add_parser(
+        "demo",
+        help="train a character model of English and let it write",
+        description="Train a character-level language model, compare it with n-grams on held-out text, and let it "
+        "write. Ctrl-C ends the training early.",
+    )
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--text", metavar="FILE", help="UTF-8 text to learn from (default: Python's help topics)")
+    demo.add_argument("--cell", choices=["rnn", "lstm"], help="kind of network (default: lstm)")
+    demo.add_argument("--hidden", type=int, metavar="H", help="units per layer (default: 256)")
+    demo.add_argument("--layers", type=int, metavar="L", help="recurrent layers (default: 1)")
+    demo.add_argument("--seconds", type=float, metavar="S", help="time to train (default: 60, or 0 with --load)")
+    demo.add_argument("--steps", type=int, metavar="N", help="steps to train, whatever the time")
+    demo.add_argument("--seed", type=int, default=0, help="of weights and sample (default: 0)")
+    demo.add_argument("--save", metavar="FILE", help="write the model to a file (.npz)")
+    demo.add_argument("--load", metavar="FILE", help="begin with a saved model; trains with --seconds or --steps only")
+    demo.add_argument("--prompt", metavar="TEXT", help="what the sample goes on from")
+    demo.add_argument("--temperature", type=float, default=0.7, metavar="T", help="of the sample (default: 0.7)")
+    return parser
+
+
+def _info(args: argparse.Namespace) -> None:
+    from . import info
+
+    for name, value in info().items():
+        print(f"{name + ':':<9}{value}")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .demo import run
+
+    screen = _Screen()
+    try:
+        run(
+            args.text,
+            cell=args.cell,
+            hidden=args.hidden,
+            layers=args.layers,
+            seconds=args.seconds,
+            steps=args.steps,
+            seed=args.seed,
+            save=args.save,
+            load=args.load,
+            prompt=args.prompt,
+            temperature=args.temperature,
+            progress=screen.progress,
+            write=screen.write,
+        )
+    finally:
+        screen.close()
+
+
+class _Screen:
+    """Text to stdout, progress to stderr: as a bar on a terminal, if there is tqdm; else as a line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._shown = 0.0
+
+    def progress(self, done: Progress) -> None:
+        words = f"{done.rate:,.0f} characters/s, {done.bits:.2f} bits per character"
+        if done.steps == 1 and sys.stderr.isatty():
+            with suppress(ImportError):
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}")
+        if self._bar is not None:
+            self._bar.set_postfix_str(words, refresh=False)
+            self._bar.update(done.fraction - self._bar.n)
+        elif done.seconds - self._shown >= EVERY:
+            self._shown = done.seconds
+            print(f"{done.fraction:4.0%}  {words}", file=sys.stderr, flush=True)
+
+    def write(self, piece: str) -> None:
+        self.close()
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(piece.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
