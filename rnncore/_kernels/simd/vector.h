@@ -41,7 +41,19 @@ static inline V NAME(fma)(V a, V b, V c)
 
 static inline V NAME(all)(real a)
 {
-    return (V){0} + a; /* -0 would come out as +0: no caller has it */
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (V)_mm512_set1_ps(a);
+#elif VECTOR_BYTES == 64
+    return (V)_mm512_set1_pd(a);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (V)_mm256_set1_ps(a);
+#elif VECTOR_BYTES == 32
+    return (V)_mm256_set1_pd(a);
+#elif REAL_BITS == 32
+    return (V){a, a, a, a};
+#else
+    return (V){a, a};
+#endif
 }
 
 static inline V NAME(select)(VI where, V a, V b)
