@@ -15,7 +15,7 @@ import numpy as np
 
 from ..checks import positive_int
 from ..layers import LSTM, RNN
-from ..train import Adam, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
+from ..train import AdamW, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
 from .text import encode
 
 __all__ = ["CharLM", "Progress", "budget"]
@@ -109,9 +109,10 @@ class CharLM:
         chunk: int = 32,
         lr: float | None = None,
         max_norm: float = 1.0,
+        weight_decay: float = 0.1,
         progress: Callable[[Progress], object] | None = None,
     ) -> Progress:
-        """Learn from `text` for a while, by Adam with a learning rate that falls to zero towards the end.
+        """Learn from `text` for a while, by AdamW with a learning rate that falls to zero towards the end.
 
         `batch` streams read the text in a circle, each from its own place. A step reads `chunk` characters of each,
         beginning with the state that the step before ended with, and differentiates through these `chunk` alone.
@@ -127,6 +128,8 @@ class CharLM:
             Highest learning rate; by default 0.01 for an LSTM, 0.003 for an RNN.
         max_norm : float
             To which the norm of a step's gradient is clipped.
+        weight_decay : float
+            Of AdamW: what keeps a long training from learning the text by heart.
         progress : callable, optional
             Called after every step.
 
@@ -144,7 +147,7 @@ class CharLM:
         places = starts + np.arange(positive_int(chunk, "chunk") + 1)[:, None]
         modules = list(self.modules.values())
         lr = RATES[self.cell] if lr is None else lr
-        adam = Adam(modules, lr)
+        adam = AdamW(modules, lr, weight_decay=weight_decay)
         done, state = Progress(0, 0, 0.0, math.nan, 0.0 if total else 1.0), None
         whole = done, [module.parameters() for module in modules]
         start = time.monotonic()
