@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ._kernels import leaf
+from ._kernels import driver, leaf
 
 __all__ = ["engine", "info", "isa"]
 
@@ -20,7 +20,8 @@ def _choice(variable: str, known: tuple[str, ...], available: tuple[str, ...]) -
     return value
 
 
-engine = _choice("RNNCORE_ENGINE", ("panels", "blas"), ("blas",))
+engine = _choice("RNNCORE_ENGINE", ("panels", "blas"), ("panels", "blas"))
+driver.use(engine)
 isa = _choice("RNNCORE_ISA", ("generic", "avx2", "avx512", "neon"), leaf.available())
 leaf.use(isa)
 
@@ -38,7 +39,7 @@ def info() -> dict[str, Any]:
     --------
     >>> import rnncore as rc
     >>> rc.info()["engine"]
-    'blas'
+    'panels'
     """
     import scipy
 

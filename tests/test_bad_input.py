@@ -175,7 +175,7 @@ def test_anything_works_or_is_refused(kind, x, state, dy):
         assert str(error)
 
 
-def test_the_kernels_read_nothing_out_of_bounds():
+def test_the_kernels_read_nothing_out_of_bounds(engine):
     """Not a public door, but locked all the same: each array's dtype, layout and size is checked."""
     f4 = np.float32
     pack = driver.Pack(np.zeros((20, 3), f4), np.zeros((20, 5), f4))
@@ -195,14 +195,23 @@ def test_the_kernels_read_nothing_out_of_bounds():
         {"finals": (np.zeros((2, 5), f4),)}, {"finals": (np.zeros((1, 5), f4),) * 2}, {"pack": None},
         {"pack": driver.Pack(np.zeros((5, 3), f4), np.zeros((5, 5), f4))},
         {"pack": driver.Pack(np.zeros((20, 3)), np.zeros((20, 5)))},
-        {"pack": driver.Pack(np.zeros((20, 3), f4), np.zeros((20, 5), f4), np.zeros(3, f4), np.zeros(3, f4))},
     ]  # fmt: skip
     for change in bad:
         for run in (lstm.cell.infer, lstm.cell.forward):
             with pytest.raises((TypeError, ValueError, IndexError, AttributeError)):
                 run(**(good | change))
+    for arrays in [
+        (np.zeros((20, 3), f4), np.zeros((20, 5), f4), np.zeros(3, f4), np.zeros(3, f4)),
+        (np.zeros((21, 3), f4), np.zeros((20, 5), f4)), (np.zeros((20, 3), f4), np.zeros((20, 6), f4)),
+        (np.zeros((0, 3), f4), np.zeros((0, 5), f4)), (np.zeros(20, f4), np.zeros((20, 5), f4)), (None, None),
+    ]:  # fmt: skip
+        with pytest.raises((ValueError, AttributeError)):
+            driver.Pack(*arrays)
+    for cell in (lstm.cell.infer, lstm.cell.forward):
+        with pytest.raises((TypeError, ValueError)):
+            cell(**(good | {"pack": driver.Pack.__new__(driver.Pack)}))
     assert driver.Cell().gates == 0
-    with pytest.raises(ValueError, match="expected weights"):
+    with pytest.raises(ValueError, match="expected 0 gates"):
         driver.Cell().infer(**good)
 
     backward = {

@@ -31,7 +31,8 @@ def test_scipys_width():
     assert blas.largest_dimension() == 2 ** (bits - 1) - 1
 
 
-def test_dimensions_are_checked_before_they_are_narrowed():
+@pytest.mark.parametrize("engine", ["blas"], indirect=True)
+def test_dimensions_are_checked_before_they_are_narrowed(engine):
     """N rows above what 32 bits count: an error, before anything that size is computed."""
     if blas.largest_dimension() > 2**32:
         pytest.skip("this SciPy's BLAS counts in 64 bits")

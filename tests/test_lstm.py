@@ -7,6 +7,8 @@ from test_rnn import SHAPES
 
 import rnncore as rc
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 @pytest.mark.parametrize("T,N,I,H", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,6 +5,8 @@ from common import DTYPES, NONLINEARITIES, assert_same, random_case, run_layer, 
 
 import rnncore as rc
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 # ones, primes, and sizes around the widths of SIMD registers: T, N, I, H
 SHAPES = [
     (1, 1, 1, 1), (3, 2, 1, 2), (5, 3, 7, 11), (4, 1, 7, 7), (4, 7, 8, 8), (3, 8, 9, 9), (3, 9, 15, 15),

@@ -10,6 +10,9 @@ cdef extern from *:
 cdef enum:
     MAX_STATES = 2  # h; h and c
     MAX_PHASES = 2
+    BLAS = 0        # engines
+    PANELS = 1
+    ENGINES = 2
 
 # The order of a run's steps. A block of time is `block` steps, anchored at t = 0; the forward pass takes blocks and
 # the steps in them upwards, or downwards with `reverse`, and the backward pass the other way round.
@@ -21,7 +24,8 @@ cdef struct Schedule:
 # One step as a cell's phase sees it. Rows are contiguous; n of them are active.
 cdef struct Step:
     Py_ssize_t n, H
-    void *gates                 # (n, G*H)  in: W_ih x_t; out: what the backward phase wants to find here
+    Py_ssize_t row, rows        # first row within its block, and rows of the block
+    void *gates                 # (n, G*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here, if any
     void *before[MAX_STATES]    # (n, H)    h_{t-1}, c_{t-1}
     void *after[MAX_STATES]     # (n, H)    h_t, c_t
     void *dgates                # (n, G*H)  backward: the gradient of the gates' pre-activations
@@ -36,13 +40,14 @@ cdef struct Table:
     int nonlinearity            # of an RNN
     bint keeps_gates            # whether the tape keeps `gates`; without, states alone lead back
     int phases
-    Phase forward[MAX_PHASES]
+    Phase forward[ENGINES][MAX_PHASES]
     Phase backward[MAX_PHASES]  # in the order they run
 
 # One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`.
 cdef struct Run:
     const Table *cell
     const Leaf *leaf
+    int engine
     Schedule schedule
     Py_ssize_t I, H
     int dtype
@@ -52,11 +57,16 @@ cdef struct Run:
     const char *W_hh            # (G*H, H)  in blocks
     const char *W_hh_T          # (H, G*H)  in blocks
     const char *bias            # (G*H)     b_ih + b_hh
+    const char *panels_ih       # W_ih, W_hh and bias as simd/panels.h lays them out, in `vectors` vectors
+    const char *panels_hh
+    const char *panels_bias
+    Py_ssize_t vectors
+    char *z                     # panels: sums over x of one block
     const char *x               # (T, N, I)
     char *y                     # (T, N, ·) this direction's first column, or NULL
     Py_ssize_t y_stride         # elements from row to row of y and dy
-    bint tape                   # keep every step's states (and gates), or two slots of states and a block of gates
-    char *gates                 # (T*N, G*H) or (block*N, G*H)
+    bint tape                   # keep every step's states (and gates), or two slots of states
+    char *gates                 # (T*N, G*H) on a tape that keeps them, else (block*N, G*H) for blas, NULL for panels
     char *state[MAX_STATES]     # ((T+1)*N, H) or (2*N, H)
     const char *dy              # (T, N, ·) as y, or NULL
     char *dgates                # (block*N, G*H)
@@ -74,12 +84,18 @@ cdef void recur_back(const Run *run, const Step *s) noexcept nogil
 cdef class Cell:
     cdef const Table *table
     cdef readonly str name
-    cdef int start(self, Run *run, Pack pack, object x, bint reverse) except -1
+    cdef int start(self, Run *run, Pack pack, object x, bint reverse, Py_ssize_t block_rows) except -1
+
+    cdef int start_blas(self, Run *run) except -1
 
     @staticmethod
     cdef Cell of(str name, const Table *table)
 
 
 cdef class Pack:
-    cdef readonly object W_ih, W_hh, W_hh_T, bias
-    cdef readonly Py_ssize_t hidden_size
+    cdef object arrays
+    cdef object blas_forward, blas_backward, panels
+    cdef readonly Py_ssize_t gates, input_size, hidden_size
+    cdef tuple for_blas(self)
+    cdef tuple for_backward(self)
+    cdef tuple for_panels(self, int width)

@@ -21,10 +21,21 @@ from .leaf cimport leaf_of
 
 cnp.import_array()
 
+# Rows of one block's large products. blas: enough for it to run at full speed; panels: few enough for x and the sums
+# over it to stay in the second-level cache.
 cdef enum:
-    ROWS = 512  # rows of one large product: enough for BLAS to run at full speed, few enough for the cache
+    BLAS_ROWS = 512
+    PANEL_ROWS = 96
 
-BLOCK_ROWS = ROWS
+BLOCK_ROWS = BLAS_ROWS
+
+cdef int engine = PANELS
+
+
+def use(str name not None):
+    """Use an engine, "panels" or "blas", from now on, in the whole process."""
+    global engine
+    engine = {"blas": BLAS, "panels": PANELS}[name]
 
 cdef double SLICE = 1e9  # floating-point operations between two looks for Ctrl-C: some 10 to 50 ms of work
 
@@ -104,7 +115,7 @@ cdef inline double work(const Run *run, Py_ssize_t n) noexcept nogil:
     return 2.0 * n * run.cell.G * run.H * (run.I + run.H + 100)
 
 
-cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t row_0) noexcept nogil:
+cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t row_0, Py_ssize_t block_rows) noexcept nogil:
     """The step at time t; row_0 is the first row of its block, where workspace of one block begins."""
     cdef const Schedule *schedule = &run.schedule
     cdef Step s
@@ -113,7 +124,8 @@ cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t row_0) noexcept nogil
     cdef bint keeps = run.tape and run.cell.keeps_gates
     s.n = rows(schedule, t)
     s.H = run.H
-    s.gates = run.gates + (row if keeps else row - row_0) * width
+    s.row, s.rows = row - row_0, block_rows
+    s.gates = run.gates + (row if keeps else row - row_0) * width if run.gates != NULL else NULL
     s.dgates = run.dgates + (row - row_0) * width if run.dgates != NULL else NULL
     for k in range(run.cell.states):
         s.before[k] = state_at(run, k, slot_before(schedule, t))
@@ -125,6 +137,7 @@ cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t row_0) noexcept nogil
 cdef int forward(const Run *run) except -1 nogil:
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t b, i, r, t, t_0, t_1, row_0, n, GH = run.cell.G * run.H, width = run.H * run.item
+    cdef const char *x
     cdef int p
     cdef double done = 0
     cdef Step s
@@ -133,14 +146,17 @@ cdef int forward(const Run *run) except -1 nogil:
         t_1 = min(t_0 + schedule.block, schedule.T)
         row_0 = first_row(schedule, t_0)
         n = first_row(schedule, t_1) - row_0
-        s = step_at(run, t_0, row_0)
-        product(run.dtype, False, True, n, GH, run.I, run.x + row_0 * run.I * run.item, run.I, run.W_ih, run.I,
-                0, s.gates, GH)
+        x = run.x + row_0 * run.I * run.item
+        if run.engine == PANELS:
+            run.leaf.project(run.z, run.panels_bias, x, run.panels_ih, n, run.I, run.vectors)
+        else:
+            s = step_at(run, t_0, row_0, n)
+            product(run.dtype, False, True, n, GH, run.I, x, run.I, run.W_ih, run.I, 0, s.gates, GH)
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
-            s = step_at(run, t, row_0)
+            s = step_at(run, t, row_0, n)
             for p in range(run.cell.phases):
-                run.cell.forward[p](run, &s)
+                run.cell.forward[run.engine][p](run, &s)
             if run.y != NULL:
                 for r in range(s.n):
                     memcpy(run.y + (first_row(schedule, t) + r) * run.y_stride * run.item,
@@ -169,7 +185,7 @@ cdef int backward(const Run *run) except -1 nogil:
         n = first_row(schedule, t_1) - row_0
         for i in range(t_1 - t_0):
             t = t_0 + i if schedule.reverse else t_1 - 1 - i
-            s = step_at(run, t, row_0)
+            s = step_at(run, t, row_0, n)
             if run.dy != NULL:  # dh_t is the gradient through the later steps plus the one through y_t
                 dy = run.dy + first_row(schedule, t) * run.y_stride * run.item
                 if run.dtype == FLOAT32:
@@ -224,8 +240,34 @@ cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except?
     return data(y, run, run.schedule.T * run.schedule.N * run.y_stride, writes) + column * run.item
 
 
+def aligned(Py_ssize_t size, dtype):
+    """Return an uninitialised array (size,) that begins at a cache line."""
+    dtype = np.dtype(dtype)
+    buffer = np.empty(size * dtype.itemsize + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size * dtype.itemsize].view(dtype)
+
+
+def panels(W, Py_ssize_t gates, Py_ssize_t width):
+    """Return a matrix (gates*H, K) as simd/panels.h lays it out: vectors of `width` units of one gate, all gates of the
+    same units side by side, units beyond H zero; then in panels of 4, 2 or 1 vectors."""
+    H, K = W.shape[0] // gates, W.shape[1]
+    groups = -(-H // width)
+    padded = np.zeros((gates, groups * width, K), W.dtype)
+    padded[:, :H] = W.reshape(gates, H, K)
+    vectors = padded.reshape(gates, groups, width, K).swapaxes(0, 1).reshape(gates * groups, width, K)
+    out = aligned(vectors.size, W.dtype)
+    first = 0
+    for size in (4, 2, 1):
+        last = first + (len(vectors) - first) // size * size
+        part = vectors[first:last].reshape(-1, size, width, K).transpose(0, 3, 1, 2)
+        out[first * width * K : last * width * K].reshape(part.shape)[...] = part
+        first = last
+    return out
+
+
 cdef class Pack:
-    """What the kernels read of one layer in one direction: W_ih, W_hh in blocks and so its transpose, b_ih + b_hh.
+    """The weights of one layer in one direction, and what the engines made of them, each at its first use.
 
     Parameters
     ----------
@@ -235,11 +277,36 @@ cdef class Pack:
     """
 
     def __init__(self, W_ih, W_hh, b_ih=None, b_hh=None):
-        self.W_ih = W_ih
-        self.W_hh = blocked(W_hh)
-        self.W_hh_T = blocked(W_hh.T)
-        self.hidden_size = W_hh.shape[1]
-        self.bias = np.zeros(W_ih.shape[0], W_ih.dtype) if b_ih is None else b_ih + b_hh
+        if W_ih.ndim != 2 or W_hh.ndim != 2 or len(W_ih) != len(W_hh) or W_hh.size == 0 or len(W_hh) % W_hh.shape[1]:
+            raise ValueError(f"expected weights (G*H, I) and (G*H, H), got {W_ih.shape} and {W_hh.shape}")
+        bias = np.zeros(len(W_ih), W_ih.dtype) if b_ih is None else b_ih + b_hh
+        if bias.shape != (len(W_ih),):
+            raise ValueError(f"expected biases ({len(W_ih)},), got {bias.shape}")
+        self.gates, self.input_size, self.hidden_size = len(W_hh) // W_hh.shape[1], W_ih.shape[1], W_hh.shape[1]
+        self.arrays = W_ih, W_hh, bias
+
+    cdef tuple for_blas(self):
+        """W_ih, W_hh^T in blocks, bias."""
+        W_ih, W_hh, bias = self.arrays
+        if self.blas_forward is None:
+            self.blas_forward = W_ih, blocked(W_hh.T), bias
+        return self.blas_forward
+
+    cdef tuple for_backward(self):
+        """W_ih, W_hh in blocks."""
+        W_ih, W_hh, _ = self.arrays
+        if self.blas_backward is None:
+            self.blas_backward = W_ih, blocked(W_hh)
+        return self.blas_backward
+
+    cdef tuple for_panels(self, int width):
+        """W_ih, W_hh and bias in panels; the width of a vector."""
+        W_ih, W_hh, bias = self.arrays
+        made = self.panels
+        if made is None or made[3] != width:
+            made = panels(W_ih, self.gates, width), panels(W_hh, self.gates, width), panels(bias[:, None], self.gates, width), width
+            self.panels = made
+        return made
 
 
 cdef Table nothing
@@ -272,36 +339,34 @@ cdef class Cell:
         """How many states a step carries on: h, or h and c."""
         return self.table.states
 
-    cdef int start(self, Run *run, Pack pack, object x, bint reverse) except -1:
+    cdef int start(self, Run *run, Pack pack, object x, bint reverse, Py_ssize_t block_rows) except -1:
         """Fill in what all passes share."""
         cdef cnp.ndarray a = x
-        cdef Py_ssize_t GH
-        load()
         run.cell = self.table
         run.dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
         run.leaf = leaf_of(run.dtype)
         run.item = 4 if run.dtype == FLOAT32 else 8
         run.H = pack.hidden_size
-        run.I = x.shape[2]
-        GH = run.cell.G * run.H
-        if GH < 1 or run.I < 1 or pack.W_ih.shape != (GH, run.I):
-            raise ValueError(f"expected weights of shape ({GH}, {run.I}), got {pack.W_ih.shape}")
-        run.W_ih = data(pack.W_ih, run, GH * run.I, False)
-        run.W_hh = data(pack.W_hh, run, GH * run.H, False)
-        run.W_hh_T = data(pack.W_hh_T, run, GH * run.H, False)
-        run.bias = data(pack.bias, run, GH, False)
+        run.I = pack.input_size
+        if pack.gates != run.cell.G or x.ndim != 3 or x.shape[2] != run.I:
+            raise ValueError(f"expected {run.cell.G} gates and x (T, N, {run.I}), got {pack.gates} and {x.shape}")
         cdef Schedule *schedule = &run.schedule
         schedule.T, schedule.N = x.shape[0], x.shape[1]
         run.x = data(x, run, schedule.T * schedule.N * run.I, False)
         if schedule.N == 0:
             schedule.T = 0  # nothing to do, and nothing to divide by
-        schedule.block = max(1, min(ROWS // max(schedule.N, 1), <Py_ssize_t>(SLICE / work(run, max(schedule.N, 1)))))
-        schedule.block = min(schedule.block, max(schedule.T, 1))
+        schedule.block = min(block_rows // max(schedule.N, 1), <Py_ssize_t>(SLICE / work(run, max(schedule.N, 1))))
+        schedule.block = min(max(schedule.block, 1), max(schedule.T, 1))
         schedule.reverse = reverse
-        check_dimension(max(schedule.block * schedule.N, GH, run.I))
         run.interruptible = (
             work(run, schedule.T * schedule.N) > SLICE and threading.current_thread() is threading.main_thread()
         )
+        return 0
+
+    cdef int start_blas(self, Run *run) except -1:
+        """Load BLAS and check what it has to count."""
+        load()
+        check_dimension(max(run.schedule.block * run.schedule.N, run.cell.G * run.H, run.I))
         return 0
 
     def infer(self, Pack pack not None, x not None, tuple states not None, y, Py_ssize_t column, tuple finals not None,
@@ -317,17 +382,36 @@ cdef class Cell:
     def _forward(self, Pack pack, x, tuple states, y, Py_ssize_t column, tuple finals, bint reverse, bint tape):
         cdef Run run
         cdef int k, count = self.table.states
-        cdef Py_ssize_t size, slots
-        self.start(&run, pack, x, reverse)
+        cdef Py_ssize_t size, slots, GH
+        cdef int chosen = engine
+        self.start(&run, pack, x, reverse, PANEL_ROWS if chosen == PANELS else BLAS_ROWS)
         cdef Schedule *schedule = &run.schedule
-        size = schedule.N * run.H
+        size, GH = schedule.N * run.H, run.cell.G * run.H
+        run.engine = chosen
         run.tape = tape
         run.dgates = NULL
         slots = schedule.T + 1 if tape else 2
-        gate_rows = schedule.T * schedule.N if tape and self.table.keeps_gates else schedule.block * schedule.N
-        gates = np.empty((gate_rows, self.table.G * run.H), x.dtype)
+        keeps = tape and self.table.keeps_gates
+        if chosen == PANELS:
+            weights = pack.for_panels(run.leaf.width)
+            run.vectors = len(weights[2]) // run.leaf.width
+            run.panels_ih = data(weights[0], &run, run.vectors * run.leaf.width * run.I, False)
+            run.panels_hh = data(weights[1], &run, run.vectors * run.leaf.width * run.H, False)
+            run.panels_bias = data(weights[2], &run, run.vectors * run.leaf.width, False)
+            z = aligned(schedule.block * schedule.N * run.vectors * run.leaf.width, x.dtype)
+            run.z = data(z, &run, z.size, True)
+        else:
+            self.start_blas(&run)
+            weights = pack.for_blas()
+            run.W_ih = data(weights[0], &run, GH * run.I, False)
+            run.W_hh_T = data(weights[1], &run, GH * run.H, False)
+            run.bias = data(weights[2], &run, GH, False)
+        gates = None
+        run.gates = NULL
+        if keeps or chosen == BLAS:
+            gates = np.empty(((schedule.T if keeps else schedule.block) * schedule.N, GH), x.dtype)
+            run.gates = data(gates, &run, gates.size, True)
         kept = tuple([np.empty((slots, schedule.N, run.H), x.dtype) for _ in range(count)])
-        run.gates = data(gates, &run, gates.size, True)
         run.y = column_of(y, &run, column, True)
         for k in range(count):
             run.dstate[k] = NULL
@@ -337,7 +421,7 @@ cdef class Cell:
             forward(&run)
         for k in range(count):
             memcpy(data(finals[k], &run, size, True), state_at(&run, k, 0 if reverse else schedule.T), size * run.item)
-        return (gates if self.table.keeps_gates else None, *kept) if tape else None
+        return (gates if keeps else None, *kept) if tape else None
 
     def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
                  tuple dstates not None, dx not None, bint add_dx, dW_ih not None, dW_hh not None, db not None,
@@ -350,9 +434,13 @@ cdef class Cell:
         cdef Run run
         cdef int k
         cdef Py_ssize_t GH
-        self.start(&run, pack, x, reverse)
+        self.start(&run, pack, x, reverse, BLAS_ROWS)
+        self.start_blas(&run)
         cdef Schedule *schedule = &run.schedule
         GH = self.table.G * run.H
+        weights = pack.for_backward()
+        run.W_ih = data(weights[0], &run, GH * run.I, False)
+        run.W_hh = data(weights[1], &run, GH * run.H, False)
         run.tape = True
         run.gates = data(kept[0], &run, schedule.T * schedule.N * GH, False) if self.table.keeps_gates else NULL
         dgates = np.empty((schedule.block * schedule.N, GH), x.dtype)

@@ -7,6 +7,16 @@ cdef extern from "simd/leaf.h":
         SIGMOID
         NONLINEARITIES
 
+    cdef struct PanelStep "panel_step":
+        void *h
+        void *c
+        void *gates
+        const void *h_before
+        const void *c_before
+        const void *z
+        const void *panels
+        Py_ssize_t n, H, row, rows
+
     cdef struct Leaf "leaf":
         const char *isa
         int width
@@ -18,6 +28,10 @@ cdef extern from "simd/leaf.h":
                              Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*lstm_backward)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
                               const void *c_before, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t rows, Py_ssize_t K,
+                        Py_ssize_t vectors) noexcept nogil
+        void (*rnn_step[3])(const PanelStep *step) noexcept nogil
+        void (*lstm_step)(const PanelStep *step) noexcept nogil
 
     const Leaf *leaf_tables(int k) nogil
 

@@ -27,6 +27,11 @@ cdef const Leaf *find(str isa) except NULL:
         k += 1
 
 
+def width(dtype not None):
+    """Return how many elements of float32 or float64 a vector of the instruction set in use has."""
+    return leaf_of(FLOAT32 if np.dtype(dtype) == np.float32 else FLOAT64).width
+
+
 def available():
     """Return the instruction sets this machine can run, best first."""
     cdef int k = 0

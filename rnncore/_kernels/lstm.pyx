@@ -3,7 +3,16 @@
 Gates stand side by side in a row, in torch's order i f g o. The tape keeps them after activation.
 """
 
-from .driver cimport Cell, Run, Step, Table, recur, recur_back
+from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, recur, recur_back
+from .leaf cimport PanelStep
+
+
+cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
+    cdef PanelStep step
+    step.h, step.c, step.gates = s.after[0], s.after[1], s.gates
+    step.h_before, step.c_before, step.z, step.panels = s.before[0], s.before[1], run.z, run.panels_hh
+    step.n, step.H, step.row, step.rows = s.n, s.H, s.row, s.rows
+    run.leaf.lstm_step(&step)                                                                       # (1) to (7)
 
 
 cdef void forward(const Run *run, const Step *s) noexcept nogil:
@@ -21,7 +30,8 @@ table.G = 4
 table.states = 2
 table.keeps_gates = True
 table.phases = 1
-table.forward[0] = forward
+table.forward[BLAS][0] = forward
+table.forward[PANELS][0] = forward_panels
 table.backward[0] = backward
 
 cell = Cell.of("lstm", &table)

@@ -3,8 +3,15 @@
 The derivative of each activation follows from h_t alone: the tape keeps no gates.
 """
 
-from .driver cimport Cell, Run, Step, Table, recur, recur_back
-from .leaf cimport NONLINEARITIES, RELU, SIGMOID, TANH
+from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, recur, recur_back
+from .leaf cimport NONLINEARITIES, RELU, SIGMOID, TANH, PanelStep
+
+
+cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
+    cdef PanelStep step
+    step.h, step.h_before, step.z, step.panels = s.after[0], s.before[0], run.z, run.panels_hh
+    step.n, step.H, step.row, step.rows = s.n, s.H, s.row, s.rows
+    run.leaf.rnn_step[run.cell.nonlinearity](&step)                                                 # (1) (2)
 
 
 cdef void forward(const Run *run, const Step *s) noexcept nogil:
@@ -26,7 +33,8 @@ cdef object fill(str name, int nonlinearity):
     table.keeps_gates = False
     table.nonlinearity = nonlinearity
     table.phases = 1
-    table.forward[0] = forward
+    table.forward[BLAS][0] = forward
+    table.forward[PANELS][0] = forward_panels
     table.backward[0] = backward
     return Cell.of(name, table)
 

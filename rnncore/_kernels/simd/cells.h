@@ -4,6 +4,8 @@
 
 #include "math.h"
 
+#include "panels.h"
+
 #define ALL NAME(all)
 #define FMA NAME(fma)
 
@@ -72,9 +74,35 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
         FOR_VECTORS(n *H, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });           \
     }
 
+/* One step from packed weights: sums of a tile stay in the cache between the product and the function. */
+#define RNN_STEP(function)                                                                                             \
+    static void NAME(function##_step)(const struct panel_step *s)                                                      \
+    {                                                                                                                  \
+        const ptrdiff_t vectors = (s->H + WIDTH - 1) / WIDTH;                                                          \
+        real sums[TILE_ROWS * 4 * WIDTH] __attribute__((aligned(64)));                                                 \
+        for (ptrdiff_t v = 0, count; v < vectors; v += count) {                                                        \
+            count = NAME(panel_vectors)(vectors - v);                                                                  \
+            const real *z = (const real *)s->z + (v * s->rows + s->row * count) * WIDTH;                               \
+            for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {                                                         \
+                rows = NAME(tile_rows)(s->n - r);                                                                      \
+                NAME(tile)(rows, count, sums, z + r * count * WIDTH, count * WIDTH,                                    \
+                           (const real *)s->h_before + r * s->H, s->H, (const real *)s->panels + v * WIDTH * s->H);    \
+                for (ptrdiff_t q = 0; q < rows; q++) {                                                                 \
+                    const real *a = sums + q * count * WIDTH;                                                          \
+                    real *h = (real *)s->h + (r + q) * s->H + v * WIDTH;                                               \
+                    const ptrdiff_t units = s->H - v * WIDTH < count * WIDTH ? s->H - v * WIDTH : count * WIDTH;       \
+                    FOR_VECTORS(units, { STORE(h + j, NAME(function)(NAME(load)(a + j))); /* (2) */ });                \
+                }                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
 RNN(tanh)
 RNN(relu)
 RNN(sigmoid)
+RNN_STEP(tanh)
+RNN_STEP(relu)
+RNN_STEP(sigmoid)
 
 /* --- LSTM ------------------------------------------------------------------------------------------------------- */
 
@@ -97,6 +125,40 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
             STORE(gates + 2 * H + j, g);
             STORE(gates + 3 * H + j, o);
         });
+}
+
+/* One step from packed weights, whose panels are the four gates of WIDTH units. */
+static void NAME(lstm_step)(const struct panel_step *s)
+{
+    real sums[TILE_ROWS * 4 * WIDTH] __attribute__((aligned(64)));
+    const ptrdiff_t H = s->H;
+    for (ptrdiff_t u = 0; u < H; u += WIDTH) {
+        const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
+        const real *z = (const real *)s->z + (u * s->rows + s->row * WIDTH) * 4;
+        for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {
+            rows = NAME(tile_rows)(s->n - r);
+            NAME(tile)(rows, 4, sums, z + r * 4 * WIDTH, 4 * WIDTH, (const real *)s->h_before + r * H, H,
+                       (const real *)s->panels + u * 4 * H);
+            for (ptrdiff_t q = 0; q < rows; q++) {
+                const real *a = sums + q * 4 * WIDTH;
+                const ptrdiff_t at = (r + q) * H + u;
+                V i = NAME(sigmoid)(NAME(load)(a));                                            /* (2) */
+                V f = NAME(sigmoid)(NAME(load)(a + WIDTH));                                    /* (3) */
+                V g = NAME(tanh)(NAME(load)(a + 2 * WIDTH));                                   /* (4) */
+                V o = NAME(sigmoid)(NAME(load)(a + 3 * WIDTH));                                /* (5) */
+                V c = FMA(f, LOAD((const real *)s->c_before + at), i * g);                     /* (6) */
+                STORE((real *)s->h + at, o * NAME(tanh)(c));                                   /* (7) */
+                STORE((real *)s->c + at, c);
+                if (s->gates) {
+                    real *gates = (real *)s->gates + (r + q) * 4 * H + u;
+                    STORE(gates, i);
+                    STORE(gates + H, f);
+                    STORE(gates + 2 * H, g);
+                    STORE(gates + 3 * H, o);
+                }
+            }
+        }
+    }
 }
 
 static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const void *gates_, const void *c_,
@@ -129,3 +191,7 @@ static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const
 #undef STORE
 #undef MAP
 #undef RNN
+#undef RNN_STEP
+#undef INLINE
+#undef UNROLL
+#undef TILE_ROWS

@@ -27,6 +27,21 @@ typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void 
 typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
                                        const void *c_before, ptrdiff_t n, ptrdiff_t H);
 
+/* The panels engine: weights packed as simd/panels.h says, `vectors` of them. */
+
+/* z (vectors, rows) = bias + a (rows, K) W^T */
+typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t rows,
+                                 ptrdiff_t K, ptrdiff_t vectors);
+
+/* One step of n rows, whose sums over x begin at `row` of z (vectors, rows). Reads h_before and c_before (n, H), writes h
+   and c; an LSTM's activated gates go to `gates` (n, 4*H) unless that is NULL. */
+struct panel_step {
+    void *h, *c, *gates;
+    const void *h_before, *c_before, *z, *panels;
+    ptrdiff_t n, H, row, rows;
+};
+typedef void (*panel_step_function)(const struct panel_step *step);
+
 enum nonlinearity { TANH, RELU, SIGMOID, NONLINEARITIES };
 
 struct leaf {
@@ -38,6 +53,9 @@ struct leaf {
     rnn_backward_function rnn_backward[NONLINEARITIES];
     lstm_forward_function lstm_forward;
     lstm_backward_function lstm_backward;
+    project_function project;
+    panel_step_function rnn_step[NONLINEARITIES];
+    panel_step_function lstm_step;
 };
 
 /* The k-th instruction set this machine can run, best first, as a table for float32 and one for float64; NULL past the
