@@ -90,6 +90,12 @@ class _RecurrentCell(Module, Generic[State]):
             If something is no array of real numbers.
         ValueError
             If a shape does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> rc.RNNCell(3, 5, rng=0)(np.ones(3)).shape
+        (5,)
         """
         return self._advance(self._weights, x, state, False)[0]
 
@@ -113,6 +119,13 @@ class _RecurrentCell(Module, Generic[State]):
         ------
         TypeError, ValueError
             As a call does.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> (h, c), tape = rc.LSTMCell(3, 5, rng=0).forward(np.ones((2, 3)))
+        >>> h.shape, c.shape
+        ((2, 5), (2, 5))
         """
         weights = self._weights
         after, kept = self._advance(weights, x, state, True)
@@ -151,6 +164,15 @@ class _RecurrentCell(Module, Generic[State]):
             If something is no array of real numbers, or `tape` no tape.
         ValueError
             If a shape does not fit, or the tape is another cell's or older than the parameters.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> cell = rc.RNNCell(3, 5, rng=0)
+        >>> h, tape = cell.forward(np.ones((2, 3)))
+        >>> dx, dh, grads = cell.backward(tape, np.ones_like(h))
+        >>> dx.shape, dh.shape
+        ((2, 3), (2, 5))
         """
         unbatched, seq, kept = open_tape(tape, self)
         dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))

@@ -26,7 +26,7 @@ def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """
     try:
         found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
-    except TypeError:
+    except Exception:  # of many kinds, SyntaxError among them
         found = None
     if found is None or found not in _DTYPES:
         raise ValueError(f"expected dtype float32 or float64, got {dtype!r}")

@@ -95,7 +95,7 @@ class _Recurrent(Module, Generic[State]):
         self.batch_first = as_bool(batch_first, "batch_first")
         self.bidirectional = as_bool(bidirectional, "bidirectional")
         self.reverse = as_bool(reverse, "reverse")
-        if isinstance(dropout, bool) or dropout != 0:
+        if type(dropout) not in (int, float) or dropout != 0:
             raise ValueError(f"expected dropout=0.0 (this version has no dropout between layers), got {dropout!r}")
         if self.bidirectional and self.reverse:
             raise ValueError("expected at most one of bidirectional=True and reverse=True, got both")
@@ -140,14 +140,14 @@ class _Recurrent(Module, Generic[State]):
     # --- the door -----------------------------------------------------------------------------------------------------
 
     def _sequence(self, value: Any, width: int, name: str) -> tuple[np.ndarray, bool]:
-        """Return a sequence as (T, N, width), and whether it came without a batch dimension."""
+        """Return a sequence as (T, N, width), a view, and whether it came without a batch dimension."""
         array = as_real(value, self.dtype, name)
         if array.ndim == 2:
             check_shape(array.shape, ("T", width), name)
             return array[:, None], True
         batched: tuple[str | int, ...] = ("N", "T", width) if self.batch_first else ("T", "N", width)
         check_shape(array.shape, batched, name)
-        return np.ascontiguousarray(array.swapaxes(0, 1)) if self.batch_first else array, False
+        return array.swapaxes(0, 1) if self.batch_first else array, False
 
     def _as_given(self, array: np.ndarray, unbatched: bool) -> np.ndarray:
         """Return a sequence (T, N, ·) in the caller's layout: a view."""
@@ -236,8 +236,17 @@ class _Recurrent(Module, Generic[State]):
         Notes
         -----
         Any number of threads may call one layer at once; the GIL is released while it works. Memory beyond the
-        results does not grow with T, except in a stacked bidirectional layer (one sequence per layer). With
-        `batch_first`, `y` is a transposed view of memory in time order. T = 0 and N = 0 are allowed.
+        results, and beyond `x` where it had to be converted, does not grow with T, except in a bidirectional layer
+        (one sequence for each layer above the first, and one for `x` with `batch_first`). With `batch_first`, `y` is
+        a transposed view of memory in time order. T = 0 and N = 0 are allowed.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> lstm = rc.LSTM(3, 5, bidirectional=True, batch_first=True, rng=0)
+        >>> y, (h_n, c_n) = lstm(np.ones((2, 7, 3)))
+        >>> y.shape, h_n.shape
+        ((2, 7, 10), (2, 2, 5))
         """
         weights = self._weights
         seq, unbatched = self._sequence(x, self.input_size, "x")
@@ -252,13 +261,14 @@ class _Recurrent(Module, Generic[State]):
             raise ValueError("expected out=None with return_sequence=False, got an array")
 
         chunk = max(1, BLOCK_ROWS // max(N, 1))
-        if self.num_layers == 1 or self.bidirectional or T <= chunk:
-            self._run(weights, seq, initial, finals, y, False)
-        else:  # the whole stack block by block, so that no layer's sequence is ever stored
+        if self.bidirectional or T <= chunk or N == 0 or (self.num_layers == 1 and seq.flags.c_contiguous):
+            self._run(weights, np.ascontiguousarray(seq), initial, finals, y, False)
+        else:  # block by block, so that neither a layer's sequence nor x in order of time is ever stored
             starts = range(0, T, chunk)
             for t in reversed(starts) if self.reverse else starts:
                 part = slice(t, t + chunk)
-                self._run(weights, seq[part], initial, finals, None if y is None else y[part], False)
+                x_part, y_part = np.ascontiguousarray(seq[part]), None if y is None else y[part]
+                self._run(weights, x_part, initial, finals, y_part, False)
                 initial = finals
         result = self._state_as_given(finals, unbatched)
         if y is None:
@@ -275,12 +285,15 @@ class _Recurrent(Module, Generic[State]):
         check_bytes(shape, self.dtype, "y")
         if out is None:
             return np.empty(shape, self.dtype)
-        if not isinstance(out, np.ndarray) or out.dtype != self.dtype or not out.flags.writeable:
-            got = f"{out.dtype}, read-only or not" if isinstance(out, np.ndarray) else type(out).__name__
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {type(out).__name__}")
+        plain: np.ndarray = np.asarray(out)  # whatever a subclass says of itself
+        if plain.dtype != self.dtype or not plain.flags.writeable:
+            got = plain.dtype if plain.flags.writeable else "a read-only one"
             raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {got}")
         T, N, width = shape
-        check_shape(out.shape, (T, width) if unbatched else (N, T, width) if self.batch_first else shape, "out")
-        direct = out[:, None] if unbatched else out.swapaxes(0, 1) if self.batch_first else out
+        check_shape(plain.shape, (T, width) if unbatched else (N, T, width) if self.batch_first else shape, "out")
+        direct: np.ndarray = plain[:, None] if unbatched else plain.swapaxes(0, 1) if self.batch_first else plain
         if direct.flags.carray and not any(np.may_share_memory(direct, array) for array in reads):
             return direct
         return np.empty(shape, self.dtype)
@@ -310,6 +323,14 @@ class _Recurrent(Module, Generic[State]):
         -----
         The tape holds per layer and direction (T+1)*N*H elements for each state and, for an LSTM, T*N*4*H for its
         gates; between layers T*N*D*H for the sequence.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> rnn = rc.RNN(3, 5, rng=0)
+        >>> y, h_n, tape = rnn.forward(np.ones((7, 2, 3)))
+        >>> np.array_equal(y[-1], h_n[0])
+        True
         """
         weights = self._weights
         seq, unbatched = self._sequence(x, self.input_size, "x")
@@ -317,7 +338,7 @@ class _Recurrent(Module, Generic[State]):
         initial = self._states(state, "_0", N, unbatched)
         finals = tuple(np.empty_like(s) for s in initial)
         y = self._output(None, (), (T, N, len(self._directions) * self.hidden_size), unbatched)
-        kept = self._run(weights, seq, initial, finals, y, True)
+        kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, True)
         tape = Tape(self, weights, (unbatched, *kept))
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
 
@@ -361,17 +382,27 @@ class _Recurrent(Module, Generic[State]):
 
         Notes
         -----
-        Everything is checked before any array of `accumulate` changes.
+        Everything is checked before any array of `accumulate` changes; Ctrl-C in the middle leaves them half added to.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> rnn = rc.RNN(3, 5, rng=0)
+        >>> y, h_n, tape = rnn.forward(np.ones((7, 2, 3)))
+        >>> dx, dh_0, grads = rnn.backward(tape, dy=np.ones_like(y), dstate=np.zeros_like(h_n))
+        >>> dx.shape, dh_0.shape, list(grads)
+        ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
         """
         unbatched, *kept = open_tape(tape, self)
         H, D = self.hidden_size, len(self._directions)
         T, N, _ = kept[0][0].shape
         upstream = None
         if dy is not None:
-            upstream, flat = self._sequence(dy, D * H, "dy")
-            if flat != unbatched or upstream.shape[:2] != (T, N):
+            given, flat = self._sequence(dy, D * H, "dy")
+            if flat != unbatched or given.shape[:2] != (T, N):
                 expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, D * H)), unbatched).shape
-                raise ValueError(f"expected dy of shape {expected}, got {self._as_given(upstream, flat).shape}")
+                raise ValueError(f"expected dy of shape {expected}, got {self._as_given(given, flat).shape}")
+            upstream = np.ascontiguousarray(given)
         dstates = tuple(s.copy() for s in self._states(dstate, "_n", N, unbatched))
         grads = self._grads(accumulate)
         for layer in reversed(range(self.num_layers)):
@@ -400,8 +431,12 @@ class _Recurrent(Module, Generic[State]):
             got = sorted(map(str, accumulate)) if isinstance(accumulate, Mapping) else type(accumulate).__name__
             raise ValueError(f"expected accumulate with the names {sorted(weights)}, got {got}")
         for name, array in accumulate.items():
-            if not isinstance(array, np.ndarray) or array.dtype != self.dtype or not array.flags.carray:
-                raise TypeError(f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}")
+            if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.carray:
+                kind = type(array).__name__
+                what = f"{kind} of {array.dtype}\n{array.flags}" if isinstance(array, np.ndarray) else kind
+                raise TypeError(
+                    f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
+                )
             check_shape(array.shape, weights[name].shape, name)
         return dict(accumulate)
 
@@ -581,7 +616,7 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
         dtype: DTypeLike = "float32",
         rng: RNG = None,
     ) -> None:
-        if isinstance(proj_size, bool) or proj_size != 0:
+        if type(proj_size) is not int or proj_size != 0:
             raise ValueError(f"expected proj_size=0 (this version has no projections), got {proj_size!r}")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, rng

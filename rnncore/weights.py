@@ -81,11 +81,36 @@ class Module:
         self._changing = threading.Lock()
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Return the parameters, name -> read-only array. They stay what they are when the module changes."""
+        """Return the parameters.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Read-only arrays. They stay what they are when the module changes.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> {name: array.shape for name, array in rc.RNNCell(3, 4).parameters().items()}
+        {'weight_ih': (4, 3), 'weight_hh': (4, 4), 'bias_ih': (4,), 'bias_hh': (4,)}
+        """
         return dict(self._weights)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return a writable copy of the parameters, name -> array."""
+        """Return a copy of the parameters.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Writable arrays of the caller's own.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> a, b = rc.LSTM(3, 4), rc.LSTM(3, 4)
+        >>> b.load_state_dict(a.state_dict())
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        """
         return {name: array.copy() for name, array in self._weights.items()}
 
     def load_state_dict(self, mapping: Mapping[str, Any], prefix: str = "", strict: bool = True) -> IncompatibleKeys:
@@ -109,17 +134,20 @@ class Module:
         Raises
         ------
         TypeError
-            If `mapping` is no mapping, or a value holds no real numbers.
+            If `mapping` is no mapping of strings, or a value holds no real numbers.
         ValueError
             If a shape differs or, with `strict`, names do.
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(f"expected a mapping of names to arrays, got {type(mapping).__name__}")
-        found = {
-            name[len(prefix) :]: value
-            for name, value in mapping.items()
-            if isinstance(name, str) and name.startswith(prefix)
-        }
+        if not isinstance(prefix, str):
+            raise TypeError(f"expected prefix to be a string, got {prefix!r}")
+        found = {}
+        for name, value in mapping.items():
+            if not isinstance(name, str):
+                raise TypeError(f"expected names to be strings, got {name!r}")
+            if name.startswith(prefix):
+                found[name[len(prefix) :]] = value
         with self._changing:
             current = self._weights
             keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
@@ -172,6 +200,11 @@ class Module:
             arrays[name] = as_real(values[name], self.dtype, name)
             check_shape(arrays[name].shape, old.shape, name)
         return Weights(arrays)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self) and not name.startswith("_"):
+            raise AttributeError(f"{name} of a {type(self).__name__} is fixed when it is made")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_changing"}

@@ -41,8 +41,8 @@ def test_dimensions_are_checked_before_they_are_narrowed(engine):
     cell, pack = rnn._cell, driver.Pack(*rnn.parameters().values())
     with pytest.raises(ValueError, match="C-contiguous array"):  # the driver takes no broadcast array at all
         cell.infer(pack, x, (np.zeros((1, 1), np.float32),), None, 0, (np.zeros((1, 1), np.float32),))
-    state = np.zeros(1, np.float32)
     huge = np.empty((1, 2**31, 1), np.float32)  # 8 GiB of addresses, none of them touched
+    state = huge[0]
     with pytest.raises(ValueError, match=r"no dimension above 2147483647"):
         cell.infer(pack, huge, (state,), None, 0, (state,))
 

@@ -95,6 +95,7 @@ def test_empty_sequences_and_batches(kind, bidirectional, T, N):
     if T == 0:
         assert same(as_tuple(state), as_tuple(case["state"])) and same(as_tuple(dstate), as_tuple(case["dstate"]))
     assert layer(np.zeros((0, 3)))[0].shape == (0, 10 if bidirectional else 5)
+    assert layer(np.empty((2**40, 0, 3), np.float32), return_sequence=False)[0] is None  # at once
 
 
 def test_arguments_are_left_alone(layer):
@@ -232,11 +233,13 @@ def test_copies_and_pickles_are_equal_and_apart(layer):
         assert not same(twin(x)[0], expected) and same(layer(x)[0], expected)
 
 
-def test_memory_does_not_grow_with_time(layer):
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_memory_does_not_grow_with_time(layer, batch_first):
     """Promise 4: without the sequence, ten times the steps take no more memory; stacked layers included."""
+    layer = type(layer)(3, 5, 2, batch_first=batch_first, rng=0)
     peaks = []
     for T in (3000, 30_000):
-        x = np.zeros((T, 1, 3), np.float32)
+        x = np.zeros((2, T, 3) if batch_first else (T, 2, 3), np.float32)
         layer(x, return_sequence=False)
         tracemalloc.start()
         layer(x, return_sequence=False)

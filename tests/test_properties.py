@@ -1,5 +1,6 @@
 """What holds for every layer and input: chunks, dirty memory, NaN, threads, seeds, Ctrl-C."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,12 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from common import DTYPES, NONLINEARITIES, as_tuple, assert_close, random_case, run_layer
+from common import DTYPES, NONLINEARITIES, as_tuple, assert_close, random_case, run_layer, run_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnncore as rc
-from rnncore._kernels import driver
+from rnncore._kernels import blas, driver
 
 EXAMPLES = int(os.environ.get("RNNCORE_EXAMPLES", "60"))  # the slow tier asks for more
 
@@ -134,6 +135,18 @@ def test_nan_in_a_gradient_comes_out(nonlinearity):
     assert np.isfinite(dx[:, [0, 2]]).all() and np.isfinite(dh_0[0, [0, 2]]).all()
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_nan_and_inf_in_an_upstream_gradient(nonlinearity):
+    """As the reference has it, in the row they came in, and stopped by a ReLU that is off."""
+    rnn = rc.RNN(3, 5, nonlinearity=nonlinearity, dtype="float64", rng=0)
+    case = random_case(rnn, 4, 3)
+    case["dy"][2, 1] = np.nan, np.inf, -np.inf, 1, 2
+    with np.errstate(invalid="ignore"):
+        actual, expected = run_layer(rnn, case)["backward"], run_reference(rnn, case)["backward"]
+    assert np.array_equal(np.isfinite(actual["dx"]), np.isfinite(expected["dx"]))
+    assert np.isfinite(actual["dx"][:, [0, 2]]).all() and not np.isfinite(actual["dx"][:, 1]).all()
+
+
 @pytest.mark.parametrize("kind", ["RNN", "LSTM"])
 def test_threads_share_a_layer(kind):
     """Promise 3: any number of threads may call one layer at once, in inference and in training."""
@@ -154,25 +167,41 @@ def test_threads_share_a_layer(kind):
         list(pool.map(work, range(8)))
 
 
-def test_the_gil_is_released():
-    """Another thread runs Python while one call is in its kernel."""
-    lstm = rc.LSTM(64, 256, rng=0)
-    x = np.zeros((400, 4, 64), np.float32)
-    inside, ticks = threading.Event(), []
+def ran_meanwhile(call):
+    """Whether a waiting thread got to run Python during `call`: it does only if the call lets go of the GIL."""
+    ready, gate, turns = threading.Event(), threading.Lock(), []
 
-    def run():
-        inside.set()
-        lstm(x, return_sequence=False)
-        ticks.append("done")
+    def other():
+        ready.set()
+        with gate:
+            turns.append(time.perf_counter())
 
-    thread = threading.Thread(target=run)
+    thread, interval = threading.Thread(target=other), sys.getswitchinterval()
+    gate.acquire()
     thread.start()
-    inside.wait()
-    count = 0
-    while not ticks:
-        count += 1
+    ready.wait()
+    time.sleep(0.02)  # until it stands at the gate
+    sys.setswitchinterval(100)  # seconds: nobody takes the GIL from a thread that does not offer it
+    try:
+        gate.release()
+        begin = time.perf_counter()
+        call()
+        end = time.perf_counter()
+    finally:
+        sys.setswitchinterval(interval)
     thread.join()
-    assert count > 1
+    return begin <= turns[0] <= end
+
+
+def test_the_gil_is_released():
+    lstm = rc.LSTM(64, 256, rng=0)
+    x = np.zeros((100, 4, 64), np.float32)
+    _, _, tape = lstm.forward(x)
+    dy = np.ones((100, 4, 256), np.float32)
+    holding = ctypes.PyDLL(None).usleep
+    assert any(ran_meanwhile(lambda: lstm(x, return_sequence=False)) for _ in range(20))
+    assert any(ran_meanwhile(lambda: lstm.backward(tape, dy)) for _ in range(20))
+    assert not any(ran_meanwhile(lambda: holding(20_000)) for _ in range(20))  # a call that keeps it
 
 
 @settings(max_examples=EXAMPLES // 2, deadline=None)
@@ -203,25 +232,30 @@ def test_same_seed_same_bits_from_run_to_run():
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_ctrl_c_is_answered_inside_a_kernel(direction):
     """SIGINT arrives while the kernel works; KeyboardInterrupt leaves from inside it, and the layer goes on working."""
-    lstm = rc.LSTM(8, 768, rng=0)
-    x = np.zeros((6000, 1, 8), np.float32)  # seconds of work
-    _, _, tape = lstm.forward(x) if direction == "backward" else (None, None, None)
-    dy = np.zeros((6000, 1, 768), np.float32)
-    inside = threading.Event()
+    lstm = rc.LSTM(8, 512, rng=0)
+    steps = 6000 if direction == "backward" else 10_000_000  # forwards, much more than can be done before the signal
+    _, _, tape = lstm.forward(np.zeros((steps, 1, 8), np.float32)) if direction == "backward" else (None, None, None)
+    x = np.zeros((steps, 1, 8), np.float32)
+    dy = np.zeros((steps, 1, 512), np.float32) if direction == "backward" else None
+    blas.largest_dimension()  # imports SciPy now
+    inside, answered = threading.Event(), threading.Event()
 
     def interrupt():
         inside.wait()
-        time.sleep(0.05)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        while not answered.wait(0.02):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt) as caught:
-        inside.set()
-        if direction == "forward":
-            lstm(x, return_sequence=False)
-        else:
-            lstm.backward(tape, dy)
-    thread.join()
-    assert "look_for_signals" in str(caught.traceback[-1])
+        try:
+            inside.set()
+            if direction == "forward":
+                lstm(x, return_sequence=False)
+            else:
+                lstm.backward(tape, dy)
+        finally:
+            answered.set()
+            thread.join()
+    assert any("look_for_signals" in str(entry) for entry in caught.traceback)
     assert np.isfinite(lstm(x[:3])[0]).all()

@@ -104,10 +104,21 @@ def test_a_failed_load_changes_nothing(lstm):
         ({**good, "extra": 1}, ValueError, r"unexpected \['extra'\]"),
         ({name: good[name] for name in list(good)[1:]}, ValueError, r"missing \['weight_ih_l0'\]"),
         ([1, 2], TypeError, "mapping"),
+        ({**good, 3: 1}, TypeError, "expected names to be strings, got 3"),
     ]:
         with pytest.raises(error, match=words):
             lstm.load_state_dict(bad)
+    with pytest.raises(TypeError, match="expected prefix to be a string, got None"):
+        lstm.load_state_dict(good, prefix=None)
     assert all(lstm.parameters()[name] is array for name, array in before.items())
+
+
+def test_options_are_fixed_when_a_layer_is_made(lstm):
+    """A tape's layer must not turn into another one under it."""
+    for name in ("reverse", "hidden_size", "batch_first", "dtype", "bias"):
+        with pytest.raises(AttributeError, match=f"{name} of a LSTM is fixed"):
+            setattr(lstm, name, True)
+    lstm.remark = "mine"  # what is not an option is the caller's affair
 
 
 def test_weights_are_a_mapping_that_keeps_what_was_packed():

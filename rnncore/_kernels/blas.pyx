@@ -190,16 +190,18 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
     ValueError
         If they are not that, or their sizes do not match or exceed what BLAS counts.
     """
-    for array in (a, b):
-        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != a.dtype or not array.flags.c_contiguous:
+    cdef cnp.ndarray left, right, out
+    cdef Py_ssize_t lda, ldb, m, n, k
+    cdef int dtype
+    for array in (a, b):  # exactly arrays: a subclass could tell anything about its shape
+        if type(array) is not np.ndarray or array.ndim != 2 or array.dtype != a.dtype or not array.flags.c_contiguous:
             raise ValueError(f"expected C-contiguous matrices of one dtype, got {array!r:.80}")
     if a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"expected float32 or float64, got {a.dtype}")
-    cdef cnp.ndarray left = a, right = b, out
-    cdef Py_ssize_t lda = a.shape[1], ldb = b.shape[1]
-    cdef Py_ssize_t m = a.shape[1 if trans_a else 0], k = a.shape[0 if trans_a else 1]
-    cdef Py_ssize_t n = b.shape[0 if trans_b else 1]
-    cdef int dtype = FLOAT32 if a.dtype == np.float32 else FLOAT64
+    left, right, dtype = a, b, FLOAT32 if a.dtype == np.float32 else FLOAT64
+    lda, ldb = a.shape[1], b.shape[1]
+    m, k = a.shape[::-1] if trans_a else a.shape
+    n = b.shape[0 if trans_b else 1]
     if b.shape[1 if trans_b else 0] != k:
         raise ValueError(f"expected matrices that match, got {a.shape}{'ᵀ' * trans_a} and {b.shape}{'ᵀ' * trans_b}")
     load()

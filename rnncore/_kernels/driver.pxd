@@ -83,19 +83,18 @@ cdef void recur_back(const Run *run, const Step *s) noexcept nogil
 
 cdef class Cell:
     cdef const Table *table
-    cdef readonly str name
     cdef int start(self, Run *run, Pack pack, object x, bint reverse, Py_ssize_t block_rows) except -1
 
     cdef int start_blas(self, Run *run) except -1
 
     @staticmethod
-    cdef Cell of(str name, const Table *table)
+    cdef Cell of(const Table *table)
 
 
 cdef class Pack:
     cdef object arrays
     cdef object blas_forward, blas_backward, panels
-    cdef readonly Py_ssize_t gates, input_size, hidden_size
+    cdef Py_ssize_t gates, input_size, hidden_size
     cdef tuple for_blas(self)
     cdef tuple for_backward(self)
     cdef tuple for_panels(self, int width)

@@ -1,33 +1,20 @@
-from typing import final
+from typing import Self, final
 
 import numpy as np
 
 BLOCK_ROWS: int
 
+def use(name: str) -> None: ...
+def panels(W: np.ndarray, gates: int, width: int) -> np.ndarray: ...
+
 @final
 class Pack:
-    @property
-    def W_ih(self) -> np.ndarray: ...
-    @property
-    def W_hh(self) -> np.ndarray: ...
-    @property
-    def W_hh_T(self) -> np.ndarray: ...
-    @property
-    def bias(self) -> np.ndarray: ...
-    @property
-    def hidden_size(self) -> int: ...
-    def __init__(
-        self, W_ih: np.ndarray, W_hh: np.ndarray, b_ih: np.ndarray | None = None, b_hh: np.ndarray | None = None
-    ) -> None: ...
+    def __new__(
+        cls, W_ih: np.ndarray, W_hh: np.ndarray, b_ih: np.ndarray | None = None, b_hh: np.ndarray | None = None
+    ) -> Self: ...
 
 @final
 class Cell:
-    @property
-    def name(self) -> str: ...
-    @property
-    def gates(self) -> int: ...
-    @property
-    def states(self) -> int: ...
     def infer(
         self,
         pack: Pack,

@@ -9,6 +9,8 @@ import threading
 
 import numpy as np
 
+cimport cython
+
 from .blas import blocked
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -214,19 +216,27 @@ cdef int backward(const Run *run) except -1 nogil:
 
 # --- from arrays to a run ---------------------------------------------------------------------------------------------
 
-cdef char *data(object array, const Run *run, Py_ssize_t size, bint writes) except? NULL:
-    """The first byte of an array with `size` elements of the run's dtype, ready for C. Callers guarantee all this;
-    the check keeps a mistake of theirs from reading out of bounds."""
-    cdef cnp.ndarray a
-    if isinstance(array, np.ndarray):
-        a = array
+cdef char *data(object array, const Run *run, bint writes, Py_ssize_t a, Py_ssize_t b=-1, Py_ssize_t c=-1) except? NULL:
+    """The first byte of an array of shape (a,), (a, b) or (a, b, c), of the run's dtype and ready for C.
+
+    Callers guarantee all this; the check keeps a mistake of theirs from reading out of bounds. It looks at the array
+    itself: a subclass could tell anything about its shape.
+    """
+    cdef cnp.ndarray x
+    cdef int ndim = 1 if b < 0 else 2 if c < 0 else 3
+    if type(array) is np.ndarray:
+        x = array
         if (
-            cnp.PyArray_TYPE(a) == (cnp.NPY_FLOAT if run.dtype == FLOAT32 else cnp.NPY_DOUBLE)
-            and cnp.PyArray_SIZE(a) == size
-            and (cnp.PyArray_ISCARRAY(a) if writes else cnp.PyArray_ISCARRAY_RO(a))
+            cnp.PyArray_TYPE(x) == (cnp.NPY_FLOAT if run.dtype == FLOAT32 else cnp.NPY_DOUBLE)
+            and cnp.PyArray_NDIM(x) == ndim
+            and cnp.PyArray_DIM(x, 0) == a
+            and (ndim < 2 or cnp.PyArray_DIM(x, 1) == b)
+            and (ndim < 3 or cnp.PyArray_DIM(x, 2) == c)
+            and (cnp.PyArray_ISCARRAY(x) if writes else cnp.PyArray_ISCARRAY_RO(x))
         ):
-            return <char *>cnp.PyArray_DATA(a)
-    raise ValueError(f"expected a C-contiguous array of {size} elements of {run.item} bytes, got {array!r:.80}")
+            return <char *>cnp.PyArray_DATA(x)
+    shape = (a, b, c)[:ndim]
+    raise ValueError(f"expected a C-contiguous array of shape {shape} and {run.item} bytes an element, got {array!r:.80}")
 
 
 cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except? NULL:
@@ -234,17 +244,18 @@ cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except?
     run.y_stride = 0
     if y is None:
         return NULL
-    run.y_stride = y.shape[2]
+    if type(y) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>y) != 3:
+        raise ValueError(f"expected an array (T, N, ·), got {y!r:.80}")
+    run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, 2)
     if not 0 <= column <= run.y_stride - run.H:
         raise ValueError(f"expected a column between 0 and {run.y_stride - run.H}, got {column}")
-    return data(y, run, run.schedule.T * run.schedule.N * run.y_stride, writes) + column * run.item
+    return data(y, run, writes, run.schedule.T, run.schedule.N, run.y_stride) + column * run.item
 
 
-def aligned(Py_ssize_t size, dtype):
-    """Return an uninitialised array (size,) that begins at a cache line."""
-    dtype = np.dtype(dtype)
-    buffer = np.empty(size * dtype.itemsize + 64, np.uint8)
-    start = -buffer.ctypes.data % 64
+cdef cnp.ndarray aligned(object size, object dtype):
+    """An uninitialised array (size,) that begins at a cache line."""
+    cdef cnp.ndarray buffer = np.empty(size * dtype.itemsize + 64, np.uint8)
+    cdef Py_ssize_t start = -<Py_ssize_t>cnp.PyArray_DATA(buffer) & 63
     return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
@@ -266,6 +277,8 @@ def panels(W, Py_ssize_t gates, Py_ssize_t width):
     return out
 
 
+@cython.final
+@cython.auto_pickle(False)
 cdef class Pack:
     """The weights of one layer in one direction, and what the engines made of them, each at its first use.
 
@@ -276,10 +289,12 @@ cdef class Pack:
     b_ih, b_hh : ndarray (G*H,) or None
     """
 
-    def __init__(self, W_ih, W_hh, b_ih=None, b_hh=None):
-        if W_ih.ndim != 2 or W_hh.ndim != 2 or len(W_ih) != len(W_hh) or W_hh.size == 0 or len(W_hh) % W_hh.shape[1]:
+    def __cinit__(self, W_ih not None, W_hh not None, b_ih=None, b_hh=None):
+        if type(W_ih) is not np.ndarray or type(W_hh) is not np.ndarray or W_ih.ndim != 2 or W_hh.ndim != 2:
+            raise ValueError(f"expected matrices W_ih and W_hh, got {W_ih!r:.80} and {W_hh!r:.80}")
+        if W_ih.size == 0 or W_hh.size == 0 or len(W_ih) != len(W_hh) or len(W_hh) % W_hh.shape[1]:
             raise ValueError(f"expected weights (G*H, I) and (G*H, H), got {W_ih.shape} and {W_hh.shape}")
-        bias = np.zeros(len(W_ih), W_ih.dtype) if b_ih is None else b_ih + b_hh
+        bias = np.zeros(len(W_ih), W_ih.dtype) if b_ih is None else np.asarray(b_ih + b_hh)
         if bias.shape != (len(W_ih),):
             raise ValueError(f"expected biases ({len(W_ih)},), got {bias.shape}")
         self.gates, self.input_size, self.hidden_size = len(W_hh) // W_hh.shape[1], W_ih.shape[1], W_hh.shape[1]
@@ -304,7 +319,7 @@ cdef class Pack:
         W_ih, W_hh, bias = self.arrays
         made = self.panels
         if made is None or made[3] != width:
-            made = panels(W_ih, self.gates, width), panels(W_hh, self.gates, width), panels(bias[:, None], self.gates, width), width
+            made = (*[panels(W, self.gates, width) for W in (W_ih, W_hh, bias[:, None])], width)
             self.panels = made
         return made
 
@@ -312,6 +327,8 @@ cdef class Pack:
 cdef Table nothing
 
 
+@cython.final
+@cython.auto_pickle(False)
 cdef class Cell:
     """A cell's kernels, for one layer in one direction. All arrays are C-contiguous and of one dtype.
 
@@ -323,38 +340,28 @@ cdef class Cell:
         self.table = &nothing  # until `of` names one: a cell that Python made refuses all weights
 
     @staticmethod
-    cdef Cell of(str name, const Table *table):
+    cdef Cell of(const Table *table):
         cdef Cell cell = Cell.__new__(Cell)
         cell.table = table
-        cell.name = name
         return cell
-
-    @property
-    def gates(self):
-        """Rows of the weights per hidden unit."""
-        return self.table.G
-
-    @property
-    def states(self):
-        """How many states a step carries on: h, or h and c."""
-        return self.table.states
 
     cdef int start(self, Run *run, Pack pack, object x, bint reverse, Py_ssize_t block_rows) except -1:
         """Fill in what all passes share."""
-        cdef cnp.ndarray a = x
+        cdef cnp.ndarray a
+        if type(x) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != 3:
+            raise ValueError(f"expected an array x (T, N, I), got {x!r:.80}")
+        a = x
         run.cell = self.table
         run.dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
         run.leaf = leaf_of(run.dtype)
         run.item = 4 if run.dtype == FLOAT32 else 8
         run.H = pack.hidden_size
         run.I = pack.input_size
-        if pack.gates != run.cell.G or x.ndim != 3 or x.shape[2] != run.I:
-            raise ValueError(f"expected {run.cell.G} gates and x (T, N, {run.I}), got {pack.gates} and {x.shape}")
+        if pack.gates != run.cell.G:
+            raise ValueError(f"expected weights of {run.cell.G} gates, got {pack.gates}")
         cdef Schedule *schedule = &run.schedule
-        schedule.T, schedule.N = x.shape[0], x.shape[1]
-        run.x = data(x, run, schedule.T * schedule.N * run.I, False)
-        if schedule.N == 0:
-            schedule.T = 0  # nothing to do, and nothing to divide by
+        schedule.T, schedule.N = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1)
+        run.x = data(x, run, False, schedule.T, schedule.N, run.I)
         schedule.block = min(block_rows // max(schedule.N, 1), <Py_ssize_t>(SLICE / work(run, max(schedule.N, 1))))
         schedule.block = min(max(schedule.block, 1), max(schedule.T, 1))
         schedule.reverse = reverse
@@ -382,45 +389,52 @@ cdef class Cell:
     def _forward(self, Pack pack, x, tuple states, y, Py_ssize_t column, tuple finals, bint reverse, bint tape):
         cdef Run run
         cdef int k, count = self.table.states
-        cdef Py_ssize_t size, slots, GH
+        cdef Py_ssize_t size, slots, GH, T, N, H, vw
         cdef int chosen = engine
         self.start(&run, pack, x, reverse, PANEL_ROWS if chosen == PANELS else BLAS_ROWS)
         cdef Schedule *schedule = &run.schedule
-        size, GH = schedule.N * run.H, run.cell.G * run.H
+        T, N, H, GH = schedule.T, schedule.N, run.H, run.cell.G * run.H
+        for k in range(count):  # real arrays of N*H elements: that product, and those with x's, cannot overflow
+            data(states[k], &run, False, N, H)
+        size = N * H
         run.engine = chosen
         run.tape = tape
         run.dgates = NULL
-        slots = schedule.T + 1 if tape else 2
+        run.y = column_of(y, &run, column, True)
+        rows = min(<object>schedule.block * N, <object>T * N)  # of one block; exact, however large
+        slots = T + 1 if tape else 2
         keeps = tape and self.table.keeps_gates
         if chosen == PANELS:
             weights = pack.for_panels(run.leaf.width)
-            run.vectors = len(weights[2]) // run.leaf.width
-            run.panels_ih = data(weights[0], &run, run.vectors * run.leaf.width * run.I, False)
-            run.panels_hh = data(weights[1], &run, run.vectors * run.leaf.width * run.H, False)
-            run.panels_bias = data(weights[2], &run, run.vectors * run.leaf.width, False)
-            z = aligned(schedule.block * schedule.N * run.vectors * run.leaf.width, x.dtype)
-            run.z = data(z, &run, z.size, True)
+            vw = len(weights[2])
+            run.vectors = vw // run.leaf.width
+            run.panels_ih = data(weights[0], &run, False, vw * run.I)
+            run.panels_hh = data(weights[1], &run, False, vw * H)
+            run.panels_bias = data(weights[2], &run, False, vw)
+            z = aligned(rows * vw, x.dtype)
+            run.z = data(z, &run, True, len(z))
         else:
             self.start_blas(&run)
             weights = pack.for_blas()
-            run.W_ih = data(weights[0], &run, GH * run.I, False)
-            run.W_hh_T = data(weights[1], &run, GH * run.H, False)
-            run.bias = data(weights[2], &run, GH, False)
+            run.W_ih = data(weights[0], &run, False, GH, run.I)
+            run.W_hh_T = data(weights[1], &run, False, GH * H)
+            run.bias = data(weights[2], &run, False, GH)
         gates = None
         run.gates = NULL
         if keeps or chosen == BLAS:
-            gates = np.empty(((schedule.T if keeps else schedule.block) * schedule.N, GH), x.dtype)
-            run.gates = data(gates, &run, gates.size, True)
-        kept = tuple([np.empty((slots, schedule.N, run.H), x.dtype) for _ in range(count)])
-        run.y = column_of(y, &run, column, True)
+            gates = np.empty((<object>T * N if keeps else rows, GH), x.dtype)
+            run.gates = data(gates, &run, True, len(gates), GH)
+        kept = tuple([np.empty((slots, N, H), x.dtype) for _ in range(count)])
         for k in range(count):
             run.dstate[k] = NULL
-            run.state[k] = data(kept[k], &run, slots * size, True)
-            memcpy(state_at(&run, k, schedule.T if reverse else 0), data(states[k], &run, size, False), size * run.item)
-        with nogil:
-            forward(&run)
+            run.state[k] = data(kept[k], &run, True, slots, N, H)
+            memcpy(state_at(&run, k, T if reverse else 0), data(states[k], &run, False, N, H), size * run.item)
+            data(finals[k], &run, True, N, H)
+        if N > 0:
+            with nogil:
+                forward(&run)
         for k in range(count):
-            memcpy(data(finals[k], &run, size, True), state_at(&run, k, 0 if reverse else schedule.T), size * run.item)
+            memcpy(data(finals[k], &run, True, N, H), state_at(&run, k, 0 if reverse else T), size * run.item)
         return (gates if keeps else None, *kept) if tape else None
 
     def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
@@ -433,28 +447,33 @@ cdef class Cell:
         """
         cdef Run run
         cdef int k
-        cdef Py_ssize_t GH
+        cdef Py_ssize_t T, N, H, GH
         self.start(&run, pack, x, reverse, BLAS_ROWS)
         self.start_blas(&run)
         cdef Schedule *schedule = &run.schedule
-        GH = self.table.G * run.H
+        T, N, H, GH = schedule.T, schedule.N, run.H, run.cell.G * run.H
         weights = pack.for_backward()
-        run.W_ih = data(weights[0], &run, GH * run.I, False)
-        run.W_hh = data(weights[1], &run, GH * run.H, False)
+        run.W_ih = data(weights[0], &run, False, GH, run.I)
+        run.W_hh = data(weights[1], &run, False, GH * H)
         run.tape = True
-        run.gates = data(kept[0], &run, schedule.T * schedule.N * GH, False) if self.table.keeps_gates else NULL
-        dgates = np.empty((schedule.block * schedule.N, GH), x.dtype)
-        sums = np.zeros((2, GH), x.dtype)
-        run.dgates = data(dgates, &run, dgates.size, True)
-        run.dy = column_of(dy, &run, column, False)
+        run.gates = NULL
         for k in range(self.table.states):
-            run.state[k] = data(kept[1 + k], &run, (schedule.T + 1) * schedule.N * run.H, False)
-            run.dstate[k] = data(dstates[k], &run, schedule.N * run.H, True)
-        run.dx = data(dx, &run, schedule.T * schedule.N * run.I, True)
+            run.state[k] = data(kept[1 + k], &run, False, T + 1, N, H)
+            run.dstate[k] = data(dstates[k], &run, True, N, H)
+        if self.table.keeps_gates:
+            run.gates = data(kept[0], &run, False, T * N, GH)
+        run.dy = column_of(dy, &run, column, False)
+        rows = min(<object>schedule.block * N, <object>T * N)
+        dgates = np.empty((rows, GH), x.dtype)
+        sums = np.zeros((2, GH), x.dtype)  # of all blocks; of one
+        run.dgates = data(dgates, &run, True, len(dgates), GH)
+        run.dx = data(dx, &run, True, T, N, run.I)
         run.beta_dx = 1 if add_dx else 0
-        run.dW_ih = data(dW_ih, &run, GH * run.I, True)
-        run.dW_hh = data(dW_hh, &run, GH * run.H, True)
-        run.db = data(sums, &run, 2 * GH, True)
-        with nogil:
-            backward(&run)
+        run.dW_ih = data(dW_ih, &run, True, GH, run.I)
+        run.dW_hh = data(dW_hh, &run, True, GH, H)
+        run.db = data(sums, &run, True, 2, GH)
+        data(db, &run, True, GH)
+        if N > 0:
+            with nogil:
+                backward(&run)
         db += sums[0]

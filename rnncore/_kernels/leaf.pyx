@@ -51,7 +51,7 @@ def use(str isa not None):
 def apply(str function not None, x not None, str isa not None):
     """Return exp, tanh, relu or sigmoid of a float32 or float64 array, as the kernels of `isa` compute it."""
     cdef const Leaf *leaf
-    cdef cnp.ndarray a = np.require(x, requirements=["C", "A"])
+    cdef cnp.ndarray a = np.array(x, order="C")  # a plain array, whatever x says of itself
     cdef cnp.ndarray y = np.empty_like(a)
     if a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"expected an array of float32 or float64, got {a.dtype}")

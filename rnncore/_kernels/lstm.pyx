@@ -34,4 +34,4 @@ table.forward[BLAS][0] = forward
 table.forward[PANELS][0] = forward_panels
 table.backward[0] = backward
 
-cell = Cell.of("lstm", &table)
+cell = Cell.of(&table)

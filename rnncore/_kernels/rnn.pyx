@@ -26,7 +26,7 @@ cdef void backward(const Run *run, const Step *s) noexcept nogil:
 
 cdef Table[<int>NONLINEARITIES] tables
 
-cdef object fill(str name, int nonlinearity):
+cdef object fill(int nonlinearity):
     cdef Table *table = &tables[nonlinearity]
     table.G = 1
     table.states = 1
@@ -36,7 +36,7 @@ cdef object fill(str name, int nonlinearity):
     table.forward[BLAS][0] = forward
     table.forward[PANELS][0] = forward_panels
     table.backward[0] = backward
-    return Cell.of(name, table)
+    return Cell.of(table)
 
 
-cells = {"tanh": fill("tanh", TANH), "relu": fill("relu", RELU), "sigmoid": fill("sigmoid", SIGMOID)}
+cells = {"tanh": fill(TANH), "relu": fill(RELU), "sigmoid": fill(SIGMOID)}

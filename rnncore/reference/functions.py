@@ -1,4 +1,4 @@
-"""The functions of the cells, and their derivatives in terms of their values."""
+"""The functions of the cells, and their slopes in terms of their values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["derivatives", "functions", "sigmoid"]
+__all__ = ["functions", "sigmoid", "slopes"]
 
 Function = Callable[[np.ndarray], np.ndarray]
+Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def sigmoid(a: np.ndarray) -> np.ndarray:
@@ -24,9 +25,9 @@ def relu(a: np.ndarray) -> np.ndarray:
 
 functions: dict[str, Function] = {"tanh": np.tanh, "relu": relu, "sigmoid": sigmoid}
 
-# h = f(a) -> f'(a)
-derivatives: dict[str, Function] = {
-    "tanh": lambda h: np.asarray(1 - h * h),
-    "relu": lambda h: np.where(h <= 0, np.zeros_like(h), np.ones_like(h)),
-    "sigmoid": lambda h: np.asarray(h * (1 - h)),
+# dh, h = f(a) -> dh f'(a)
+slopes: dict[str, Slope] = {
+    "tanh": lambda dh, h: np.asarray(dh * (1 - h * h)),
+    "relu": lambda dh, h: np.where(h <= 0, np.zeros_like(dh), dh),
+    "sigmoid": lambda dh, h: np.asarray(dh * h * (1 - h)),
 }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .functions import derivatives, functions
+from .functions import functions, slopes
 
 __all__ = ["Gradients", "backward", "forward"]
 
@@ -90,14 +90,14 @@ def backward(
     -------
     Gradients
     """
-    derivative = derivatives[nonlinearity]
+    slope = slopes[nonlinearity]
     dx, dW_ih, dW_hh = np.zeros_like(x), np.zeros_like(W_ih), np.zeros_like(W_hh)
     db = np.zeros_like(W_hh[:, 0])
     dh = dh_n
     for t in reversed(range(len(x))):
         h_before = y[t - 1] if t > 0 else h_0
         dh = dh + dy[t]
-        da = dh * derivative(y[t])  # (2')
+        da = slope(dh, y[t])  # (2')
         dx[t] = da @ W_ih  # (1')
         dh = da @ W_hh  # (1')
         dW_ih += da.T @ x[t]  # (1')
