@@ -1,0 +1,55 @@
+"""rnncore against PyTorch on one thread, blocks alternating: prints the median of the ratios of neighbouring blocks.
+
+python bench/paired.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from test_layers import SHAPES, TOLERANCE, Case, T
+from threadpoolctl import threadpool_limits
+
+BLOCKS, BLOCK_SECONDS = 15, 0.05
+
+
+def block(run: Callable[[], Any]) -> float:
+    """Seconds per call over one block."""
+    start, calls = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < BLOCK_SECONDS:
+        run()
+        calls += 1
+    return elapsed / calls
+
+
+def paired(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float]:
+    """Median time of ours, and median of theirs over ours."""
+    expected = theirs()
+    assert np.linalg.norm(ours() - expected) <= TOLERANCE * np.linalg.norm(expected)
+    block(ours), block(theirs)
+    times = [(block(ours), block(theirs)) for _ in range(BLOCKS)]
+    return median(a for a, _ in times), median(b / a for a, b in times)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print("| cell | N | I = H | inference, µs a step | PyTorch ÷ rnncore | training, µs a step | PyTorch ÷ rnncore |")
+    print("|---|---|---|---|---|---|---|")
+    for kind in ("rnn", "lstm"):
+        for N, H in SHAPES:
+            case = Case(kind, N, H)
+            cells = [kind.upper(), str(N), str(H)]
+            for ours, theirs in zip(case.rnncore(), case.torch(), strict=True):
+                seconds, ratio = paired(ours, theirs)
+                cells += [f"{seconds / T * 1e6:.1f}", f"{ratio:.2f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    with threadpool_limits(1):
+        main()
