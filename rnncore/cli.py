@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -29,7 +29,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0, 2 after an error, 130 after Ctrl-C, 141 when nobody reads the output any more.
+
+    Examples
+    --------
+    >>> from rnncore.cli import main
+    >>> main(["demo", "--seconds", "-1"])  # stderr says why
+    2
     """
+    with _both_streams():
+        return _run(argv)
+
+
+@contextmanager
+def _both_streams() -> Iterator[None]:
+    """A context with the null device as stdout or stderr where it is None: closed before the program began."""
+    with ExitStack() as stack:
+        for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
+            if getattr(sys, name) is None:
+                null = stack.enter_context(open(os.devnull, "w", encoding="utf-8", errors="replace"))
+                stack.enter_context(redirect(null))
+        yield
+
+
+def _run(argv: Sequence[str] | None) -> int:
     command = "rnncore"
     try:
         args = _parser().parse_args(argv)

@@ -215,6 +215,32 @@ def test_when_nobody_reads(demo):
     assert process.wait(timeout=300) == 141
 
 
+def closed(redirection, *args):
+    """Run a command with a stream closed before it begins; return status, stdout, stderr."""
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+    done = subprocess.run([*shell, sys.executable, "-m", "rnncore", *args], capture_output=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's way of closing streams")
+def test_closed_streams(demo):
+    assert closed(">&-", "info") == (0, b"", b"")
+    assert closed("<&- >&- 2>&-", *demo) == (0, b"", b"")
+    assert closed("2>&-", *demo, "--hidden", "0") == (2, b"", b"")
+    assert closed("2>&-", "--help")[:2] == (0, python("--help").communicate(timeout=300)[0])
+    status, out, err = closed("2>&-", *demo)
+    assert (status, err) == (0, b"")
+    assert b"trained   3 steps" in out
+
+
+def test_missing_streams_are_left_missing(monkeypatch, demo):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main([*demo, "--prompt", "\udcff"]) == 2
+    assert cli.main(["info"]) == 0
+    assert sys.stdout is sys.stderr is None
+
+
 def test_info_loads_no_demo():
     code = "import sys; from rnncore.cli import main; main(['info']); sys.exit('rnncore.demo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, timeout=300).returncode == 0

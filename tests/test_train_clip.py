@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rnncore.train import clip_grad_norm, clip_grad_value
@@ -28,12 +28,14 @@ def flat(grads: Grads) -> np.ndarray:
 
 @settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 20))
+@example(0, 7.641407519397577e-160)
+@example(0, 5e-324)
 def test_norm(seed: int, max_norm: float) -> None:
     grads, before = some_grads(seed), flat(some_grads(seed))
     norm = clip_grad_norm(grads, max_norm)
     assert type(norm) is float and norm == pytest.approx(np.linalg.norm(before), rel=1e-14)
     np.testing.assert_allclose(flat(grads), before * min(1, max_norm / (norm + 1e-6)), rtol=1e-14)
-    assert np.linalg.norm(flat(grads)) <= max_norm * (1 + 1e-12)
+    assert math.hypot(*flat(grads)) <= max_norm * (1 + 1e-12) + 1e-300  # hypot: the squares may be below all numbers
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -154,4 +156,9 @@ def test_bad_input_changes_nothing() -> None:
             clip([{"a": good}, {"b": frozen}], 0.1)
         with pytest.raises(TypeError, match="expected gradients as a dict"):
             clip([good], 0.1)  # type: ignore[list-item]
+        for grads, kind in ((None, "NoneType"), (1.5, "float")):
+            with pytest.raises(
+                TypeError, match=f"expected gradients as a dict of names to arrays, or several, got {kind}"
+            ):
+                clip(grads, 1)  # type: ignore[arg-type]
         np.testing.assert_array_equal(good, [3, -4])

@@ -228,7 +228,7 @@ def test_a_failing_step_changes_nothing(rule: Any, options: dict[str, Any]) -> N
         (good[:2], ValueError, "expected 3 dicts of gradients, one per module, got 2"),
         (good[0], ValueError, "expected 3 dicts of gradients, one per module, got 1"),
         ([good[0], good[1], good[2]["weight"]], TypeError, "expected gradients as a dict"),
-        (None, TypeError, "iterable"),
+        (None, TypeError, "expected gradients as a dict of names to arrays, or several, got NoneType"),
     ]
     for grads, error, message in failures:
         with pytest.raises(error, match=message):
@@ -313,6 +313,12 @@ def test_bad_construction() -> None:
             rule([], lr=0.1)
         with pytest.raises(TypeError, match="expected modules, got ndarray"):
             rule([head, np.zeros(3)], lr=0.1)  # type: ignore[list-item]
+        with pytest.raises(TypeError, match="expected modules, got NoneType"):
+            rule(None, lr=0.1)
+        with pytest.raises(
+            TypeError, match="expected gradients as a dict of names to arrays, or several, got NoneType"
+        ):
+            rule(head, lr=0.1).step(None)
         for lr in (-0.1, math.nan, math.inf):
             with pytest.raises(ValueError, match="expected lr of at least 0 and less than inf"):
                 rule(head, lr=lr)
@@ -320,9 +326,9 @@ def test_bad_construction() -> None:
             rule(head, lr="0.1")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="weight_decay"):
             rule(head, lr=0.1, weight_decay=-1.0)
-    with pytest.raises(ValueError, match="nesterov"):
+    with pytest.raises(ValueError, match="nesterov, got momentum 0 and dampening 0"):
         SGD(head, 0.1, nesterov=True)
-    with pytest.raises(ValueError, match="nesterov"):
+    with pytest.raises(ValueError, match=r"nesterov, got momentum 0\.9 and dampening 0\.1"):
         SGD(head, 0.1, momentum=0.9, dampening=0.1, nesterov=True)
     with pytest.raises(TypeError, match="nesterov"):
         SGD(head, 0.1, momentum=0.9, nesterov=1)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import numpy as np
 from ..checks import positive_int
 from ..layers import LSTM, RNN
 from ..train import AdamW, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
+from .file import write_whole
 from .text import encode
 
 __all__ = ["CharLM", "Progress", "budget"]
@@ -43,9 +44,30 @@ class Progress(NamedTuple):
 
 
 def budget(seconds: float | None, steps: int | None) -> float:
-    """Return the one of the two that is given; raise ValueError if both or none are, or it is out of range."""
+    """Return how much there is of the one of the two that is given.
+
+    Parameters
+    ----------
+    seconds : float or None
+    steps : int or None
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If both or none are given, or it is negative, infinite or NaN.
+
+    Examples
+    --------
+    >>> from rnncore.demo.charlm import budget
+    >>> budget(None, 300)
+    300
+    """
     if (seconds is None) == (steps is None):
-        raise ValueError("expected either seconds or steps")
+        raise ValueError(f"expected either seconds or steps, got {'neither' if steps is None else 'both'}")
     total, unit = (seconds, "seconds") if steps is None else (steps, "steps")
     if total is None or not 0 <= total < math.inf:
         raise ValueError(f"expected at least 0 {unit}, got {total}")
@@ -65,11 +87,18 @@ class CharLM:
     rng : numpy.random.Generator, int or None
         Initialises the weights.
 
+    Raises
+    ------
+    TypeError
+        If a size is not an integer.
+    ValueError
+        If one is below 1, there is no such cell, or the vocabulary is not a str of sorted characters.
+
     Examples
     --------
     >>> from rnncore.demo import CharLM
     >>> lm = CharLM(" .abcdr", hidden=16, embedding=8, rng=0)
-    >>> done = lm.train("abracadabra. " * 50, steps=150, lr=0.01)
+    >>> done = lm.train("abracadabra. " * 50, steps=250, lr=0.01)
     >>> "".join(lm.sample("abracad", 19, temperature=0.1, rng=0))
     'abra. abracadabra. '
     """
@@ -86,7 +115,7 @@ class CharLM:
     ) -> None:
         if cell not in CELLS:
             raise ValueError(f"expected cell {' or '.join(map(repr, CELLS))}, got {cell!r}")
-        if not vocabulary or sorted(set(vocabulary)) != list(vocabulary):
+        if not isinstance(vocabulary, str) or not vocabulary or sorted(set(vocabulary)) != list(vocabulary):
             raise ValueError(f"expected a vocabulary of sorted characters, each once, got {vocabulary!r:.60}")
         self.vocabulary = vocabulary
         self.cell = cell
@@ -138,6 +167,21 @@ class CharLM:
         Progress
             With a fraction below 1 if Ctrl-C (KeyboardInterrupt, also out of `progress`) ended training early. The
             model is then as the last whole step left it.
+
+        Raises
+        ------
+        TypeError
+            If a number is not one, or `batch` or `chunk` not an integer.
+        ValueError
+            If both or none of `seconds` and `steps` are given, a number is out of range, the text is empty, or a
+            character is not one of the vocabulary. Nothing has been learned then.
+
+        Examples
+        --------
+        >>> from rnncore.demo import CharLM
+        >>> done = CharLM("ab", hidden=8, rng=0).train("aab" * 99, steps=5)
+        >>> done.steps, done.characters, done.fraction  # 16 streams, 32 characters of each at a step
+        (5, 2560, 1.0)
         """
         total = budget(seconds, steps)
         codes = encode(text, self.vocabulary)
@@ -197,9 +241,27 @@ class CharLM:
         text : str
         context : str
             What `text` follows on, at least one character; the last 1000 are read to warm up the state.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If the text or the context is empty, or a character is not one of the vocabulary.
+
+        Examples
+        --------
+        >>> from rnncore.demo import CharLM
+        >>> lm = CharLM("ab", hidden=8, rng=0)  # untrained, it knows as much as a coin
+        >>> round(lm.bits_per_character("abba", context="a"))
+        1
         """
         if not text or not context:
-            raise ValueError("expected at least one character of text and one of context")
+            raise ValueError(
+                f"expected at least one character of text and one of context, got {len(text)} and {len(context)}"
+            )
         context = context[-RUN_IN:]
         codes = encode(context + text, self.vocabulary)[:, None]
         nats, state = 0.0, None
@@ -225,6 +287,25 @@ class CharLM:
             By which logits are divided: below 1 makes likely characters likelier.
         rng : numpy.random.Generator, int or None
             What the characters are drawn with.
+
+        Returns
+        -------
+        iterator of str
+            One character at a time. It draws with the weights that the model has by then.
+
+        Raises
+        ------
+        ValueError
+            If the prompt is empty or has a character that is not one of the vocabulary, or the temperature is not
+            above 0 or not finite: at once, not with the first character.
+
+        Examples
+        --------
+        >>> from rnncore.demo import CharLM
+        >>> lm = CharLM("ab", hidden=8, rng=0)
+        >>> text = "".join(lm.sample("a", 50, rng=0))
+        >>> len(text), sorted(set(text))
+        (50, ['a', 'b'])
         """
         if not prompt:
             raise ValueError("expected a prompt of at least one character, got an empty one")
@@ -245,19 +326,47 @@ class CharLM:
             yield self.vocabulary[code]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a file: NumPy's .npz format, no pickles."""
+        """Write the model to a file: NumPy's .npz format, no pickles.
+
+        Parameters
+        ----------
+        path : path-like
+            Taken as it is: no suffix is added.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; it is then as it was, or not there if it was not.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from rnncore.demo import CharLM
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     CharLM("ab", hidden=8).save(os.path.join(folder, "model.npz"))
+        ...     CharLM.load(os.path.join(folder, "model.npz")).hidden
+        8
+        """
         about = {"format": FORMAT, "vocabulary": self.vocabulary, "cell": self.cell}
         # as bytes, for NumPy's strings lose a "\\0" at their end
         arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
         for prefix, module in self.modules.items():
             arrays.update({f"{prefix}.{name}": array for name, array in module.parameters().items()})
-        whole = io.BytesIO()  # what goes wrong in here leaves the file as it was
+        whole = io.BytesIO()
         np.savez(whole, **arrays)
-        Path(path).write_bytes(whole.getbuffer())
+        write_whole(path, whole.getbuffer())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CharLM:
         """Return the model that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Returns
+        -------
+        CharLM
 
         Raises
         ------
@@ -265,6 +374,16 @@ class CharLM:
             If the file cannot be read.
         ValueError
             If it is not such a file, or not all of it.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from rnncore.demo import CharLM
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     CharLM("ab", hidden=8).save(os.path.join(folder, "model.npz"))
+        ...     lm = CharLM.load(os.path.join(folder, "model.npz"))
+        >>> lm.vocabulary, lm.cell, lm.hidden
+        ('ab', 'lstm', 8)
         """
         whole = Path(path).read_bytes()
         try:

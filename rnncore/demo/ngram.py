@@ -50,6 +50,11 @@ class WittenBell:
     max_order : int
         Most characters of context.
 
+    Raises
+    ------
+    ValueError
+        If `max_order` is negative or the text not longer than it, or a character is not one of the vocabulary.
+
     Notes
     -----
     All strings of one length are counted, and looked up, at a time, in sorted arrays. Memory is at most 32 bytes per
@@ -79,7 +84,29 @@ class WittenBell:
             distinct = keys.size
 
     def probabilities(self, context: str) -> np.ndarray:
-        """Return the probability of every character of the vocabulary after `context`, (max_order + 1, V) by order."""
+        """Return the probability of every character of the vocabulary after `context`, by order from 0.
+
+        Parameters
+        ----------
+        context : str
+            Of which the last `max_order` characters are looked at. There may be fewer, as at the beginning of a text.
+
+        Returns
+        -------
+        numpy.ndarray (max_order + 1, V) of float64
+            Each row sums to 1.
+
+        Raises
+        ------
+        ValueError
+            If a character is not one of the vocabulary.
+
+        Examples
+        --------
+        >>> from rnncore.demo import WittenBell
+        >>> WittenBell("aab", "ab", max_order=1).probabilities("").tolist()  # order 1 falls back on order 0
+        [[0.6, 0.4], [0.6, 0.4]]
+        """
         V = len(self.vocabulary)
         strings = np.empty((V, self.max_order + 1), np.int64)
         strings[:, :-1] = self._context(context)
@@ -87,7 +114,30 @@ class WittenBell:
         return self._probabilities(strings)
 
     def bits_per_character(self, text: str, context: str = "") -> np.ndarray:
-        """Return the mean of -log2 P over the characters of `text`, which follows on `context`, by order from 0."""
+        """Return the mean of -log2 P over the characters of `text`, by order from 0.
+
+        Parameters
+        ----------
+        text : str
+            At least one character.
+        context : str
+            What `text` follows on.
+
+        Returns
+        -------
+        numpy.ndarray (max_order + 1,) of float64
+
+        Raises
+        ------
+        ValueError
+            If the text is empty, or a character is not one of the vocabulary.
+
+        Examples
+        --------
+        >>> from rnncore.demo import WittenBell
+        >>> WittenBell("aab", "ab", max_order=1).bits_per_character("b", context="a").round(4).tolist()
+        [1.3219, 1.152]
+        """
         codes = np.concatenate([self._context(context), encode(text, self.vocabulary)])
         if codes.size == self.max_order:
             raise ValueError("expected at least one character of text, got none")

@@ -21,12 +21,23 @@ def load_text(path: str | os.PathLike[str] | None = None) -> str:
     path : path-like, optional
         A UTF-8 file. Without one: the help topics of `pydoc_data.topics`, one after the other in the module's order.
 
+    Returns
+    -------
+    str
+        With line ends as "\\n", and without a byte order mark.
+
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
         If it is not UTF-8 or has fewer than 1000 characters, or if this Python comes without `pydoc_data`.
+
+    Examples
+    --------
+    >>> from rnncore.demo.text import load_text
+    >>> len(load_text()) > 300_000
+    True
     """
     if path is None:
         try:
@@ -45,7 +56,22 @@ def load_text(path: str | os.PathLike[str] | None = None) -> str:
 
 
 def split(text: str) -> tuple[str, str]:
-    """Return the training part and the held-out part: the last tenth, at most 100,000 characters of it."""
+    """Return the training part and the held-out part: the last tenth, at most 100,000 characters of it.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    learned, held_out : str
+
+    Examples
+    --------
+    >>> from rnncore.demo.text import split
+    >>> split("0123456789")
+    ('012345678', '9')
+    """
     cut = len(text) * 9 // 10
     return text[:cut], text[cut : cut + MOST_HELD_OUT]
 
@@ -55,17 +81,47 @@ def vocabulary(text: str) -> str:
 
     Made from the whole text, held-out part included, so that every model spreads its probability over the same
     characters: one that the training part lacks is unlikely, not impossible.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from rnncore.demo.text import vocabulary
+    >>> vocabulary("banana")
+    'abn'
     """
     return "".join(sorted(set(text)))
 
 
 def encode(text: str, vocabulary: str) -> np.ndarray:
-    """Return the place of each character in `vocabulary`, int64.
+    """Return the place of each character of `text` in `vocabulary`.
+
+    Parameters
+    ----------
+    text : str
+    vocabulary : str
+        As the function of this name returns it.
+
+    Returns
+    -------
+    numpy.ndarray (len(text),) of int64
 
     Raises
     ------
     ValueError
         If a character is not in it; the message says which.
+
+    Examples
+    --------
+    >>> from rnncore.demo.text import encode
+    >>> encode("banana", "abn").tolist()
+    [1, 0, 2, 0, 2, 0]
     """
     known, points = _points(vocabulary), _points(text)
     codes = np.searchsorted(known, points)

@@ -40,7 +40,7 @@ def clip_grad_norm(
     Raises
     ------
     TypeError
-        If a gradient is not an array of float32 or float64.
+        If `grads` is neither a dict nor an iterable of them, or a gradient not an array of float32 or float64.
     ValueError
         If one is read-only, `max_norm` is negative or NaN, or, with `error_if_nonfinite`, the norm is not finite.
         Nothing is scaled then.
@@ -92,7 +92,7 @@ def clip_grad_value(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.n
     Raises
     ------
     TypeError
-        If a gradient is not an array of float32 or float64.
+        If `grads` is neither a dict nor an iterable of them, or a gradient not an array of float32 or float64.
     ValueError
         If one is read-only, or `clip_value` is negative or NaN. Nothing is clipped then.
 
@@ -114,6 +114,8 @@ def clip_grad_value(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.n
 def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
     """Return the arrays in `grads`, each piece of memory once."""
     found = {}
+    if not isinstance(grads, Iterable):
+        raise TypeError(f"expected gradients as a dict of names to arrays, or several, got {type(grads).__name__}")
     for group in [grads] if isinstance(grads, Mapping) else grads:
         if not isinstance(group, Mapping):
             raise TypeError(f"expected gradients as a dict of names to arrays, got {type(group).__name__}")

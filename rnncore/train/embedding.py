@@ -30,6 +30,13 @@ class Embedding(Module):
     rng : numpy.random.Generator, int or None
         Initialises the vectors, from the standard normal distribution.
 
+    Raises
+    ------
+    TypeError
+        If a size is not an integer.
+    ValueError
+        If one is below 1 or too large, or the dtype another one.
+
     Notes
     -----
     The only parameter is ``weight`` (V, E).
@@ -59,7 +66,30 @@ class Embedding(Module):
         super().__init__(as_dtype(dtype), {"weight": np.random.default_rng(rng).standard_normal(shape)})
 
     def __call__(self, tokens: ArrayLike) -> np.ndarray:
-        """Return the vectors (..., E) of tokens (...)."""
+        """Return the tokens' vectors.
+
+        Parameters
+        ----------
+        tokens : array_like of int (...)
+            From 0 to V - 1.
+
+        Returns
+        -------
+        numpy.ndarray (..., E)
+
+        Raises
+        ------
+        TypeError
+            If the tokens are not integers.
+        ValueError
+            If one is negative, or V or more.
+
+        Examples
+        --------
+        >>> from rnncore.train import Embedding
+        >>> Embedding(10, 2, rng=0)([[1, 7, 1]]).shape
+        (1, 3, 2)
+        """
         return self._apply(self._weights, self._tokens(tokens))
 
     def forward(self, tokens: ArrayLike) -> tuple[np.ndarray, Tape]:
@@ -81,6 +111,13 @@ class Embedding(Module):
             If the tokens are not integers.
         ValueError
             If one is negative, or V or more.
+
+        Examples
+        --------
+        With `backward`, as in the example of the class:
+
+        >>> from rnncore.train import Embedding
+        >>> x, tape = Embedding(10, 2, rng=0).forward([[1, 7, 1]])
         """
         weights, tokens = self._weights, self._tokens(tokens)
         return self._apply(weights, tokens), Tape(self, weights, (tokens,))
@@ -107,6 +144,14 @@ class Embedding(Module):
             If `tape` is not a tape, or dy does not hold real numbers.
         ValueError
             If dy is not of the vectors' shape, or the tape is from another module or from before the weights changed.
+
+        Examples
+        --------
+        >>> from rnncore.train import Embedding
+        >>> embedding = Embedding(3, 1, rng=0)
+        >>> x, tape = embedding.forward([2, 0, 2])
+        >>> embedding.backward(tape, [[1], [2], [3]])[1]["weight"].tolist()
+        [[2.0], [0.0], [4.0]]
         """
         (tokens,) = open_tape(tape, self)
         dy = as_real(dy, self.dtype, "dy")

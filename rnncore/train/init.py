@@ -48,6 +48,19 @@ def torch_default(shape: Sequence[int], hidden_size: int, rng: Any = None) -> np
     -------
     numpy.ndarray of float64
         Assignment to a parameter converts it.
+
+    Raises
+    ------
+    TypeError
+        If a length in `shape`, or `hidden_size`, is not an integer.
+    ValueError
+        If one of them is below 1 or too large.
+
+    Examples
+    --------
+    >>> from rnncore.train import init
+    >>> float(abs(init.torch_default((64, 16), hidden_size=16, rng=0)).max().round(2))
+    0.25
     """
     bound = 1 / math.sqrt(positive_int(hidden_size, "hidden_size"))
     return np.random.default_rng(rng).uniform(-bound, bound, _shape(shape))
@@ -66,9 +79,22 @@ def xavier_uniform(shape: Sequence[int], rng: Any = None, gain: float = 1.0) -> 
     -------
     numpy.ndarray of float64
 
+    Raises
+    ------
+    TypeError
+        If a length in `shape` is not an integer, or `gain` not a number.
+    ValueError
+        If `shape` has not two lengths of at least 1, or `gain` is negative or NaN.
+
     References
     ----------
     Glorot, Bengio (2010), Understanding the difficulty of training deep feedforward neural networks. AISTATS.
+
+    Examples
+    --------
+    >>> from rnncore.train import init
+    >>> float(abs(init.xavier_uniform((200, 400), rng=0)).max().round(2))
+    0.1
     """
     rows, columns = _matrix(shape)
     bound = as_scalar(gain, "gain", low=0) * math.sqrt(6 / (rows + columns))
@@ -78,7 +104,32 @@ def xavier_uniform(shape: Sequence[int], rng: Any = None, gain: float = 1.0) -> 
 def xavier_normal(shape: Sequence[int], rng: Any = None, gain: float = 1.0) -> np.ndarray:
     """Return a matrix, normal with standard deviation gain·√(2 / (rows + columns)).
 
-    Parameters, returns and reference are those of `xavier_uniform`.
+    Parameters
+    ----------
+    shape : (int, int)
+    rng : numpy.random.Generator, int or None
+    gain : float
+
+    Returns
+    -------
+    numpy.ndarray of float64
+
+    Raises
+    ------
+    TypeError
+        If a length in `shape` is not an integer, or `gain` not a number.
+    ValueError
+        If `shape` has not two lengths of at least 1, or `gain` is negative or NaN.
+
+    References
+    ----------
+    Glorot, Bengio (2010), Understanding the difficulty of training deep feedforward neural networks. AISTATS.
+
+    Examples
+    --------
+    >>> from rnncore.train import init
+    >>> float(init.xavier_normal((50, 150), rng=0).std().round(2))
+    0.1
     """
     rows, columns = _matrix(shape)
     std = as_scalar(gain, "gain", low=0) * math.sqrt(2 / (rows + columns))
@@ -100,6 +151,13 @@ def orthogonal(shape: Sequence[int], rng: Any = None, gain: float = 1.0, blocks:
     Returns
     -------
     numpy.ndarray of float64
+
+    Raises
+    ------
+    TypeError
+        If a length in `shape`, or `blocks`, is not an integer, or `gain` not a number.
+    ValueError
+        If `shape` has not two lengths of at least 1, `blocks` does not divide the rows, or `gain` is NaN.
 
     References
     ----------
@@ -129,7 +187,30 @@ def orthogonal(shape: Sequence[int], rng: Any = None, gain: float = 1.0, blocks:
 
 
 def identity(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
-    """Return a matrix with `scale` on the diagonal and zero elsewhere, of float64."""
+    """Return a matrix with `scale` on the diagonal and zero elsewhere.
+
+    Parameters
+    ----------
+    shape : (int, int)
+    scale : float
+
+    Returns
+    -------
+    numpy.ndarray of float64
+
+    Raises
+    ------
+    TypeError
+        If a length in `shape` is not an integer, or `scale` not a number.
+    ValueError
+        If `shape` has not two lengths of at least 1, or `scale` is NaN.
+
+    Examples
+    --------
+    >>> from rnncore.train import init
+    >>> init.identity((2, 3), scale=0.5).tolist()
+    [[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]
+    """
     return np.eye(*_matrix(shape)) * as_scalar(scale, "scale")
 
 
@@ -143,6 +224,8 @@ def identity_relu(rnn: Module) -> None:
 
     Raises
     ------
+    TypeError
+        If it is no module.
     ValueError
         If it has no square ``weight_hh``; it is then left as it was.
 
@@ -150,6 +233,15 @@ def identity_relu(rnn: Module) -> None:
     ----------
     Le, Jaitly, Hinton (2015), A simple way to initialize recurrent networks of rectified linear units.
     arXiv:1504.00941.
+
+    Examples
+    --------
+    >>> import rnncore as rc
+    >>> from rnncore.train import init
+    >>> rnn = rc.RNN(3, 2, nonlinearity="relu", rng=0)
+    >>> init.identity_relu(rnn)
+    >>> rnn.parameters()["weight_hh_l0"].tolist(), rnn.parameters()["bias_hh_l0"].tolist()
+    ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
     """
     with _module(rnn).editing() as params:
         names = [name for name in params if re.fullmatch("weight_hh" + _LAYER, name)]
@@ -177,13 +269,24 @@ def forget_bias(lstm: Module, value: float = 1.0) -> None:
 
     Raises
     ------
+    TypeError
+        If it is no module, or `value` not a number.
     ValueError
-        If it is no LSTM, or has no biases; it is then left as it was.
+        If it is no LSTM, or has no biases, or `value` is NaN; it is then left as it was.
 
     References
     ----------
     Gers, Schmidhuber, Cummins (2000), Learning to forget: continual prediction with LSTM. Neural Computation 12(10).
     Jozefowicz, Zaremba, Sutskever (2015), An empirical exploration of recurrent network architectures. ICML.
+
+    Examples
+    --------
+    >>> import rnncore as rc
+    >>> from rnncore.train import init
+    >>> lstm = rc.LSTM(3, 2, rng=0)
+    >>> init.forget_bias(lstm, 2.0)
+    >>> lstm.parameters()["bias_ih_l0"][2:4].tolist()  # gates i f g o, two of each
+    [2.0, 2.0]
     """
     value = as_scalar(value, "value")
     with _module(lstm).editing() as params:

@@ -30,6 +30,13 @@ class Linear(Module):
     rng : numpy.random.Generator, int or None
         Initialises the parameters, uniformly within ±1/√in_features.
 
+    Raises
+    ------
+    TypeError
+        If a size is not an integer, or `bias` not a bool.
+    ValueError
+        If one is below 1 or too large, or the dtype another one.
+
     Notes
     -----
     Parameters are ``weight`` (out_features, in_features), V below, and ``bias`` (out_features,), c below. The products
@@ -72,7 +79,30 @@ class Linear(Module):
         super().__init__(as_dtype(dtype), arrays)
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
-        """Return o of shape (..., out_features) for x of shape (..., in_features)."""
+        """Return o.
+
+        Parameters
+        ----------
+        x : array_like (..., in_features)
+
+        Returns
+        -------
+        numpy.ndarray (..., out_features)
+
+        Raises
+        ------
+        TypeError
+            If x does not hold real numbers.
+        ValueError
+            If its last axis is not of length in_features.
+
+        Examples
+        --------
+        >>> from rnncore.train import Linear
+        >>> head = Linear(3, 2, rng=0)
+        >>> head([[1, 0, 0], [0, 1, 0]]).shape
+        (2, 2)
+        """
         return self._apply(self._weights, self._input(x))
 
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
@@ -95,6 +125,13 @@ class Linear(Module):
             If x does not hold real numbers.
         ValueError
             If its last axis is not of length in_features.
+
+        Examples
+        --------
+        With `backward`, as in the example of the class:
+
+        >>> from rnncore.train import Linear
+        >>> o, tape = Linear(3, 2, rng=0).forward([[1, 0, 0]])
         """
         weights, x = self._weights, self._input(x)
         return self._apply(weights, x), Tape(self, weights, (x,))
@@ -121,6 +158,15 @@ class Linear(Module):
             If `tape` is not a tape, or dy does not hold real numbers.
         ValueError
             If dy is not of o's shape, or the tape is from another module or from before the weights changed.
+
+        Examples
+        --------
+        >>> from rnncore.train import Linear
+        >>> head = Linear(3, 1, rng=0)
+        >>> o, tape = head.forward([[1, 2, 3]])
+        >>> dx, grads = head.backward(tape, [[10]])
+        >>> grads["weight"].tolist(), grads["bias"].tolist()
+        ([[10.0, 20.0, 30.0]], [10.0])
         """
         (x,) = open_tape(tape, self)
         V = tape._weights["weight"]

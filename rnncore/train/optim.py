@@ -32,6 +32,8 @@ class Optimiser:
     _spare: dict[str, np.ndarray]
 
     def __init__(self, modules: Module | Iterable[Module]) -> None:
+        if not isinstance(modules, Module | Iterable):
+            raise TypeError(f"expected modules, got {type(modules).__name__}")
         self.modules = (modules,) if isinstance(modules, Module) else tuple(modules)
         for module in self.modules:
             if not isinstance(module, Module):
@@ -53,13 +55,23 @@ class Optimiser:
         Raises
         ------
         TypeError
-            If a gradient does not hold real numbers.
+            If `grads` is neither a dict nor a sequence of them, or a gradient does not hold real numbers.
         ValueError
             If there is not one dict per module, or names or shapes are not those of its parameters. In either case
             nothing has changed.
         RuntimeError
             If another thread changed a module meanwhile: its share of the step is dropped, and that of the modules
             before it; those after it have taken theirs. The moments are as before.
+
+        Examples
+        --------
+        >>> from rnncore.train import SGD, Linear, mean_squared_error
+        >>> head = Linear(1, 1, rng=0)
+        >>> y, tape = head.forward([[1.0]])
+        >>> loss, dy = mean_squared_error(y, [[5.0]])
+        >>> SGD([head], lr=0.25).step([head.backward(tape, dy)[1]])
+        >>> float(head([[1.0]])[0, 0].round(4))  # a step of lr · |dy| by the weight, and as much by the bias
+        5.0
         """
         self._check_settings()
         checked = self._check_grads(grads)
@@ -94,6 +106,8 @@ class Optimiser:
         raise NotImplementedError
 
     def _check_grads(self, grads: Grads) -> list[dict[str, np.ndarray]]:
+        if not isinstance(grads, Iterable):
+            raise TypeError(f"expected gradients as a dict of names to arrays, or several, got {type(grads).__name__}")
         groups = [grads] if isinstance(grads, Mapping) else list(grads)
         if len(groups) != len(self.modules):
             raise ValueError(f"expected {len(self.modules)} dicts of gradients, one per module, got {len(groups)}")
@@ -115,10 +129,19 @@ class Optimiser:
         return checked
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it takes to continue, besides the modules' parameters: settings, steps so far, moments (copies).
+        """Return what it takes to continue, besides the modules' parameters.
 
-        Keys are settings by name, ``"steps"``, and ``"0.weight.exp_avg"`` for a moment of a parameter of module 0; the
-        dict can be kept by `numpy.savez`.
+        Returns
+        -------
+        dict
+            Settings by name, ``"steps"`` so far, and copies of the moments, as ``"0.weight.exp_avg"`` for one of a
+            parameter of module 0. `numpy.savez` can keep it.
+
+        Examples
+        --------
+        >>> from rnncore.train import SGD, Linear
+        >>> SGD(Linear(1, 1), lr=0.5, momentum=0.9).state_dict()
+        {'lr': 0.5, 'momentum': 0.9, 'dampening': 0.0, 'weight_decay': 0.0, 'nesterov': False, 'steps': 0}
         """
         settings = {name: getattr(self, name) for name in self._settings}
         return {**settings, "steps": self.steps, **{key: m.copy() for key, m in self._moments.items()}}
@@ -126,12 +149,27 @@ class Optimiser:
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
         """Continue where another optimiser stood; all of its `state_dict` or, on an error, nothing is taken over.
 
+        Parameters
+        ----------
+        mapping : mapping of str to value
+            From `state_dict`, or the file that `numpy.savez` made of it. The moments are copied.
+
         Raises
         ------
         TypeError
             If `mapping` is no mapping, or a value is of the wrong type.
         ValueError
             If names or shapes are not those of this rule and these modules.
+
+        Examples
+        --------
+        >>> from rnncore.train import Adam, Linear
+        >>> head = Linear(1, 1, bias=False)
+        >>> opt, other = Adam(head, lr=0.1), Adam(head)
+        >>> opt.step({"weight": [[1.0]]})
+        >>> other.load_state_dict(opt.state_dict())
+        >>> other.lr, other.steps
+        (0.1, 1)
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(f"expected a mapping of names to values, got {type(mapping).__name__}")
@@ -238,7 +276,10 @@ class SGD(Optimiser):
             setattr(self, name, as_scalar(getattr(self, name), name, low=0, below=math.inf))
         self.nesterov = as_bool(self.nesterov, "nesterov")
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise ValueError("expected momentum above 0 and no dampening with nesterov")
+            raise ValueError(
+                "expected momentum above 0 and no dampening with nesterov, "
+                f"got momentum {self.momentum:g} and dampening {self.dampening:g}"
+            )
 
     def _moment_names(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
@@ -339,7 +380,7 @@ class Adam(Optimiser):
         m, v = new
         s, r = scratch
         if self.weight_decay and self._decoupled:
-            w *= 1 - self.lr * self.weight_decay
+            w *= 1 - self.lr * self.weight_decay  # (1) w ← w - η λ w
         elif self.weight_decay:
             np.multiply(w, self.weight_decay, out=s)
             g = np.add(s, g, out=s)  # (1) g ← g + λ w
@@ -365,11 +406,39 @@ class Adam(Optimiser):
 class AdamW(Adam):
     """Adam with the weight decay apart from the gradient; torch's rule.
 
-    Parameters, errors and rule are those of `Adam`, in which (1) is here w ← w - η λ w.
+    Parameters
+    ----------
+    modules : Module or sequence of Module
+    lr, betas, eps
+        As `Adam`'s.
+    weight_decay : float
+        Times `lr`, the share of every parameter, biases included, that a step takes away.
+
+    Raises
+    ------
+    TypeError
+        If a module is not one, or a setting not a number.
+    ValueError
+        If a module is given twice, or a setting is out of range.
+
+    Notes
+    -----
+    The rule is that of `Adam`, but for (1)::
+
+        (1) w ← w - η λ w
 
     References
     ----------
     Loshchilov, Hutter (2019), Decoupled weight decay regularization. ICLR. arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> from rnncore.train import AdamW, Linear
+    >>> head = Linear(1, 1, bias=False, dtype="float64")
+    >>> before = head.parameters()["weight"]
+    >>> AdamW(head, lr=0.5, weight_decay=0.2).step({"weight": [[0.0]]})
+    >>> (head.parameters()["weight"] / before).round(12).tolist()
+    [[0.9]]
     """
 
     _decoupled = True

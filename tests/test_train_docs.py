@@ -1,0 +1,66 @@
+"""Docstrings of the training kit and the demo: the sections the house asks for. That examples run is doctest's part."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import rnncore.demo
+import rnncore.train
+
+HOMES = "rnncore.train", "rnncore.demo", "rnncore.cli"
+
+
+def public() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Public functions, classes that are not mere records, and their public methods; inherited ones of these rooms."""
+    names = [*HOMES]
+    for package in (rnncore.train, rnncore.demo):
+        names += [module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+    for name in names:
+        module = importlib.import_module(name)
+        for exported in module.__all__:
+            item = getattr(module, exported)
+            if inspect.isfunction(item) and item.__module__ == name:
+                yield item.__qualname__, item
+            elif inspect.isclass(item) and item.__module__ == name and not issubclass(item, tuple):
+                yield item.__qualname__, item
+                for attribute, method in inspect.getmembers(item, inspect.isroutine):
+                    home = getattr(method, "__module__", None) or ""
+                    if (attribute == "__call__" or not attribute.startswith("_")) and home.startswith(HOMES):
+                        yield f"{item.__qualname__}.{attribute}", method
+
+
+DOCUMENTED = dict(public())
+
+
+def test_all_are_found() -> None:
+    assert DOCUMENTED.keys() >= {"run", "main", "identity", "Linear", "Linear.__call__", "AdamW.step", "CharLM.load"}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_sections(name: str) -> None:
+    item = DOCUMENTED[name]
+    doc = inspect.getdoc(item) or ""
+    sections = re.findall(r"^(\w+)\n-+$", doc, re.MULTILINE)
+    order = ["Parameters", "Returns", "Raises", "Notes", "References", "Examples"]
+    signature = inspect.signature(item)
+    wanted = {"Examples"}
+    if signature.parameters.keys() - {"self", "cls"}:
+        wanted.add("Parameters")
+    if inspect.isroutine(item) and signature.return_annotation not in (None, "None"):
+        wanted.add("Returns")
+    if re.search(r"\braise \w+Error", inspect.getsource(item)) and inspect.isroutine(item):
+        wanted.add("Raises")
+    assert wanted <= set(sections)
+    assert sections == sorted(sections, key=order.index)
+    assert ">>> " in doc.split("Examples\n--------\n")[1]
+    if "Parameters" in sections:
+        text = doc.split("Parameters\n----------\n")[1].split("\n\n")[0]
+        described = [name for line in re.findall(r"^\w+(?:, \w+)*", text, re.MULTILINE) for name in line.split(", ")]
+        assert sorted(described) == sorted(signature.parameters.keys() - {"self"})
