@@ -5,7 +5,6 @@ import numpy as np
 BLOCK_ROWS: int
 
 def use(name: str) -> None: ...
-def panels(W: np.ndarray, gates: int, width: int) -> np.ndarray: ...
 
 @final
 class Pack:

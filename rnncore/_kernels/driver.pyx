@@ -1,6 +1,7 @@
 """The time loop, once for all cells: forwards and backwards over a schedule, in blocks of time, without the GIL.
 
-Forward, per block: one product for W_ih x of all its steps, then step by step the cell's phases.
+Forward, per block: one product for W_ih x of all its steps, then step by step the cell's phases. Both are done by one of
+two engines: `panels`, packed weights and one pass for product, gates and state; `blas`, products by BLAS.
 Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
 each for dW_ih, dW_hh and dx, and a sum for db.
 """
@@ -9,14 +10,12 @@ import threading
 
 import numpy as np
 
-cimport cython
-
 from .blas import blocked
 
+cimport cython
+cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy
-
-cimport numpy as cnp
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, product_blocked, real
 from .leaf cimport leaf_of
@@ -31,15 +30,15 @@ cdef enum:
 
 BLOCK_ROWS = BLAS_ROWS
 
+cdef double SLICE = 1e9  # floating-point operations between two looks for Ctrl-C: some 10 to 50 ms of work
+
 cdef int engine = PANELS
 
 
 def use(str name not None):
-    """Use an engine, "panels" or "blas", from now on, in the whole process."""
+    """Use an engine, "panels" or "blas", for forward passes from now on, in the whole process."""
     global engine
     engine = {"blas": BLAS, "panels": PANELS}[name]
-
-cdef double SLICE = 1e9  # floating-point operations between two looks for Ctrl-C: some 10 to 50 ms of work
 
 
 # --- schedule ---------------------------------------------------------------------------------------------------------
@@ -259,7 +258,7 @@ cdef cnp.ndarray aligned(object size, object dtype):
     return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
-def panels(W, Py_ssize_t gates, Py_ssize_t width):
+cdef object in_panels(W, gates, width):
     """Return a matrix (gates*H, K) as simd/panels.h lays it out: vectors of `width` units of one gate, all gates of the
     same units side by side, units beyond H zero; then in panels of 4, 2 or 1 vectors."""
     H, K = W.shape[0] // gates, W.shape[1]
@@ -319,7 +318,7 @@ cdef class Pack:
         W_ih, W_hh, bias = self.arrays
         made = self.panels
         if made is None or made[3] != width:
-            made = (*[panels(W, self.gates, width) for W in (W_ih, W_hh, bias[:, None])], width)
+            made = (*[in_panels(W, self.gates, width) for W in (W_ih, W_hh, bias[:, None])], width)
             self.panels = made
         return made
 

@@ -1,4 +1,4 @@
-"""The LSTM cell: one phase per step. Equations (1) to (7) are those of `rnncore.reference.lstm`.
+"""The LSTM cell: one phase per step and engine. Equations (1) to (7) are those of `rnncore.reference.lstm`.
 
 Gates stand side by side in a row, in torch's order i f g o. The tape keeps them after activation.
 """

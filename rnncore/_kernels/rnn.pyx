@@ -1,4 +1,4 @@
-"""The vanilla RNN cell: one phase per step. Equations (1) and (2) are those of `rnncore.reference.rnn`.
+"""The vanilla RNN cell: one phase per step and engine. Equations (1) and (2) are those of `rnncore.reference.rnn`.
 
 The derivative of each activation follows from h_t alone: the tape keeps no gates.
 """
