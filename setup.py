@@ -44,7 +44,7 @@ directives = {"language_level": 3, "cdivision": True, "nonecheck": True}
 setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
-        *[extension(name) for name in ("blas", "driver", "rnn", "lstm")],
+        *[extension(name) for name in ("blas", "pack", "driver", "rnn", "lstm")],
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
-from ._kernels.driver import BLOCK_ROWS, Cell, Pack
+from ._kernels.driver import BLOCK_ROWS, Cell
+from ._kernels.pack import Pack
 from .checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
 from .tape import Tape, open_tape
 from .weights import Module, Weights

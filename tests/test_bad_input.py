@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 import rnncore as rc
 from rnncore._kernels import driver, lstm
+from rnncore._kernels.pack import Pack
 
 KINDS = ("RNN", "LSTM")
 H0 = np.zeros((1, 2, 5))
@@ -186,7 +187,7 @@ def test_anything_works_or_is_refused(kind, x, state, dy):
 def test_the_kernels_read_nothing_out_of_bounds(engine):
     """Not a public door, but locked all the same: each array's dtype, layout and size is checked."""
     f4 = np.float32
-    pack = driver.Pack(np.zeros((20, 3), f4), np.zeros((20, 5), f4))
+    pack = Pack(np.zeros((20, 3), f4), np.zeros((20, 5), f4))
     good = {
         "pack": pack, "x": np.zeros((7, 2, 3), f4), "states": (np.zeros((2, 5), f4),) * 2, "y": np.zeros((7, 2, 5), f4),
         "column": 0, "finals": (np.zeros((2, 5), f4), np.zeros((2, 5), f4)),
@@ -207,8 +208,8 @@ def test_the_kernels_read_nothing_out_of_bounds(engine):
         {"states": ()}, {"states": (np.zeros((2, 4), f4),) * 2}, {"states": (None, None)},
         {"y": np.zeros((7, 2, 4), f4)}, {"y": np.zeros((6, 2, 5), f4)}, {"y": read_only}, {"column": 1}, {"column": -1},
         {"finals": (np.zeros((2, 5), f4),)}, {"finals": (np.zeros((1, 5), f4),) * 2}, {"pack": None},
-        {"pack": driver.Pack(np.zeros((5, 3), f4), np.zeros((5, 5), f4))},
-        {"pack": driver.Pack(np.zeros((20, 3)), np.zeros((20, 5)))},
+        {"pack": Pack(np.zeros((5, 3), f4), np.zeros((5, 5), f4))},
+        {"pack": Pack(np.zeros((20, 3)), np.zeros((20, 5)))},
     ]  # fmt: skip
     for change in bad:
         for run in (lstm.cell.infer, lstm.cell.forward):
@@ -221,11 +222,11 @@ def test_the_kernels_read_nothing_out_of_bounds(engine):
         (np.zeros(20, f4), np.zeros((20, 5), f4)), (None, None),
     ]:  # fmt: skip
         with pytest.raises((TypeError, ValueError)):
-            driver.Pack(*arrays)
+            Pack(*arrays)
     with pytest.raises(TypeError):
-        driver.Pack.__new__(driver.Pack)
+        Pack.__new__(Pack)
     with pytest.raises(TypeError):
-        type("Mine", (driver.Pack,), {})
+        type("Mine", (Pack,), {})
     with pytest.raises(TypeError):
         pickle.dumps(pack)
     with pytest.raises(ValueError, match="expected weights of 0 gates"):

@@ -8,7 +8,8 @@ import pytest
 from common import assert_same, peer, random_case, run_layer, run_reference
 
 import rnncore as rc
-from rnncore._kernels import blas, driver
+from rnncore._kernels import blas
+from rnncore._kernels.pack import Pack
 
 ARGUMENTS = "char *, char *, {0}, {0}, {0}, float *, float *, {0}, float *, {0}, float *, float *, {0}"
 
@@ -38,7 +39,7 @@ def test_dimensions_are_checked_before_they_are_narrowed(engine):
         pytest.skip("this SciPy's BLAS counts in 64 bits")
     x = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 2**31, 1), (0, 0, 0))
     rnn = rc.RNN(1, 1, rng=0)
-    cell, pack = rnn._cell, driver.Pack(*rnn.parameters().values())
+    cell, pack = rnn._cell, Pack(*rnn.parameters().values())
     with pytest.raises(ValueError, match="C-contiguous array"):  # the driver takes no broadcast array at all
         cell.infer(pack, x, (np.zeros((1, 1), np.float32),), None, 0, (np.zeros((1, 1), np.float32),))
     huge = np.empty((1, 2**31, 1), np.float32)  # 8 GiB of addresses, none of them touched

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnncore as rc
-from rnncore._kernels import blas, driver
+from rnncore._kernels import blas, driver, pack
 
 EXAMPLES = int(os.environ.get("RNNCORE_EXAMPLES", "60"))  # the slow tier asks for more
 
@@ -96,6 +96,7 @@ def test_dirty_memory_changes_nothing(layer, N, T):
     fake = SimpleNamespace(**names | {"empty": dirty, "empty_like": dirty_like})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "np", fake)
+        patch.setattr(pack, "np", fake)
         patch.setattr("rnncore.layers.np", fake)
         actual = run_layer(layer, case)
         again = layer(case["x"], case["state"])[0]

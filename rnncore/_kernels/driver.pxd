@@ -1,4 +1,5 @@
 from .leaf cimport Leaf
+from .pack cimport Pack
 
 cdef extern from *:
     # NumPy's headers bring in complex.h, whose macro `I` would stand in the way of the input size
@@ -89,12 +90,3 @@ cdef class Cell:
 
     @staticmethod
     cdef Cell of(const Table *table)
-
-
-cdef class Pack:
-    cdef object arrays
-    cdef object blas_forward, blas_backward, panels
-    cdef Py_ssize_t gates, input_size, hidden_size
-    cdef tuple for_blas(self)
-    cdef tuple for_backward(self)
-    cdef tuple for_panels(self, int width)

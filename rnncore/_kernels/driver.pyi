@@ -1,16 +1,12 @@
-from typing import Self, final
+from typing import final
 
 import numpy as np
+
+from .pack import Pack
 
 BLOCK_ROWS: int
 
 def use(name: str) -> None: ...
-
-@final
-class Pack:
-    def __new__(
-        cls, W_ih: np.ndarray, W_hh: np.ndarray, b_ih: np.ndarray | None = None, b_hh: np.ndarray | None = None
-    ) -> Self: ...
 
 @final
 class Cell:

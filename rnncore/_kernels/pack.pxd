@@ -1,0 +1,12 @@
+cimport numpy as cnp
+
+cdef cnp.ndarray aligned(object size, object dtype)
+
+
+cdef class Pack:
+    cdef object arrays
+    cdef object blas_forward, blas_backward, panels
+    cdef Py_ssize_t gates, input_size, hidden_size
+    cdef tuple for_blas(self)
+    cdef tuple for_backward(self)
+    cdef tuple for_panels(self, int width)

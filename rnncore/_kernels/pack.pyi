@@ -1,0 +1,9 @@
+from typing import Self, final
+
+import numpy as np
+
+@final
+class Pack:
+    def __new__(
+        cls, W_ih: np.ndarray, W_hh: np.ndarray, b_ih: np.ndarray | None = None, b_hh: np.ndarray | None = None
+    ) -> Self: ...
