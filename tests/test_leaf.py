@@ -1,8 +1,10 @@
 """exp, tanh and sigmoid of every instruction set this machine has: errors in ULP, and the corners."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +85,20 @@ def test_bad_arguments():
             leaf.apply(*arguments)
     with pytest.raises(ValueError, match="expected one of"):
         leaf.use("mmx")
+
+
+def test_the_kernels_own_c_test(tmp_path):
+    """Every instruction set against loops in double precision, in C; .ci/full runs it for other machines too."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    root = Path(__file__).parent.parent
+    sources = [root / "tests/leaf_selftest.c", *sorted((root / "rnncore/_kernels/simd").glob("*.c"))]
+    include = root / "rnncore/_kernels"
+    flags = ["-O2", "-ffp-contract=off", "-Wno-psabi", f"-I{include}", *map(str, sources), "-lm"]
+    subprocess.run([compiler, *flags, "-o", str(tmp_path / "test")], check=True)
+    done = subprocess.run([tmp_path / "test"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "generic float64: 2 elements a vector, 0 failures" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("isa", leaf.available())
