@@ -354,7 +354,7 @@ class CharLM:
             arrays.update({f"{prefix}.{name}": array for name, array in module.parameters().items()})
         whole = io.BytesIO()
         np.savez(whole, **arrays)
-        write_whole(path, whole.getbuffer())
+        write_whole(path, whole.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CharLM:
