@@ -24,7 +24,7 @@ DTYPES = ("float32", "float64")
 NONLINEARITIES = ("tanh", "relu", "sigmoid")
 
 
-def peer(name: str) -> ModuleType:
+def import_peer(name: str) -> ModuleType:
     """Import a library to compare with; without it, skip, or fail where RNNCORE_REQUIRE_PEERS says so."""
     if os.environ.get("RNNCORE_REQUIRE_PEERS"):
         return __import__(name)

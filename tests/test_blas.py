@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from common import assert_same, peer, random_case, run_layer, run_reference
+from common import assert_same, import_peer, random_case, run_layer, run_reference
 
 import rnncore as rc
 from rnncore._kernels import blas
@@ -128,7 +128,7 @@ print("same")
 
 
 def test_a_blas_with_64_bit_integers(request):
-    peer("scipy_openblas64")
+    import_peer("scipy_openblas64")
     command = [sys.executable, "-c", ILP64, str(request.path.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "same\n", done.stderr

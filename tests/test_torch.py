@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from common import DTYPES, as_tuple, assert_close, assert_same, peer, random_case, run_layer
+from common import DTYPES, as_tuple, assert_close, assert_same, import_peer, random_case, run_layer
 
 import rnncore as rc
 
 
 def twin(layer):
     """The torch module with the layer's parameters."""
-    torch = peer("torch")
+    torch = import_peer("torch")
     options = {"batch_first": layer.batch_first, "bias": layer.bias, "dtype": getattr(torch, layer.dtype.name)}
     if isinstance(layer, rc.RNN | rc.LSTM):
         options |= {"num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
@@ -21,7 +21,7 @@ def twin(layer):
 
 
 def run_torch(module, case):
-    torch = peer("torch")
+    torch = import_peer("torch")
     x, *state = (torch.tensor(a, requires_grad=True) for a in (case["x"], *as_tuple(case["state"])))
     y, final = module(x, tuple(state) if len(state) > 1 else state[0])
     final = as_tuple(final)
@@ -66,7 +66,7 @@ def test_batch_first_and_unbatched(kind):
 
 
 def test_a_state_dict_goes_either_way():
-    torch = peer("torch")
+    torch = import_peer("torch")
     module = torch.nn.LSTM(5, 7, 2, bidirectional=True)
     layer = rc.LSTM(5, 7, 2, bidirectional=True)
     layer.load_state_dict(module.state_dict())  # tensors are array-like
@@ -78,7 +78,7 @@ def test_a_state_dict_goes_either_way():
 
 
 def test_positional_arguments_are_torchs():
-    torch = peer("torch")
+    torch = import_peer("torch")
     for arguments in [(5, 7, 2, False, True, 0.0, True, 0)]:
         ours, theirs = rc.LSTM(*arguments), torch.nn.LSTM(*arguments)
         assert {n: a.shape for n, a in ours.parameters().items()} == {
@@ -102,7 +102,7 @@ def test_default_initialisation_has_torchs_distribution(kind):
 @pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cells(dtype, kind):
-    torch = peer("torch")
+    torch = import_peer("torch")
     cell = getattr(rc, kind)(5, 7, dtype=dtype, rng=1)
     module = getattr(torch.nn, kind)(5, 7, dtype=getattr(torch, dtype))
     module.load_state_dict({name: torch.tensor(array) for name, array in cell.state_dict().items()})

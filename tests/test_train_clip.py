@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from common import import_peer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ def test_norm(seed: int, max_norm: float) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("max_norm", [0.0, 0.5, 3.0, 100.0, math.inf])
 def test_norm_like_torch(dtype: str, max_norm: float) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_peer("torch")
     grads = some_grads(1, dtype)
     parameters = [
         torch.nn.Parameter(torch.zeros(a.shape, dtype=getattr(torch, dtype))) for g in grads for a in g.values()

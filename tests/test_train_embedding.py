@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import import_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def test_gradient_against_differences() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_like_torch(dtype: str) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_peer("torch")
     rng = np.random.default_rng(2)
     embedding = Embedding(11, 5, dtype=dtype, rng=3)
     peer = torch.nn.Embedding(11, 5, dtype=getattr(torch, dtype))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import import_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +71,7 @@ def test_gradients_against_differences(shape: tuple[int, ...], bias: bool) -> No
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_like_torch(dtype: str, bias: bool) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_peer("torch")
     rng = np.random.default_rng(2)
     head = Linear(7, 5, bias, dtype=dtype, rng=3)
     peer = torch.nn.Linear(7, 5, bias=bias, dtype=getattr(torch, dtype))

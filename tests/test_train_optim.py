@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import import_peer
 
 from rnncore.train import SGD, Adam, AdamW, Embedding, Linear, optim
 from rnncore.weights import Module
@@ -54,7 +55,7 @@ def everything(owners: list[Module]) -> np.ndarray:
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_like_torch(rule: Any, options: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_peer("torch")
     monkeypatch.setattr(optim, "_BLOCK", 5)  # so that parameters span several blocks
     owners, rng = modules(dtype), np.random.default_rng(3)
     peers = [torch.nn.Parameter(torch.from_numpy(a)) for m in owners for a in m.state_dict().values()]
@@ -78,7 +79,7 @@ def test_like_torch(rule: Any, options: dict[str, Any], dtype: str, monkeypatch:
 
 @each_rule
 def test_torch_has_the_same_defaults(rule: Any, options: dict[str, Any]) -> None:
-    torch = pytest.importorskip("torch")
+    torch = import_peer("torch")
     peer = getattr(torch.optim, rule.__name__)([torch.nn.Parameter(torch.zeros(1))], **options)
     opt = rule(Linear(1, 1), **options)
     for name in opt._settings:
