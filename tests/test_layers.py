@@ -173,6 +173,12 @@ def test_out(kind, bidirectional):
     for bad in (out[:3], np.empty(expected.shape), expected.tolist()):
         with pytest.raises((TypeError, ValueError), match="expected out"):
             layer(x, out=bad)
+
+    class Liar(np.ndarray):
+        shape = expected.shape
+
+    with pytest.raises(ValueError, match=r"expected out of shape .*, got \(0, 1, 9\)"):
+        layer(x, out=np.empty((0, 1, 9), np.float32).view(Liar))
     out.flags.writeable = False
     with pytest.raises(TypeError, match="writable"):
         layer(x, out=out)

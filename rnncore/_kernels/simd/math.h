@@ -72,7 +72,7 @@ static inline V NAME(exp)(V x)
     return (NAME(all)(1) + p) * NAME(power_of_two)(half) * NAME(power_of_two)(n - half);
 }
 
-/* 1 / (1 + e^-x): relative accuracy in both tails */
+/* 1 / (1 + e^-x): relative accuracy in both tails, as far as results are normal numbers */
 static inline V NAME(sigmoid)(V x)
 {
     return NAME(all)(1) / (NAME(all)(1) + NAME(exp)(-x));
