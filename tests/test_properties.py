@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnncore as rc
-from rnncore._kernels import blas, driver, pack
+from rnncore._kernels import driver, pack
 
 EXAMPLES = int(os.environ.get("RNNCORE_EXAMPLES", "60"))  # the slow tier asks for more
 
@@ -229,34 +230,32 @@ def test_same_seed_same_bits_from_run_to_run():
     assert len(results) == 1 and len(results.pop()) == 65
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_ctrl_c_is_answered_inside_a_kernel(direction):
-    """SIGINT arrives while the kernel works; KeyboardInterrupt leaves from inside it, and the layer goes on working."""
-    lstm = rc.LSTM(8, 512, rng=0)
-    steps = 6000 if direction == "backward" else 10_000_000  # forwards, much more than can be done before the signal
-    _, _, tape = lstm.forward(np.zeros((steps, 1, 8), np.float32)) if direction == "backward" else (None, None, None)
-    x = np.zeros((steps, 1, 8), np.float32)
-    dy = np.zeros((steps, 1, 512), np.float32) if direction == "backward" else None
-    blas.largest_dimension()  # imports SciPy now
-    inside, answered = threading.Event(), threading.Event()
+def interrupted_inside(call):
+    """Whether one SIGINT, sent a moment after the call began, was answered inside the kernel."""
 
     def interrupt():
-        inside.wait()
-        while not answered.wait(0.02):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt) as caught:
-        try:
-            inside.set()
-            if direction == "forward":
-                lstm(x, return_sequence=False)
-            else:
-                lstm.backward(tape, dy)
-        finally:
-            answered.set()
-            thread.join()
-    assert any("look_for_signals" in str(entry) for entry in caught.traceback)
-    assert np.isfinite(lstm(x[:3])[0]).all()
+    try:
+        call()
+        thread.join()  # a signal that came too late is raised here
+        time.sleep(0.01)
+    except KeyboardInterrupt as error:
+        thread.join()
+        return any("look_for_signals" in entry.name for entry in traceback.extract_tb(error.__traceback__))
+    return False
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_ctrl_c_is_answered_inside_a_kernel():
+    """Some tries, since a signal may also arrive in the Python code around a kernel; the layer goes on working."""
+    lstm = rc.LSTM(8, 512, rng=0)
+    x, dy = np.zeros((4000, 1, 8), np.float32), np.zeros((4000, 1, 512), np.float32)
+    y, _, tape = lstm.forward(x)
+    dx = lstm.backward(tape, dy)[0]  # imports SciPy, which a signal had better not interrupt
+    assert any(interrupted_inside(lambda: lstm(x, return_sequence=False)) for _ in range(20))
+    assert any(interrupted_inside(lambda: lstm.backward(tape, dy)) for _ in range(20))
+    assert np.array_equal(lstm(x)[0], y) and np.array_equal(lstm.backward(tape, dy)[0], dx)
