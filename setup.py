@@ -19,7 +19,8 @@ debug = os.environ.get("RNNCORE_DEBUG", "") == "1"
 Options.annotate = os.environ.get("RNNCORE_ANNOTATE", "") == "1"
 
 compile_args = ["-O0", "-g"] if debug else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-link_args = []
+compile_args.append("-pthread")
+link_args = ["-pthread"]
 if sanitizers:
     flags = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer"]
     compile_args += [*flags, "-fno-sanitize-recover=all", "-g"]
@@ -31,7 +32,7 @@ def extension(name: str, *sources: str) -> Extension:
         f"rnncore._kernels.{name}",
         [f"rnncore/_kernels/{name}.pyx", *sources],
         include_dirs=[numpy.get_include(), "rnncore/_kernels"],
-        depends=glob("rnncore/_kernels/simd/*.h"),
+        depends=glob("rnncore/_kernels/**/*.h", recursive=True),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
@@ -44,7 +45,8 @@ directives = {"language_level": 3, "cdivision": True, "nonecheck": True}
 setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
-        *[extension(name) for name in ("blas", "pack", "driver", "rnn", "lstm")],
+        extension("driver", "rnncore/_kernels/pool.c"),
+        *[extension(name) for name in ("blas", "pack", "rnn", "lstm")],
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

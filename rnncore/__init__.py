@@ -3,9 +3,20 @@
 from . import train
 from .cells import LSTMCell, RNNCell
 from .layers import LSTM, RNN
-from .runtime import info
+from .runtime import get_num_threads, info, set_num_threads
 from .tape import Tape
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "RNN", "LSTMCell", "RNNCell", "Tape", "__version__", "info", "train"]
+__all__ = [
+    "LSTM",
+    "RNN",
+    "LSTMCell",
+    "RNNCell",
+    "Tape",
+    "__version__",
+    "get_num_threads",
+    "info",
+    "set_num_threads",
+    "train",
+]

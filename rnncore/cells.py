@@ -136,7 +136,8 @@ class _RecurrentCell(Module, Generic[State]):
         initial = self._states(state, "", seq.shape[1], unbatched)
         finals = tuple(np.empty_like(s) for s in initial)
         run = self._cell.forward if keep else self._cell.infer
-        kept = run(pack(weights, ""), seq, initial, None, 0, finals)
+        initial_1, finals_1 = tuple(s[None] for s in initial), tuple(s[None] for s in finals)
+        kept = run((pack(weights, ""),), seq, initial_1, 0, None, finals_1, (False,))
         return self._state_as_given(finals, unbatched), (unbatched, seq, kept)
 
     def backward(self, tape: Tape, dstate: Any = None) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
@@ -180,8 +181,9 @@ class _RecurrentCell(Module, Generic[State]):
         grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
         db = np.zeros(self._gates * self.hidden_size, self.dtype)
         self._cell.backward(
-            pack(tape._weights, ""), seq, kept, None, 0, dstates, dx, False, grads["weight_ih"], grads["weight_hh"], db
-        )
+            pack(tape._weights, ""), seq, kept[0], None, 0, dstates,
+            dx, False, grads["weight_ih"], grads["weight_hh"], db,
+        )  # fmt: skip
         if self.bias:
             grads["bias_ih"] += db
             grads["bias_hh"] += db

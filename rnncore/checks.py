@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-__all__ = ["as_bool", "as_dtype", "as_real", "as_scalar", "check_bytes", "check_shape", "positive_int"]
+__all__ = ["as_bool", "as_dtype", "as_real", "as_scalar", "as_threads", "check_bytes", "check_shape", "positive_int"]
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -59,6 +59,11 @@ def positive_int(value: Any, name: str) -> int:
     if not 1 <= number <= sys.maxsize:
         raise ValueError(f"expected {name} between 1 and {sys.maxsize}, got {number}")
     return number
+
+
+def as_threads(n_threads: Any) -> int:
+    """Return a number of threads as the kernels take it, 0 for None."""
+    return 0 if n_threads is None else min(positive_int(n_threads, "n_threads"), 2**31 - 1)
 
 
 def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:

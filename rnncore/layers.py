@@ -15,7 +15,7 @@ from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.driver import BLOCK_ROWS, Cell
 from ._kernels.pack import Pack
-from .checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
+from .checks import as_bool, as_dtype, as_real, as_threads, check_bytes, check_shape, positive_int
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 
@@ -173,38 +173,60 @@ class _Recurrent(Module, Generic[State]):
     # --- the runner ---------------------------------------------------------------------------------------------------
 
     def _run(
-        self, weights: Weights, x: np.ndarray, initial: States, finals: States, y: np.ndarray | None, keep: bool
+        self,
+        weights: Weights,
+        x: np.ndarray,
+        initial: States,
+        finals: States,
+        y: np.ndarray | None,
+        keep: bool,
+        n_threads: int,
     ) -> list[tuple[np.ndarray, Any]]:
-        """Run the stack over x (T, N, I) into `y` and `finals`.
+        """Run the stack over x (T, N, I) into `y` and `finals`, whose memory is not `initial`'s.
 
-        Returns, layer by layer and direction by direction, the input and, with `keep`, what the kernel's backward
-        pass wants back.
+        Returns, layer by layer, the input and, with `keep`, what the kernel's backward pass wants back, direction by
+        direction.
         """
         run = self._cell.forward if keep else self._cell.infer
+        D = len(self._directions)
         kept: list[tuple[np.ndarray, Any]] = []
-        k = 0
         for layer in range(self.num_layers):
             last = layer + 1 == self.num_layers
-            out = y if last else np.empty((*x.shape[:2], len(self._directions) * self.hidden_size), self.dtype)
-            for direction, reverse in enumerate(self._directions):
-                weight = pack(weights, self._suffix(layer, direction))
-                states, ends = tuple(s[k] for s in initial), tuple(s[k] for s in finals)
-                kept.append((x, run(weight, x, states, out, direction * self.hidden_size, ends, reverse)))
-                k += 1
+            out = y if last else np.empty((*x.shape[:2], D * self.hidden_size), self.dtype)
+            packs = tuple(pack(weights, self._suffix(layer, direction)) for direction in range(D))
+            kept.append((x, run(packs, x, initial, layer * D, out, finals, self._directions, n_threads)))
             if out is not None:
                 x = out
         return kept
 
     @overload
     def __call__(
-        self, x: ArrayLike, state: Any = None, *, return_sequence: Literal[True] = True, out: np.ndarray | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        return_sequence: Literal[True] = True,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, State]: ...
     @overload
     def __call__(
-        self, x: ArrayLike, state: Any = None, *, return_sequence: bool, out: np.ndarray | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        return_sequence: bool,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray | None, State]: ...
     def __call__(
-        self, x: ArrayLike, state: Any = None, *, return_sequence: bool = True, out: np.ndarray | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        return_sequence: bool = True,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray | None, State]:
         """Run over a sequence and keep nothing (inference).
 
@@ -219,6 +241,9 @@ class _Recurrent(Module, Generic[State]):
             Whether `y` is wanted. Without, it is None and never stored.
         out : ndarray, optional
             Where to write `y`: an array of its shape and the layer's dtype.
+        n_threads : int, optional
+            The most threads to use: fewer, where other threads compute already. By default as many as pay for work of
+            this size, up to `get_num_threads()`. Results do not depend on it.
 
         Returns
         -------
@@ -250,6 +275,7 @@ class _Recurrent(Module, Generic[State]):
         ((2, 7, 10), (2, 2, 5))
         """
         weights = self._weights
+        threads = as_threads(n_threads)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
@@ -263,14 +289,16 @@ class _Recurrent(Module, Generic[State]):
 
         chunk = max(1, BLOCK_ROWS // max(N, 1))
         if self.bidirectional or T <= chunk or N == 0 or (self.num_layers == 1 and seq.flags.c_contiguous):
-            self._run(weights, np.ascontiguousarray(seq), initial, finals, y, False)
+            self._run(weights, np.ascontiguousarray(seq), initial, finals, y, False, threads)
         else:  # block by block, so that neither a layer's sequence nor x in order of time is ever stored
             starts = range(0, T, chunk)
+            spare = tuple(np.empty_like(s) for s in finals)
             for t in reversed(starts) if self.reverse else starts:
                 part = slice(t, t + chunk)
                 x_part, y_part = np.ascontiguousarray(seq[part]), None if y is None else y[part]
-                self._run(weights, x_part, initial, finals, y_part, False)
-                initial = finals
+                self._run(weights, x_part, initial, finals, y_part, False, threads)
+                initial, finals, spare = finals, spare, finals
+            finals = initial
         result = self._state_as_given(finals, unbatched)
         if y is None:
             return None, result
@@ -299,12 +327,14 @@ class _Recurrent(Module, Generic[State]):
             return direct
         return np.empty(shape, self.dtype)
 
-    def forward(self, x: ArrayLike, state: Any = None) -> tuple[np.ndarray, State, Tape]:
+    def forward(
+        self, x: ArrayLike, state: Any = None, *, n_threads: int | None = None
+    ) -> tuple[np.ndarray, State, Tape]:
         """Run over a sequence and keep what `backward` needs (training).
 
         Parameters
         ----------
-        x, state
+        x, state, n_threads
             As for a call.
 
         Returns
@@ -334,12 +364,13 @@ class _Recurrent(Module, Generic[State]):
         True
         """
         weights = self._weights
+        threads = as_threads(n_threads)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
         finals = tuple(np.empty_like(s) for s in initial)
         y = self._output(None, (), (T, N, len(self._directions) * self.hidden_size), unbatched)
-        kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, True)
+        kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, True, threads)
         tape = Tape(self, weights, (unbatched, *kept))
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
 
@@ -407,15 +438,16 @@ class _Recurrent(Module, Generic[State]):
         dstates = tuple(s.copy() for s in self._states(dstate, "_n", N, unbatched))
         grads = self._grads(accumulate)
         for layer in reversed(range(self.num_layers)):
-            x = kept[layer * D][0]
+            x, states = kept[layer]
             dx = np.empty_like(x)
             for direction, reverse in enumerate(self._directions):
                 k = layer * D + direction
                 suffix = self._suffix(layer, direction)
                 db = np.zeros(self._gates * H, self.dtype)
                 self._cell.backward(
-                    pack(tape._weights, suffix), x, kept[k][1], upstream, direction * H, tuple(s[k] for s in dstates),
-                    dx, direction > 0, grads["weight_ih" + suffix], grads["weight_hh" + suffix], db, reverse,
+                    pack(tape._weights, suffix), x, states[direction], upstream, direction * H,
+                    tuple(s[k] for s in dstates), dx, direction > 0, grads["weight_ih" + suffix],
+                    grads["weight_hh" + suffix], db, reverse,
                 )  # fmt: skip
                 if self.bias:
                     grads["bias_ih" + suffix] += db

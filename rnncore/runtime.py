@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ._kernels import driver, leaf
+from .checks import positive_int
 
-__all__ = ["engine", "info", "isa"]
+__all__ = ["engine", "get_num_threads", "info", "isa", "set_num_threads", "usable_cpus"]
 
 
 def _choice(variable: str, known: tuple[str, ...], available: tuple[str, ...]) -> str:
@@ -26,14 +30,98 @@ isa = _choice("RNNCORE_ISA", ("generic", "avx2", "avx512", "neon"), leaf.availab
 leaf.use(isa)
 
 
+def usable_cpus() -> int:
+    """Return how many CPUs' worth of time this process may use: its affinity mask, and its cgroup's quota if lower."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cpus, *map(math.floor, _quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))]))
+
+
+def _quotas(membership: Path, root: Path) -> list[float]:
+    """Return the limits, in CPUs, of the cgroups this process is in: version 2's cpu.max, version 1's cfs_quota."""
+    found = []
+    with suppress(OSError, ValueError):
+        for line in membership.read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                top, files = root, ["cpu.max"]
+            elif "cpu" in controllers.split(","):
+                top, files = root / controllers, ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            else:
+                continue
+            group = top / path.lstrip("/")
+            for place in [group, *group.parents]:  # a parent's limit holds for its children
+                with suppress(OSError, ValueError):
+                    quota, period = " ".join((place / file).read_text() for file in files).split()
+                    if quota not in ("max", "-1") and float(quota) > 0 < float(period):
+                        found.append(float(quota) / float(period))
+                if place == top:
+                    break
+    return found
+
+
+def get_num_threads() -> int:
+    """Return the most threads a call uses that does not say how many.
+
+    Returns
+    -------
+    int
+        What `set_num_threads` or the environment's ``RNNCORE_NUM_THREADS`` said; else the CPUs this process may use.
+    """
+    return driver.get_limit()
+
+
+def set_num_threads(n: int) -> None:
+    """Set the most threads that a call uses which does not say how many; process-wide.
+
+    Parameters
+    ----------
+    n : int
+        At least 1, the calling thread among them. More than 256 count as 256.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no positive integer.
+
+    Notes
+    -----
+    Calls for which threads would not pay use fewer, and so do calls made while other threads compute: together they use
+    no more. Results do not depend on it. Threads park in the kernel between calls. Only forward passes of the `panels`
+    engine use them in this version; BPTT's products have the threads of SciPy's BLAS.
+
+    Examples
+    --------
+    >>> import rnncore as rc
+    >>> before = rc.get_num_threads()
+    >>> rc.set_num_threads(1)
+    >>> rc.get_num_threads()
+    1
+    >>> rc.set_num_threads(before)
+    """
+    driver.set_limit(min(positive_int(n, "n"), driver.MOST_THREADS))
+
+
+def _threads() -> int:
+    """Return what the environment says of threads, or the CPUs there are."""
+    value = os.environ.get("RNNCORE_NUM_THREADS")
+    if not value:
+        return usable_cpus()
+    if not (value.isascii() and value.isdecimal() and int(value[:20]) > 0):
+        raise ValueError(f"expected RNNCORE_NUM_THREADS to be a positive integer, got {value!r}")
+    return int(value[:20])
+
+
+set_num_threads(_threads())
+
+
 def info() -> dict[str, Any]:
     """Return what rnncore runs with.
 
     Returns
     -------
     dict
-        ``version``; ``isa``, the instruction set of the kernels; ``engine``; ``threads``, how many the
-        engine may use; ``blas``, the library behind its products. Imports SciPy.
+        ``version``; ``isa``, the instruction set of the kernels; ``engine``; ``threads``, how many a
+        forward pass may use; ``blas``, the library behind BPTT's products, with its threads. Imports SciPy.
 
     Examples
     --------
@@ -52,8 +140,9 @@ def info() -> dict[str, Any]:
         "version": __version__,
         "isa": isa,
         "engine": engine,
-        "threads": _blas_threads(),
-        "blas": f"{built['name']} {built['version']} ({width}) through SciPy {scipy.__version__}",
+        "threads": get_num_threads(),
+        "blas": f"{built['name']} {built['version']} ({width}, threads: {_blas_threads()}) "
+        f"through SciPy {scipy.__version__}",
     }
 
 
@@ -69,10 +158,3 @@ def _blas_threads() -> int:
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     pools.sort(key=lambda pool: "scipy" in pool["filepath"])  # NumPy brings a BLAS of its own
     return int(pools[-1]["num_threads"]) if pools else 1
-
-
-def usable_cpus() -> int:
-    """Return the CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

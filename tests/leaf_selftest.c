@@ -59,15 +59,24 @@ static long pack(void *out, const void *W, int G, int H, int K, int width)
 static void check_cell(const struct leaf *leaf, int G, int H, int function)
 {
     static double W[4 * MAX * MAX], U[4 * MAX * MAX], b[4 * MAX], x[N * MAX], h_0[N * MAX], c_0[N * MAX];
-    static double h[N * MAX], c[N * MAX], gates[N * 4 * MAX], a[N * 4 * MAX];
+    static double h[N * MAX], c[N * MAX], y[N * (MAX + 3)], gates[N * 4 * MAX], a[N * 4 * MAX];
     static _Alignas(64) double W_packed[8 * 80 * MAX], U_packed[8 * 80 * MAX], b_packed[8 * 80], z[8 * 80 * N];
     fill(W, (long)G * H * H), fill(U, (long)G * H * H), fill(b, G * H), fill(x, N * H), fill(h_0, N * H), fill(c_0, N * H);
     long vectors = pack(W_packed, W, G, H, H, leaf->width);
     pack(U_packed, U, G, H, H, leaf->width), pack(b_packed, b, G, H, 1, leaf->width);
 
-    struct panel_step step = {h, c, G == 4 ? gates : NULL, h_0, c_0, z, U_packed, N, H, 0, N};
-    leaf->project(z, b_packed, x, W_packed, N, H, vectors);
+    /* in two parts, of rows and of vectors, as a crew would */
+    const long half = vectors / 8 * 4, first = N / 3;
+    leaf->project(z, b_packed, x, W_packed, H, 0, vectors, first, 0, N);
+    leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, 0, half, N - first, first, N);
+    leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, half, vectors, N - first, first, N);
+    struct panel_step step = {h, c, G == 4 ? gates : NULL, y, h_0, c_0, z, U_packed, N, H, 0, half, 0, N, H + 3};
     (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
+    step.v_0 = half, step.v_1 = vectors, step.y = NULL;
+    (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H && j < half * leaf->width / G; j++)
+            check("y", leaf->isa, get(y, r * (H + 3) + j), get(h, r * H + j));
     for (int r = 0; r < N; r++)
         for (int g = 0; g < G * H; g++) {
             double sum = get(b, g);

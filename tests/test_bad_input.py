@@ -189,15 +189,18 @@ def test_the_kernels_read_nothing_out_of_bounds(engine):
     f4 = np.float32
     pack = Pack(np.zeros((20, 3), f4), np.zeros((20, 5), f4))
     good = {
-        "pack": pack, "x": np.zeros((7, 2, 3), f4), "states": (np.zeros((2, 5), f4),) * 2, "y": np.zeros((7, 2, 5), f4),
-        "column": 0, "finals": (np.zeros((2, 5), f4), np.zeros((2, 5), f4)),
+        "packs": (pack,), "x": np.zeros((7, 2, 3), f4), "initial": (np.zeros((3, 2, 5), f4),) * 2, "k": 1,
+        "y": np.zeros((7, 2, 5), f4), "final": (np.zeros((3, 2, 5), f4), np.zeros((3, 2, 5), f4)), "reverses": (False,),
     }  # fmt: skip
     lstm.cell.infer(**good)
 
     class Liar(np.ndarray):
         shape = (2**61 + 1, 8, 1)
 
-    kept = lstm.cell.forward(**good)
+    (kept,) = lstm.cell.forward(**good)
+    lstm.cell.infer(**(good | {"k": 2, "n_threads": 3}))
+    both = {"packs": (pack, pack), "reverses": (False, True), "y": np.zeros((7, 2, 10), f4)}
+    lstm.cell.infer(**(good | both))
     read_only = np.zeros((7, 2, 5), f4)
     read_only.flags.writeable = False
     bad = [
@@ -205,11 +208,15 @@ def test_the_kernels_read_nothing_out_of_bounds(engine):
         {"x": np.zeros((0, 2, 3), f4).view(Liar)}, {"y": np.empty((0, 1, 2**60), f4)},
         {"y": np.zeros((7, 2, 5), f4).view(Liar)},
         {"x": np.zeros((3, 2), f4)}, {"x": [1]}, {"x": np.zeros((7, 2, 3), np.int32)},
-        {"states": ()}, {"states": (np.zeros((2, 4), f4),) * 2}, {"states": (None, None)},
-        {"y": np.zeros((7, 2, 4), f4)}, {"y": np.zeros((6, 2, 5), f4)}, {"y": read_only}, {"column": 1}, {"column": -1},
-        {"finals": (np.zeros((2, 5), f4),)}, {"finals": (np.zeros((1, 5), f4),) * 2}, {"pack": None},
-        {"pack": Pack(np.zeros((5, 3), f4), np.zeros((5, 5), f4))},
-        {"pack": Pack(np.zeros((20, 3)), np.zeros((20, 5)))},
+        {"initial": ()}, {"initial": (np.zeros((3, 2, 4), f4),) * 2}, {"initial": (None, None)}, {"k": 3}, {"k": -1},
+        {"initial": (np.zeros((2, 5), f4),) * 2}, {"initial": (np.zeros((1, 2, 5), f4),) * 2},
+        {"y": np.zeros((7, 2, 4), f4)}, {"y": np.zeros((6, 2, 5), f4)}, {"y": read_only},
+        {"final": (np.zeros((3, 2, 5), f4),)}, {"final": (np.zeros((3, 1, 5), f4),) * 2}, {"packs": None},
+        {"packs": ()}, {"packs": (None,)}, {"packs": (pack,) * 3}, {"reverses": ()},
+        {"reverses": (False, True)}, both | {"k": 2}, both | {"y": good["y"]},
+        {"packs": (Pack(np.zeros((5, 3), f4), np.zeros((5, 5), f4)),)},
+        {"packs": (Pack(np.zeros((20, 3)), np.zeros((20, 5))),)},
+        both | {"packs": (pack, Pack(np.zeros((16, 3), f4), np.zeros((16, 4), f4)))},
     ]  # fmt: skip
     for change in bad:
         for run in (lstm.cell.infer, lstm.cell.forward):
@@ -233,7 +240,8 @@ def test_the_kernels_read_nothing_out_of_bounds(engine):
         driver.Cell().infer(**good)
 
     backward = {
-        "pack": pack, "x": good["x"], "kept": kept, "dy": good["y"], "column": 0, "dstates": good["finals"],
+        "pack": pack, "x": good["x"], "kept": kept, "dy": good["y"], "column": 0,
+        "dstates": (np.zeros((2, 5), f4), np.zeros((2, 5), f4)),
         "dx": np.zeros((7, 2, 3), f4), "add_dx": False, "dW_ih": np.zeros((20, 3), f4), "dW_hh": np.zeros((20, 5), f4),
         "db": np.zeros(20, f4),
     }  # fmt: skip

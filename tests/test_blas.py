@@ -41,11 +41,12 @@ def test_dimensions_are_checked_before_they_are_narrowed(engine):
     rnn = rc.RNN(1, 1, rng=0)
     cell, pack = rnn._cell, Pack(*rnn.parameters().values())
     with pytest.raises(ValueError, match="C-contiguous array"):  # the driver takes no broadcast array at all
-        cell.infer(pack, x, (np.zeros((1, 1), np.float32),), None, 0, (np.zeros((1, 1), np.float32),))
+        cell.infer(
+            (pack,), x, (np.zeros((1, 1, 1), np.float32),), 0, None, (np.zeros((1, 1, 1), np.float32),), (False,)
+        )
     huge = np.empty((1, 2**31, 1), np.float32)  # 8 GiB of addresses, none of them touched
-    state = huge[0]
     with pytest.raises(ValueError, match=r"no dimension above 2147483647"):
-        cell.infer(pack, huge, (state,), None, 0, (state,))
+        cell.infer((pack,), huge, (huge,), 0, None, (huge,), (False,))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -15,20 +15,22 @@ cdef enum:
     PANELS = 1
     ENGINES = 2
 
-# The order of a run's steps. A block of time is `block` steps, anchored at t = 0; the forward pass takes blocks and
-# the steps in them upwards, or downwards with `reverse`, and the backward pass the other way round.
+# The order of a run's steps: upwards in the forward pass, or downwards with `reverse`; the other way round in backward.
 cdef struct Schedule:
     Py_ssize_t T, N
-    Py_ssize_t block
     bint reverse
 
-# One step as a cell's phase sees it. Rows are contiguous; n of them are active.
+# What a cell's phases do at one time: n sequences, from n_0 on, and of the panels the vectors from v_0 to v_1. Rows of
+# one time are contiguous.
 cdef struct Step:
     Py_ssize_t n, H
-    Py_ssize_t row, rows        # first row within its block, and rows of the block
+    Py_ssize_t v_0, v_1
+    const char *z               # panels: sums over x, of which this step's begin at `row` of each vector's `rows`
+    Py_ssize_t row, rows
     void *gates                 # (n, G*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here, if any
     void *before[MAX_STATES]    # (n, H)    h_{t-1}, c_{t-1}
     void *after[MAX_STATES]     # (n, H)    h_t, c_t
+    void *y                     # (n, ·)    h_t once more, or NULL
     void *dgates                # (n, G*H)  backward: the gradient of the gates' pre-activations
     void *dstate[MAX_STATES]    # (n, H)    backward, in: of h_t, c_t; out: of h_{t-1}, c_{t-1}
 
@@ -53,7 +55,6 @@ cdef struct Run:
     Py_ssize_t I, H
     int dtype
     Py_ssize_t item             # bytes of an element
-    bint interruptible          # look for Ctrl-C now and then
     const char *W_ih            # (G*H, I)
     const char *W_hh            # (G*H, H)  in blocks
     const char *W_hh_T          # (H, G*H)  in blocks
@@ -62,13 +63,14 @@ cdef struct Run:
     const char *panels_hh
     const char *panels_bias
     Py_ssize_t vectors
-    char *z                     # panels: sums over x of one block
     const char *x               # (T, N, I)
     char *y                     # (T, N, ·) this direction's first column, or NULL
     Py_ssize_t y_stride         # elements from row to row of y and dy
-    bint tape                   # keep every step's states (and gates), or two slots of states
-    char *gates                 # (T*N, G*H) on a tape that keeps them, else (block*N, G*H) for blas, NULL for panels
-    char *state[MAX_STATES]     # ((T+1)*N, H) or (2*N, H)
+    bint tape                   # keep every step's states (and gates)
+    char *gates                 # (T*N, G*H) on a tape that keeps them, or NULL
+    char *state[MAX_STATES]     # (T+1, N, H) on a tape, else (2, N, H)
+    const char *initial[MAX_STATES]  # (N, H)
+    char *final[MAX_STATES]     # (N, H)
     const char *dy              # (T, N, ·) as y, or NULL
     char *dgates                # (block*N, G*H)
     char *dstate[MAX_STATES]    # (N, H)    in: of the final states; out: of the initial states
@@ -80,13 +82,13 @@ cdef struct Run:
 
 cdef void recur(const Run *run, const Step *s) noexcept nogil
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil
+cdef int forward(Run *runs, int count, int n_threads) except -1 nogil
+cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 
 cdef class Cell:
     cdef const Table *table
-    cdef int start(self, Run *run, Pack pack, object x, bint reverse, Py_ssize_t block_rows) except -1
-
-    cdef int start_blas(self, Run *run) except -1
+    cdef object prepare(self, Run *run, Pack pack, int dtype)
 
     @staticmethod
     cdef Cell of(const Table *table)

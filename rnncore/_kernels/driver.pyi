@@ -5,31 +5,36 @@ import numpy as np
 from .pack import Pack
 
 BLOCK_ROWS: int
+MOST_THREADS: int
 
 def use(name: str) -> None: ...
+def set_limit(n: int) -> None: ...
+def get_limit() -> int: ...
 
 @final
 class Cell:
     def infer(
         self,
-        pack: Pack,
+        packs: tuple[Pack, ...],
         x: np.ndarray,
-        states: tuple[np.ndarray, ...],
+        initial: tuple[np.ndarray, ...],
+        k: int,
         y: np.ndarray | None,
-        column: int,
-        finals: tuple[np.ndarray, ...],
-        reverse: bool = False,
+        final: tuple[np.ndarray, ...],
+        reverses: tuple[bool, ...],
+        n_threads: int = 0,
     ) -> None: ...
     def forward(
         self,
-        pack: Pack,
+        packs: tuple[Pack, ...],
         x: np.ndarray,
-        states: tuple[np.ndarray, ...],
+        initial: tuple[np.ndarray, ...],
+        k: int,
         y: np.ndarray | None,
-        column: int,
-        finals: tuple[np.ndarray, ...],
-        reverse: bool = False,
-    ) -> tuple[np.ndarray | None, ...]: ...
+        final: tuple[np.ndarray, ...],
+        reverses: tuple[bool, ...],
+        n_threads: int = 0,
+    ) -> list[tuple[np.ndarray | None, ...]]: ...
     def backward(
         self,
         pack: Pack,

@@ -11,11 +11,12 @@ cdef extern from "simd/leaf.h":
         void *h
         void *c
         void *gates
+        void *y
         const void *h_before
         const void *c_before
         const void *z
         const void *panels
-        Py_ssize_t n, H, row, rows
+        Py_ssize_t n, H, v_0, v_1, row, rows, y_stride
 
     cdef struct Leaf "leaf":
         const char *isa
@@ -28,8 +29,8 @@ cdef extern from "simd/leaf.h":
                              Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*lstm_backward)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
                               const void *c_before, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t rows, Py_ssize_t K,
-                        Py_ssize_t vectors) noexcept nogil
+        void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t K, Py_ssize_t v_0,
+                        Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
         void (*rnn_step[3])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
 

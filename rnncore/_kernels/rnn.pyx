@@ -9,8 +9,9 @@ from .leaf cimport NONLINEARITIES, RELU, SIGMOID, TANH, PanelStep
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
     cdef PanelStep step
-    step.h, step.h_before, step.z, step.panels = s.after[0], s.before[0], run.z, run.panels_hh
-    step.n, step.H, step.row, step.rows = s.n, s.H, s.row, s.rows
+    step.h, step.y, step.y_stride = s.after[0], s.y, run.y_stride
+    step.h_before, step.z, step.panels = s.before[0], s.z, run.panels_hh
+    step.n, step.H, step.v_0, step.v_1, step.row, step.rows = s.n, s.H, s.v_0, s.v_1, s.row, s.rows
     run.leaf.rnn_step[run.cell.nonlinearity](&step)                                                 # (1) (2)
 
 

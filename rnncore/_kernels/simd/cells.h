@@ -78,10 +78,9 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
 #define RNN_STEP(function)                                                                                             \
     static void NAME(function##_step)(const struct panel_step *s)                                                      \
     {                                                                                                                  \
-        const ptrdiff_t vectors = (s->H + WIDTH - 1) / WIDTH;                                                          \
         real sums[TILE_ROWS * 4 * WIDTH] __attribute__((aligned(64)));                                                 \
-        for (ptrdiff_t v = 0, count; v < vectors; v += count) {                                                        \
-            count = NAME(panel_vectors)(vectors - v);                                                                  \
+        for (ptrdiff_t v = s->v_0, count; v < s->v_1; v += count) {                                                    \
+            count = NAME(panel_vectors)(s->v_1 - v);                                                                   \
             const real *z = (const real *)s->z + (v * s->rows + s->row * count) * WIDTH;                               \
             for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {                                                         \
                 rows = NAME(tile_rows)(s->n - r);                                                                      \
@@ -90,8 +89,13 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
                 for (ptrdiff_t q = 0; q < rows; q++) {                                                                 \
                     const real *a = sums + q * count * WIDTH;                                                          \
                     real *h = (real *)s->h + (r + q) * s->H + v * WIDTH;                                               \
+                    real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + v * WIDTH : h;                             \
                     const ptrdiff_t units = s->H - v * WIDTH < count * WIDTH ? s->H - v * WIDTH : count * WIDTH;       \
-                    FOR_VECTORS(units, { STORE(h + j, NAME(function)(NAME(load)(a + j))); /* (2) */ });                \
+                    FOR_VECTORS(units, {                                                                               \
+                        V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                           \
+                        STORE(h + j, h_t);                                                                             \
+                        STORE(y + j, h_t);                                                                             \
+                    });                                                                                                \
                 }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
@@ -132,7 +136,7 @@ static void NAME(lstm_step)(const struct panel_step *s)
 {
     real sums[TILE_ROWS * 4 * WIDTH] __attribute__((aligned(64)));
     const ptrdiff_t H = s->H;
-    for (ptrdiff_t u = 0; u < H; u += WIDTH) {
+    for (ptrdiff_t u = s->v_0 / 4 * WIDTH; u < s->v_1 / 4 * WIDTH; u += WIDTH) {
         const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
         const real *z = (const real *)s->z + (u * s->rows + s->row * WIDTH) * 4;
         for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {
@@ -147,8 +151,11 @@ static void NAME(lstm_step)(const struct panel_step *s)
                 V g = NAME(tanh)(NAME(load)(a + 2 * WIDTH));                                   /* (4) */
                 V o = NAME(sigmoid)(NAME(load)(a + 3 * WIDTH));                                /* (5) */
                 V c = FMA(f, LOAD((const real *)s->c_before + at), i * g);                     /* (6) */
-                STORE((real *)s->h + at, o * NAME(tanh)(c));                                   /* (7) */
+                V h = o * NAME(tanh)(c);                                                       /* (7) */
+                STORE((real *)s->h + at, h);
                 STORE((real *)s->c + at, c);
+                if (s->y)
+                    STORE((real *)s->y + (r + q) * s->y_stride + u, h);
                 if (s->gates) {
                     real *gates = (real *)s->gates + (r + q) * 4 * H + u;
                     STORE(gates, i);

@@ -29,16 +29,18 @@ typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, c
 
 /* The panels engine: weights packed as simd/panels.h says, `vectors` of them. */
 
-/* z (vectors, rows) = bias + a (rows, K) W^T */
-typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t rows,
-                                 ptrdiff_t K, ptrdiff_t vectors);
+/* z (vectors, rows) = bias + a (n, K) W^T for n of the rows, from `row` on, and the vectors from v_0 to v_1, which are
+   whole panels */
+typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t K, ptrdiff_t v_0,
+                                 ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows);
 
-/* One step of n rows, whose sums over x begin at `row` of z (vectors, rows). Reads h_before and c_before (n, H), writes h
-   and c; an LSTM's activated gates go to `gates` (n, 4*H) unless that is NULL. */
+/* One step of n rows, for the units of the vectors from v_0 to v_1, which are whole panels. The rows' sums over x begin at
+   `row` of z (vectors, rows). Reads h_before and c_before (n, H), writes h and c; h also to y, whose rows are y_stride
+   apart, and an LSTM's activated gates to `gates` (n, 4*H), unless these are NULL. */
 struct panel_step {
-    void *h, *c, *gates;
+    void *h, *c, *gates, *y;
     const void *h_before, *c_before, *z, *panels;
-    ptrdiff_t n, H, row, rows;
+    ptrdiff_t n, H, v_0, v_1, row, rows, y_stride;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 

@@ -72,17 +72,17 @@ INLINE ptrdiff_t NAME(tile_rows)(ptrdiff_t left)
     return (left + tiles - 1) / tiles;
 }
 
-/* z = bias + a W^T for all rows: the sums of each panel over all rows, one panel after the other. */
-static void NAME(project)(void *z_, const void *bias_, const void *a_, const void *panels_, ptrdiff_t rows, ptrdiff_t K,
-                          ptrdiff_t vectors)
+/* z = bias + a W^T: the sums of each panel over all n rows, one panel after the other. */
+static void NAME(project)(void *z_, const void *bias_, const void *a_, const void *panels_, ptrdiff_t K, ptrdiff_t v_0,
+                          ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows)
 {
     real *z = z_;
     const real *bias = bias_, *a = a_, *panels = panels_;
-    for (ptrdiff_t v = 0, count; v < vectors; v += count) {
-        count = NAME(panel_vectors)(vectors - v);
-        for (ptrdiff_t r = 0, tile; r < rows; r += tile) {
-            tile = NAME(tile_rows)(rows - r);
-            NAME(tile)(tile, count, z + (v * rows + r * count) * WIDTH, bias + v * WIDTH, 0, a + r * K, K,
+    for (ptrdiff_t v = v_0, count; v < v_1; v += count) {
+        count = NAME(panel_vectors)(v_1 - v);
+        for (ptrdiff_t r = 0, tile; r < n; r += tile) {
+            tile = NAME(tile_rows)(n - r);
+            NAME(tile)(tile, count, z + (v * rows + (row + r) * count) * WIDTH, bias + v * WIDTH, 0, a + r * K, K,
                        panels + v * WIDTH * K);
         }
     }

@@ -1,0 +1,292 @@
+/* Workers wait in the kernel while there is nothing to do. Within a call, waiting threads spin for some microseconds
+   first: barriers follow each other closely there, and waking a thread takes longer than that. */
+
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ volatile("yield")
+#else
+#define PAUSE() ((void)0)
+#endif
+
+/* --- sleeping on a word --------------------------------------------------------------------------------------------- */
+
+enum { SPINS = 2000 }; /* looks at a word before sleeping: 20 to 100 microseconds */
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Sleep unless *word differs from `value`; may return for no reason. */
+static void sleep_on(atomic_uint *word, unsigned value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+/* Wake whoever sleeps on the word, which may be gone already: only its address is used. */
+static void wake(atomic_uint *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static void sleep_reset(void) {}
+#else
+static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t sleepers = PTHREAD_COND_INITIALIZER;
+
+static void sleep_on(atomic_uint *word, unsigned value)
+{
+    pthread_mutex_lock(&sleep_lock);
+    if (atomic_load(word) == value)
+        pthread_cond_wait(&sleepers, &sleep_lock);
+    pthread_mutex_unlock(&sleep_lock);
+}
+
+static void wake(atomic_uint *word)
+{
+    (void)word;
+    pthread_mutex_lock(&sleep_lock);
+    pthread_cond_broadcast(&sleepers);
+    pthread_mutex_unlock(&sleep_lock);
+}
+
+static void sleep_reset(void)
+{
+    pthread_mutex_init(&sleep_lock, NULL);
+    pthread_cond_init(&sleepers, NULL);
+}
+#endif
+
+/* Return whether *word came to differ from `value` while spinning. */
+static int spin(atomic_uint *word, unsigned value)
+{
+    for (int k = 0; k < SPINS; k++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != value)
+            return 1;
+        if (k >= 16)
+            PAUSE();
+    }
+    return 0;
+}
+
+/* --- barrier -------------------------------------------------------------------------------------------------------- */
+
+void barrier_init(struct barrier *barrier, int size)
+{
+    barrier->size = (unsigned)size;
+    atomic_init(&barrier->arrived, 0);
+    atomic_init(&barrier->round, 0);
+    atomic_init(&barrier->sleepers, 0);
+}
+
+void barrier_wait(struct barrier *barrier)
+{
+    if (barrier->size < 2)
+        return;
+    unsigned round = atomic_load_explicit(&barrier->round, memory_order_relaxed);
+    if (atomic_fetch_add(&barrier->arrived, 1) + 1 == barrier->size) {
+        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        atomic_store(&barrier->round, round + 1);
+        if (atomic_load(&barrier->sleepers))
+            wake(&barrier->round);
+        return;
+    }
+    if (spin(&barrier->round, round))
+        return;
+    atomic_fetch_add(&barrier->sleepers, 1);
+    while (atomic_load(&barrier->round) == round)
+        sleep_on(&barrier->round, round);
+    atomic_fetch_sub(&barrier->sleepers, 1);
+}
+
+/* --- pool ----------------------------------------------------------------------------------------------------------- */
+
+enum { SLEEPING = 0x80000000u }; /* in crew.left */
+
+struct worker {
+    atomic_uint calls; /* so far: one more is the call to work */
+    struct worker *next;
+    struct crew *crew;
+    void (*body)(void *job, int member);
+    void *job;
+    int member;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
+static struct worker *idle;
+static int made;    /* workers there are */
+static int running; /* threads inside a crew */
+static atomic_uint epoch;
+
+static void *work(void *self_)
+{
+    struct worker *self = self_;
+    for (unsigned calls = 0;; calls++) {
+        while (atomic_load_explicit(&self->calls, memory_order_acquire) == calls)
+            sleep_on(&self->calls, calls);
+        struct crew *crew = self->crew;
+        denormals_flush();
+        self->body(self->job, self->member);
+        pthread_mutex_lock(&lock);
+        self->next = idle;
+        idle = self;
+        running--;
+        pthread_mutex_unlock(&lock);
+        if (atomic_fetch_sub(&crew->left, 1) == (SLEEPING | 1)) /* the last; the caller goes on from here */
+            wake(&crew->left);
+    }
+    return NULL;
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+/* The child has one thread: the pool starts anew. Workers' memory is lost, as it may be in use by a call of the parent. */
+static void in_child(void)
+{
+    pthread_mutex_init(&lock, NULL);
+    sleep_reset();
+    idle = NULL;
+    made = running = 0;
+    atomic_fetch_add(&epoch, 1);
+}
+
+static void init(void)
+{
+    pthread_atfork(before_fork, after_fork, in_child);
+}
+
+/* Make a worker, with every signal blocked: signals belong to the program's own threads. */
+static struct worker *make_worker(void)
+{
+    struct worker *worker = calloc(1, sizeof *worker);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t every, before;
+    if (!worker || pthread_attr_init(&attributes)) {
+        free(worker);
+        return NULL;
+    }
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before);
+    int failed = pthread_create(&thread, &attributes, work, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        free(worker);
+        return NULL;
+    }
+    made++;
+    return worker;
+}
+
+void pool_gather(struct crew *crew, int want, int limit)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init);
+    if (want > POOL_MOST)
+        want = POOL_MOST;
+    crew->size = 1;
+    crew->workers = NULL;
+    pthread_mutex_lock(&lock);
+    int most = want > limit ? want : limit;
+    while (crew->size < want && running + 1 + crew->size <= most) {
+        struct worker *worker = idle;
+        if (worker)
+            idle = worker->next;
+        else if (made >= POOL_MOST || !(worker = make_worker()))
+            break;
+        worker->next = crew->workers;
+        crew->workers = worker;
+        crew->size++;
+    }
+    running += crew->size;
+    crew->epoch = atomic_load(&epoch);
+    pthread_mutex_unlock(&lock);
+}
+
+int pool_lost(const struct crew *crew)
+{
+    return crew->epoch != atomic_load(&epoch);
+}
+
+void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)
+{
+    atomic_init(&crew->left, (unsigned)crew->size - 1);
+    int member = 1;
+    for (struct worker *worker = crew->workers, *next; worker; worker = next) {
+        next = worker->next; /* the worker's own again once it works */
+        worker->crew = crew;
+        worker->body = body;
+        worker->job = job;
+        worker->member = member++;
+        atomic_fetch_add_explicit(&worker->calls, 1, memory_order_release);
+        wake(&worker->calls);
+    }
+    unsigned long mode = denormals_flush();
+    body(job, 0);
+    denormals_restore(mode);
+    if (pool_lost(crew))
+        return; /* neither the workers nor the count of running threads are this process's */
+    unsigned left = atomic_load_explicit(&crew->left, memory_order_acquire);
+    while (left && spin(&crew->left, left))
+        left = atomic_load_explicit(&crew->left, memory_order_acquire);
+    if (left) {
+        left = atomic_fetch_or(&crew->left, SLEEPING) | SLEEPING;
+        while (left != SLEEPING) {
+            sleep_on(&crew->left, left);
+            left = atomic_load(&crew->left);
+        }
+    }
+    pthread_mutex_lock(&lock);
+    running--;
+    pthread_mutex_unlock(&lock);
+}
+
+/* --- denormal numbers ----------------------------------------------------------------------------------------------- */
+
+unsigned long denormals_flush(void)
+{
+#if defined(__x86_64__)
+    unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040); /* flush to zero, denormals are zeros */
+    return mode;
+#elif defined(__aarch64__)
+    unsigned long mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | 1ul << 24));
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+void denormals_restore(unsigned long mode)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#else
+    (void)mode;
+#endif
+}

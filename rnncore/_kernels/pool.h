@@ -1,0 +1,63 @@
+/* Threads that work together inside the time loop: a pool of workers, parked between calls, crews of them that share one
+   call's work, and barriers. Any number of threads may call at once. */
+
+#ifndef RNNCORE_POOL_H
+#define RNNCORE_POOL_H
+
+#include <stdatomic.h>
+
+enum { POOL_MOST = 256 }; /* members of the largest crew */
+
+/* The caller and the workers that help it in one call. */
+struct crew {
+    int size;
+    struct worker *workers;
+    atomic_uint left; /* workers that are not done yet, and whether the caller sleeps until they are */
+    unsigned epoch;
+};
+
+/* Gather a crew of `want` members, the caller among them, or of fewer where more would make more than max(want, limit)
+   threads run in the process, or none can be made. pool_run must follow, on the same thread. */
+void pool_gather(struct crew *crew, int want, int limit);
+
+/* Run body(job, k) for k = 0 .. size-1, k = 0 on the calling thread; return when all are done. Denormal numbers are
+   flushed to zero in all members; the caller's mode is restored. */
+void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job);
+
+/* Whether this process was forked since the crew was gathered: then the caller is its only member left. */
+int pool_lost(const struct crew *crew);
+
+/* Where `size` members of a crew meet. */
+struct barrier {
+    unsigned size;
+    atomic_uint arrived, round, sleepers;
+};
+
+void barrier_init(struct barrier *barrier, int size);
+
+/* Return once every member has called it as often as this one; what they wrote before is visible then. */
+void barrier_wait(struct barrier *barrier);
+
+/* Flush denormal numbers to zero in this thread, as operands and as results; returns the mode for `denormals_restore`. */
+unsigned long denormals_flush(void);
+void denormals_restore(unsigned long mode);
+
+/* Shares of work, handed out to whoever comes first: 0, 1, 2, ... */
+typedef atomic_long counter;
+
+static inline void counter_reset(counter *next)
+{
+    atomic_store_explicit(next, 0, memory_order_relaxed);
+}
+
+static inline long counter_take(counter *next)
+{
+    return atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+}
+
+static inline long counter_peek(counter *next)
+{
+    return atomic_load_explicit(next, memory_order_relaxed);
+}
+
+#endif

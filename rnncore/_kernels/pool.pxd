@@ -1,0 +1,27 @@
+# The pool of threads in C: contracts stand in pool.h. `driver` is the one extension that holds it.
+
+cdef extern from "pool.h":
+    enum: POOL_MOST
+
+    cdef struct Crew "crew":
+        int size
+
+    void pool_gather(Crew *crew, int want, int limit) nogil
+    void pool_run(Crew *crew, void (*body)(void *job, int member) noexcept nogil, void *job) nogil
+    int pool_lost(const Crew *crew) nogil
+
+    cdef struct Barrier "barrier":
+        pass
+
+    void barrier_init(Barrier *barrier, int size) nogil
+    void barrier_wait(Barrier *barrier) nogil
+
+    unsigned long denormals_flush() nogil
+    void denormals_restore(unsigned long mode) nogil
+
+    ctypedef struct Counter "counter":
+        pass
+
+    void counter_reset(Counter *next) nogil
+    long counter_take(Counter *next) nogil
+    long counter_peek(Counter *next) nogil

@@ -1,0 +1,279 @@
+"""Threads inside a call: same bits for any number of them, many callers, fork, exit, denormal numbers, the settings."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from common import DTYPES, as_tuple, random_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_properties import EXAMPLES, equal, layers
+
+import rnncore as rc
+from rnncore import runtime
+
+ROOT = Path(__file__).parent.parent
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(), N=st.integers(0, 40), T=st.integers(0, 60), n_threads=st.integers(2, 7))
+def test_any_number_of_threads(layer, N, T, n_threads):
+    case = random_case(layer, T, N)
+    y, final = layer(case["x"], case["state"], n_threads=1)
+    y_crew, final_crew = layer(case["x"], case["state"], n_threads=n_threads)
+    assert equal(y_crew, y) and equal(as_tuple(final_crew), as_tuple(final))
+    y_tape, final_tape, _ = layer.forward(case["x"], case["state"], n_threads=n_threads)
+    assert equal(as_tuple(final_tape), as_tuple(final)) or runtime.engine == "blas"
+    assert y_tape.shape == y.shape
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("H", [16, 64, 70, 200])
+def test_by_rows_and_by_units(kind, H):
+    """Batches on both sides of where a crew changes from sharing units to sharing rows, and beyond a chunk of rows."""
+    layer = getattr(rc, kind)(20, H, rng=0)
+    x = np.random.default_rng(0).standard_normal((13, 210, 20)).astype(np.float32)
+    y = layer(x, n_threads=1)[0]
+    for N in (1, 2, 5, 7, 8, 15, 16, 17, 31, 64, 97, 210):
+        for n_threads in (1, 2, 3, 7):
+            assert equal(layer(x[:, :N], n_threads=n_threads)[0], y[:, :N])
+
+
+def test_the_pools_own_c_test(tmp_path):
+    """Crews, barriers, callers, children, denormal numbers, in C; .ci/full runs it under the thread sanitizer too."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    sources = [str(ROOT / "tests/pool_selftest.c"), str(ROOT / "rnncore/_kernels/pool.c")]
+    flags = ["-O2", "-pthread", f"-I{ROOT / 'rnncore/_kernels'}"]
+    subprocess.run([compiler, *flags, *sources, "-o", str(tmp_path / "test")], check=True)
+    done = subprocess.run([tmp_path / "test"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout == "pool: 0 failures\n", done.stdout
+
+
+def test_a_storm_of_callers():
+    """Threads that all ask for crews, of one layer and of several, get the numbers they would get alone."""
+    layers = [rc.LSTM(8, 40, rng=0), rc.RNN(8, 70, 2, rng=1), rc.LSTM(8, 24, bidirectional=True, rng=2)]
+    x = np.random.default_rng(0).standard_normal((30, 9, 8)).astype(np.float32)
+    expected = [layer(x, n_threads=1)[0] for layer in layers]
+    wrong = []
+
+    def call(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(60):
+            k, n_threads = rng.integers(3), int(rng.integers(1, 6))
+            if not equal(layers[k](x, n_threads=n_threads)[0], expected[k]):
+                wrong.append((k, n_threads))
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def run_in_child(layer, x, expected):
+    sys.exit(not equal(layer(x, n_threads=3)[0], expected))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_fork_works():
+    """With the parent's workers parked, and with them at work."""
+    layer = rc.LSTM(8, 64, rng=0)
+    x = np.random.default_rng(0).standard_normal((200, 2, 8)).astype(np.float32)
+    expected = layer(x, n_threads=3)[0]
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            layer(x, n_threads=3)
+
+    thread = threading.Thread(target=busy)
+    fork = multiprocessing.get_context("fork")
+    try:
+        for k in range(6):
+            if k == 3:
+                thread.start()
+            child = fork.Process(target=run_in_child, args=(layer, x, expected))
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0
+    finally:
+        stop.set()
+        if thread.ident:
+            thread.join()
+
+
+FORKING_HANDLER = """
+import os, signal, threading, time
+import numpy as np, rnncore as rc
+lstm = rc.LSTM(8, 300, rng=0)
+x = np.zeros((6000, 1, 8), np.float32)
+children = []
+def handler(*_):
+    child = os.fork()
+    children.append(child)
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    while not children:
+        lstm(x, return_sequence=False, n_threads=2)
+    told = False
+except RuntimeError as error:
+    told = "forked" in str(error)
+if children[0] == 0:
+    signal.alarm(0)
+    again = lstm(x[:50], n_threads=2)[0]
+    os._exit(7 if np.array_equal(again, lstm(x[:50], n_threads=1)[0]) else 8)
+_, status = os.waitpid(children[0], 0)
+print(os.waitstatus_to_exitcode(status), told)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_handler_that_forks_inside_a_call():
+    """The child, which has no crew, is told so and works on; the parent notices nothing."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING_HANDLER], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "7 False\n", done.stdout + done.stderr
+
+
+def test_exit_with_workers_parked_or_at_work():
+    code = (
+        "import numpy as np, rnncore as rc, threading\n"
+        "lstm, x = rc.LSTM(8, 64, rng=0), np.zeros((2000, 2, 8), np.float32)\n"
+        "lstm(x, n_threads=4)\n"
+        "def forever():\n"
+        "    while True: lstm(x, n_threads=4)\n"
+        "threading.Thread(target=forever, daemon=True).start()\n"
+        "lstm(x)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc here")
+def test_workers_sleep_between_calls():
+    """Parked workers use no time at all."""
+    layer, x = rc.LSTM(8, 64, rng=0), np.zeros((100, 2, 8), np.float32)
+    layer(x, n_threads=4)
+
+    def used():
+        stats = [
+            task.joinpath("stat").read_text().rsplit(")", 1)[1].split() for task in Path("/proc/self/task").iterdir()
+        ]
+        return sorted(int(fields[11]) + int(fields[12]) for fields in stats), [fields[0] for fields in stats]
+
+    def settled():
+        return used()[1].count("S") >= 3  # the workers: asleep, not running
+
+    for _ in range(200):
+        if settled():
+            break
+        threading.Event().wait(0.02)
+    before = used()[0]
+    threading.Event().wait(0.3)
+    after = used()[0]
+    assert settled() and sum(after) - sum(before) <= 5  # hundredths of a second; spinning, they would use 90
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("N", [1, 40])
+def test_denormal_numbers_are_flushed(dtype, n_threads, N):
+    """An identity map that would keep a denormal number in its state keeps zero; the caller's mode stays as it was."""
+    tiny = np.finfo(dtype).smallest_normal / 8
+    layer = rc.RNN(3, 64, nonlinearity="relu", bias=False, dtype=dtype, rng=0)
+    with layer.editing() as params:
+        params["weight_ih_l0"][...] = 0
+        params["weight_hh_l0"][...] = np.eye(64)
+    state = np.full((1, N, 64), tiny)
+    y, h_n = layer(np.zeros((4, N, 3), dtype), state, n_threads=n_threads)
+    assert not y.any() and not h_n.any()
+    assert np.float64(np.finfo(np.float64).smallest_normal) / 4 > 0
+    _, _, tape = layer.forward(np.zeros((4, N, 3), dtype), np.ones((1, N, 64)), n_threads=n_threads)
+    _, dh_0, _ = layer.backward(tape, None, state)
+    assert runtime.engine == "blas" or not dh_0.any()
+    assert np.finfo(dtype).smallest_normal * np.dtype(dtype).type(0.5) > 0
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, None, 10**30])
+def test_numbers_of_threads_that_are_none(value):
+    layer, x = rc.RNN(3, 4, rng=0), np.zeros((2, 1, 3), np.float32)
+    with pytest.raises((TypeError, ValueError), match="n"):
+        rc.set_num_threads(value)
+    if value is not None:
+        with pytest.raises((TypeError, ValueError), match="n_threads"):
+            layer(x, n_threads=value)
+        with pytest.raises((TypeError, ValueError), match="n_threads"):
+            layer.forward(x, n_threads=value)
+
+
+def test_set_num_threads():
+    before = rc.get_num_threads()
+    try:
+        rc.set_num_threads(3)
+        assert rc.get_num_threads() == rc.info()["threads"] == 3
+        rc.set_num_threads(10_000)
+        assert rc.get_num_threads() == 256
+    finally:
+        rc.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value,shown", [("3", "3"), ("", None), ("0", ""), ("two", ""), ("-1", ""), ("²", "")])
+def test_threads_from_the_environment(value, shown):
+    code = "import rnncore; print(rnncore.get_num_threads())"
+    environment = os.environ | {"RNNCORE_NUM_THREADS": value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    if shown == "":
+        assert (
+            done.returncode != 0
+            and f"expected RNNCORE_NUM_THREADS to be a positive integer, got {value!r}" in done.stderr
+        )
+    else:
+        assert done.stdout.strip() == (shown or str(runtime.usable_cpus()))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_threads_follow_the_affinity_mask():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import rnncore; print(rnncore.get_num_threads())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RNNCORE_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    "membership,files,expected",
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000\n", "a/cpu.max": "max 100000\n"}, [1.5]),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n", "cpu.max": "x"}, [4.0]),
+        ("0::/\n", {}, []),
+        (
+            "5:cpu,cpuacct:/c\n3:memory:/c\n",
+            {"cpu,cpuacct/c/cpu.cfs_quota_us": "50000\n", "cpu,cpuacct/c/cpu.cfs_period_us": "100000\n"},
+            [0.5],
+        ),
+        ("5:cpu:/c\n", {"cpu/c/cpu.cfs_quota_us": "-1\n", "cpu/c/cpu.cfs_period_us": "100000\n"}, []),
+        ("nonsense\n", {}, []),
+    ],
+)
+def test_quotas_of_cgroups(tmp_path, membership, files, expected):
+    root = tmp_path / "cgroup"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (tmp_path / "self").write_text(membership)
+    assert runtime._quotas(tmp_path / "self", root) == expected
+    assert runtime._quotas(tmp_path / "missing", root) == []
