@@ -4,6 +4,7 @@ from . import train
 from .cells import LSTMCell, RNNCell
 from .layers import LSTM, RNN
 from .runtime import get_num_threads, info, set_num_threads
+from .stream import Stream
 from .tape import Tape
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ __all__ = [
     "RNN",
     "LSTMCell",
     "RNNCell",
+    "Stream",
     "Tape",
     "__version__",
     "get_num_threads",

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, DTypeLike
 from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.driver import Cell
-from .checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
-from .layers import RNG, State, States, as_nonlinearity, as_states, pack, recurrent_parameters
+from ._kernels.step import Stack
+from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
+from .layers import RNG, State, States, as_nonlinearity, pack, recurrent_parameters
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 
@@ -97,7 +98,9 @@ class _RecurrentCell(Module, Generic[State]):
         >>> rc.RNNCell(3, 5, rng=0)(np.ones(3)).shape
         (5,)
         """
-        return self._advance(self._weights, x, state, False)[0]
+        weights = self._weights
+        quick = (weights.stack or self._stack(weights)).advance(x, state)
+        return self._advance(weights, x, state, False)[0] if quick is None else quick
 
     def forward(self, x: ArrayLike, state: Any = None) -> tuple[State, Tape]:
         """Run one step and keep what `backward` needs (training).
@@ -130,6 +133,11 @@ class _RecurrentCell(Module, Generic[State]):
         weights = self._weights
         after, kept = self._advance(weights, x, state, True)
         return after, Tape(self, weights, kept)
+
+    def _stack(self, weights: Weights) -> Stack:
+        """Return what runs a step with these weights where nothing needs a conversion."""
+        weights.stack = stack = Stack(self._cell, (pack(weights, ""),), self.dtype)
+        return stack
 
     def _advance(self, weights: Weights, x: ArrayLike, state: Any, keep: bool) -> tuple[State, tuple[Any, ...]]:
         seq, unbatched = self._step(as_real(x, self.dtype, "x"))

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-__all__ = ["as_bool", "as_dtype", "as_real", "as_scalar", "as_threads", "check_bytes", "check_shape", "positive_int"]
+__all__ = [
+    "as_bool",
+    "as_dtype",
+    "as_real",
+    "as_scalar",
+    "as_states",
+    "as_threads",
+    "check_bytes",
+    "check_shape",
+    "positive_int",
+]
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -133,3 +143,21 @@ def check_bytes(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
         size *= length
     if size > sys.maxsize:
         raise ValueError(f"expected {name} of at most {sys.maxsize} bytes, got {size} for shape {tuple(shape)}")
+
+
+def as_states(
+    state: Any, names: tuple[str, ...], moment: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[np.ndarray, ...]:
+    """Return the arrays of a state given as the cell's users write it, `h` or `(h, c)`; zeros for None."""
+    if state is None:
+        return tuple(np.zeros(shape, dtype) for _ in names)
+    full = tuple(name + moment for name in names)
+    if len(names) == 1:
+        state = (state,)
+    elif not isinstance(state, (tuple, list)) or len(state) != len(names):
+        got = f"{len(state)} of them" if isinstance(state, (tuple, list)) else type(state).__name__
+        raise TypeError(f"expected a state ({', '.join(full)}), got {got}")
+    arrays = tuple(as_real(value, dtype, name) for value, name in zip(state, full, strict=True))
+    for array, name in zip(arrays, full, strict=True):
+        check_shape(array.shape, shape, name)
+    return arrays

@@ -15,7 +15,9 @@ from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.driver import BLOCK_ROWS, Cell
 from ._kernels.pack import Pack
-from .checks import as_bool, as_dtype, as_real, as_threads, check_bytes, check_shape, positive_int
+from ._kernels.step import Stack
+from .checks import as_bool, as_dtype, as_real, as_states, as_threads, check_bytes, check_shape, positive_int
+from .stream import Stream
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 
@@ -52,22 +54,6 @@ def pack(weights: Weights, suffix: str) -> Pack:
         )
 
     return weights.packed(suffix, make)
-
-
-def as_states(state: Any, names: tuple[str, ...], moment: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> States:
-    """Return the arrays of a state given as the cell's users write it, `h` or `(h, c)`; zeros for None."""
-    if state is None:
-        return tuple(np.zeros(shape, dtype) for _ in names)
-    full = tuple(name + moment for name in names)
-    if len(names) == 1:
-        state = (state,)
-    elif not isinstance(state, (tuple, list)) or len(state) != len(names):
-        got = f"{len(state)} of them" if isinstance(state, (tuple, list)) else type(state).__name__
-        raise TypeError(f"expected a state ({', '.join(full)}), got {got}")
-    arrays = tuple(as_real(value, dtype, name) for value, name in zip(state, full, strict=True))
-    for array, name in zip(arrays, full, strict=True):
-        check_shape(array.shape, shape, name)
-    return arrays
 
 
 class _Recurrent(Module, Generic[State]):
@@ -156,10 +142,14 @@ class _Recurrent(Module, Generic[State]):
             return array[:, 0]
         return array.swapaxes(0, 1) if self.batch_first else array
 
+    def _check_state(self, N: int) -> None:
+        """Refuse a batch whose state no memory could hold."""
+        check_bytes((self.num_layers * len(self._directions), N, self.hidden_size), self.dtype, "the state")
+
     def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
         """Return a state as arrays (L*D, N, H)."""
         k = self.num_layers * len(self._directions)
-        check_bytes((k, N, self.hidden_size), self.dtype, "the state")
+        self._check_state(N)
         shape = (k, self.hidden_size) if unbatched else (k, N, self.hidden_size)
         return tuple(
             array.reshape(k, N, self.hidden_size)
@@ -171,6 +161,41 @@ class _Recurrent(Module, Generic[State]):
         return arrays if len(self._state_names) > 1 else arrays[0]  # type: ignore[return-value]
 
     # --- the runner ---------------------------------------------------------------------------------------------------
+
+    def _stack(self, weights: Weights) -> Stack:
+        """Return what runs single steps with these weights, of a layer in one direction."""
+        packs = tuple(pack(weights, self._suffix(layer, 0)) for layer in range(self.num_layers))
+        weights.stack = stack = Stack(self._cell, packs, self.dtype)
+        return stack
+
+    def stream(self, batch_size: int = 1) -> Stream[State]:
+        """Return a stream: `batch_size` sequences that move on step by step, with a state of their own.
+
+        Parameters
+        ----------
+        batch_size : int
+            N, the sequences.
+
+        Returns
+        -------
+        Stream
+            Its ``step(x_t)`` takes (N, I) and returns (N, H).
+
+        Raises
+        ------
+        TypeError
+            If `batch_size` is no integer.
+        ValueError
+            If the layer is bidirectional or reversed, or `batch_size` is below 1.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> stream = rc.RNN(3, 5, rng=0).stream(batch_size=2)
+        >>> stream.step(np.ones((2, 3))).shape
+        (2, 5)
+        """
+        return Stream(self, batch_size)
 
     def _run(
         self,
@@ -275,6 +300,10 @@ class _Recurrent(Module, Generic[State]):
         ((2, 7, 10), (2, 2, 5))
         """
         weights = self._weights
+        if return_sequence is True and out is None and n_threads is None and not self.bidirectional:
+            quick = (weights.stack or self._stack(weights)).call(x, state, self.batch_first)
+            if quick is not None:
+                return quick  # type: ignore[no-any-return]
         threads = as_threads(n_threads)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape

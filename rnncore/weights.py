@@ -20,14 +20,16 @@ class Weights(Mapping[str, np.ndarray]):
     """Named arrays that can never change, and what kernels packed from them.
 
     Each array lies in a `bytes` object of its own, so that no flag makes it writable. What `packed` makes is kept
-    here and nowhere else: it cannot outlive the arrays it was made from, nor become stale.
+    here and nowhere else: it cannot outlive the arrays it was made from, nor become stale. `stack` is what runs single
+    steps with them (`_kernels.step.Stack`), None until one is wanted.
     """
 
-    __slots__ = ("_arrays", "_packed")
+    __slots__ = ("_arrays", "_packed", "stack")
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = {name: _frozen(array) for name, array in arrays.items()}
         self._packed: dict[Any, Any] = {}
+        self.stack: Any = None
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]

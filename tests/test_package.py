@@ -47,7 +47,7 @@ def test_version():
 
 def test_types_are_shipped():
     assert resources.files("rnncore").joinpath("py.typed").is_file()
-    for module in ("blas", "driver", "leaf", "lstm", "pack", "rnn"):
+    for module in ("blas", "driver", "leaf", "lstm", "pack", "rnn", "step"):
         assert resources.files("rnncore._kernels").joinpath(f"{module}.pyi").is_file()
 
 

@@ -80,6 +80,8 @@ cdef struct Run:
     char *dW_hh
     char *db                    # (G*H)
 
+cdef int engine  # in use
+
 cdef void recur(const Run *run, const Step *s) noexcept nogil
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads) except -1 nogil

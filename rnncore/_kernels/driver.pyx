@@ -46,7 +46,7 @@ cdef double BLOCK_WORK = 1e9   # floating-point operations of a block of BLAS pr
 cdef double LOOK_WORK = 2e7    # between two looks at the clock, and LOOK_SECONDS between two looks for Ctrl-C
 cdef double LOOK_SECONDS = 0.02
 
-cdef int engine = PANELS
+engine = PANELS
 cdef int limit = 1             # threads of a call that does not say how many
 
 
@@ -375,6 +375,8 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
     cdef char *memory
     cdef char *at
     cdef int k, r, members
+    cdef bint quick
+    cdef unsigned long mode
     cdef bint interruptible = work(run, T * N) * count > LOOK_WORK and main_thread()
     if N == 0 or T == 0:
         for r in range(count):
@@ -385,7 +387,11 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
     if run.engine == BLAS:
         members = 1
     job.runs, job.count = runs, count
-    pool_gather(&job.crew, members, limit)
+    quick = members == 1 and work(run, T * N) * count < LOOK_WORK
+    if quick:
+        job.crew.size = 1
+    else:
+        pool_gather(&job.crew, members, limit)
     members = job.crew.size
 
     rows = (N + max(members // count, 1) - 1) // max(members // count, 1)
@@ -435,8 +441,14 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
                 barrier_init(&job.teams[r].barrier, job.teams[r].size)
     counter_reset(&job.next)
     counter_reset(&job.stop)
-    job.interruptible, job.done, job.looked = interruptible, 0, now()
-    pool_run(&job.crew, forward_member, &job)
+    job.interruptible, job.done = interruptible, 0
+    if quick:
+        mode = denormals_flush()
+        forward_member(&job, 0)
+        denormals_restore(mode)
+    else:
+        job.looked = now()
+        pool_run(&job.crew, forward_member, &job)
     free(memory)
     if memory == NULL:
         raise_memory_error()

@@ -1,0 +1,12 @@
+from .driver cimport Cell, Run
+
+
+cdef class Stack:
+    cdef Run *runs
+    cdef int layers, states, dtype
+    cdef Py_ssize_t I, H
+    cdef object alive
+    cdef bint usable(self) noexcept
+    cdef tuple states_of(self, object state, bint stacked, bint batched, Py_ssize_t N)
+    cdef object result(self, tuple states)
+    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y) except -1

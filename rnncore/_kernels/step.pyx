@@ -1,0 +1,341 @@
+"""Single steps, compiled from the door down: for inputs that need no conversion and calls of one step, what a layer's or
+a cell's Python does before it reaches the kernels would take longer than these.
+"""
+
+import numpy as np
+
+from ..checks import as_real, check_shape
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.string cimport memset
+
+from .blas cimport FLOAT32, FLOAT64
+from .driver cimport MAX_STATES, Cell, Run, engine, forward, work
+from .leaf cimport leaf_of
+
+cnp.import_array()
+
+cdef enum:
+    MOST_DIMENSIONS = 3
+
+cdef double KEEP_GIL = 2e5  # floating-point operations of a step that is over before another thread could have woken up
+
+
+cdef inline bint fits(object array, int dtype) noexcept:
+    """Whether it is an array that the kernels can read as it is."""
+    return (
+        type(array) is np.ndarray
+        and cnp.PyArray_TYPE(<cnp.ndarray>array) == (cnp.NPY_FLOAT if dtype == FLOAT32 else cnp.NPY_DOUBLE)
+        and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array)
+    )
+
+
+cdef inline bint has_shape(object array, int ndim, const cnp.npy_intp *shape) noexcept:
+    cdef int k
+    if cnp.PyArray_NDIM(<cnp.ndarray>array) != ndim:
+        return False
+    for k in range(ndim):
+        if cnp.PyArray_DIM(<cnp.ndarray>array, k) != shape[k]:
+            return False
+    return True
+
+
+cdef inline char *first(object array) noexcept:
+    return <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Stack:
+    """The layers of a stack in one direction, ready for single steps. Immutable; made for one set of weights."""
+
+    def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None):
+        cdef int k
+        if len(packs) == 0:
+            raise ValueError("expected at least one pack")
+        self.dtype = FLOAT32 if dtype == np.float32 else FLOAT64
+        self.layers = len(packs)
+        self.runs = <Run *>PyMem_Calloc(self.layers, sizeof(Run))
+        if self.runs == NULL:
+            raise MemoryError()
+        self.alive = []
+        for k in range(self.layers):
+            self.alive.append(cell.prepare(&self.runs[k], packs[k], self.dtype))
+            self.runs[k].schedule.T = 1
+            if self.runs[k].H != self.runs[0].H or k > 0 and self.runs[k].I != self.runs[0].H:
+                raise ValueError("expected each pack to take what the one before gives")
+            self.runs[k].y_stride = self.runs[k].H
+        self.states = self.runs[0].cell.states
+        self.I, self.H = self.runs[0].I, self.runs[0].H
+
+    def __dealloc__(self):
+        PyMem_Free(self.runs)
+
+    cdef bint usable(self) noexcept:
+        """Whether engine and instruction set are still those it was made for."""
+        return self.runs[0].engine == engine and self.runs[0].leaf == leaf_of(self.dtype)
+
+    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y) except -1:
+        """One step of N sequences through all layers: x (N, I), states (L, N, H), y (N, H) or NULL."""
+        cdef Run run
+        cdef int k, l
+        cdef Py_ssize_t size = N * self.H * self.runs[0].item
+        cdef bint quick = work(&self.runs[0], N) * self.layers < KEEP_GIL
+        for l in range(self.layers):
+            run = self.runs[l]
+            run.schedule.N = N
+            run.x = x
+            run.y = y if l + 1 == self.layers else NULL
+            for k in range(self.states):
+                run.initial[k], run.final[k] = initial[k] + l * size, final[k] + l * size
+            if quick:
+                forward(&run, 1, 0)
+            else:
+                with nogil:
+                    forward(&run, 1, 0)
+            x = run.final[0]
+        return 0
+
+    cdef tuple states_of(self, object state, bint stacked, bint batched, Py_ssize_t N):
+        """The arrays of a state, ([L,] [N,] H) each; None if they are not as the kernels want them."""
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef int ndim = 0
+        if stacked:
+            shape[ndim] = self.layers
+            ndim += 1
+        if batched:
+            shape[ndim] = N
+            ndim += 1
+        shape[ndim] = self.H
+        ndim += 1
+        cdef int typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
+        if state is None:
+            array = cnp.PyArray_ZEROS(ndim, shape, typenum, 0)
+            return (array,) if self.states == 1 else (array, array)
+        if self.states == 1:
+            return (state,) if fits(state, self.dtype) and has_shape(state, ndim, shape) else None
+        if type(state) is not tuple or len(<tuple>state) != self.states:
+            return None
+        for array in <tuple>state:
+            if not fits(array, self.dtype) or not has_shape(array, ndim, shape):
+                return None
+        return <tuple>state
+
+    cdef object result(self, tuple states):
+        return states[0] if self.states == 1 else states
+
+    def call(self, x, state, bint batch_first):
+        """What a layer returns for a sequence of one step; None for anything else, or what needs a conversion."""
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef char *before[MAX_STATES]
+        cdef char *after[MAX_STATES]
+        cdef int k, ndim
+        cdef Py_ssize_t N = 1
+        cdef cnp.ndarray a
+        if not fits(x, self.dtype):
+            return None
+        a = <cnp.ndarray>x
+        ndim = cnp.PyArray_NDIM(a)
+        if not 2 <= ndim <= 3 or cnp.PyArray_DIM(a, ndim - 1) != self.I:
+            return None
+        if cnp.PyArray_DIM(a, 1 if ndim == 3 and batch_first else 0) != 1:
+            return None
+        if ndim == 3:
+            N = cnp.PyArray_DIM(a, 0 if batch_first else 1)
+        if N == 0 or not self.usable():
+            return None
+        initial = self.states_of(state, True, ndim == 3, N)
+        if initial is None:
+            return None
+        for k in range(ndim):
+            shape[k] = cnp.PyArray_DIM(a, k)
+        shape[ndim - 1] = self.H
+        y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(a), 0)
+        shape[0] = self.layers
+        shape[1] = N if ndim == 3 else self.H
+        final = new(self.states, ndim, shape, cnp.PyArray_TYPE(a))
+        for k in range(self.states):
+            before[k], after[k] = first(initial[k]), first(final[k])
+        self.step(N, first(x), before, after, first(y))
+        return y, self.result(final)
+
+    def advance(self, x, state):
+        """What a cell returns; None for what needs a conversion."""
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef char *before[MAX_STATES]
+        cdef char *after[MAX_STATES]
+        cdef int k, ndim
+        cdef Py_ssize_t N = 1
+        if not fits(x, self.dtype) or not self.usable():
+            return None
+        ndim = cnp.PyArray_NDIM(<cnp.ndarray>x)
+        if not 1 <= ndim <= 2 or cnp.PyArray_DIM(<cnp.ndarray>x, ndim - 1) != self.I:
+            return None
+        if ndim == 2:
+            N = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
+        if N == 0 or self.layers != 1:
+            return None
+        initial = self.states_of(state, False, ndim == 2, N)
+        if initial is None:
+            return None
+        shape[0], shape[ndim - 1] = N, self.H
+        final = new(self.states, ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>x))
+        for k in range(self.states):
+            before[k], after[k] = first(initial[k]), first(final[k])
+        self.step(N, first(x), before, after, NULL)
+        return self.result(final)
+
+
+cdef tuple new(int count, int ndim, cnp.npy_intp *shape, int typenum):
+    a = cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
+    return (a,) if count == 1 else (a, cnp.PyArray_EMPTY(ndim, shape, typenum, 0))
+
+
+@cython.auto_pickle(False)
+cdef class Steps:
+    """State and buffers of a stream over `layer`, whose `_stack(weights)` makes the Stack: base of `rnncore.Stream`."""
+
+    cdef readonly object layer
+    cdef readonly Py_ssize_t batch_size
+    cdef object weights         # those `stack` was made for
+    cdef Stack stack
+    cdef tuple now, spare       # states (L, N, H): of now; to be written by the next step
+    cdef bint busy
+
+    def __cinit__(self, layer, Py_ssize_t batch_size):
+        cdef int k
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        if batch_size < 1:
+            raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+        self.layer, self.batch_size = layer, batch_size
+        self.refresh()
+        cdef Stack stack = self.stack
+        shape[0], shape[1], shape[2] = stack.layers, batch_size, stack.H
+        cdef int typenum = cnp.NPY_FLOAT if stack.dtype == FLOAT32 else cnp.NPY_DOUBLE
+        self.now = tuple([cnp.PyArray_ZEROS(3, shape, typenum, 0) for _ in range(stack.states)])
+        self.spare = new(stack.states, 3, shape, typenum)
+
+    cdef int refresh(self) except -1:
+        """Take over the layer's weights as they are now."""
+        cdef Stack stack
+        weights = self.layer._weights
+        if weights is self.weights and self.stack.usable():
+            return 0
+        stack = weights.stack
+        if stack is None or not stack.usable():
+            stack = self.layer._stack(weights)
+        if self.stack is not None and (
+            stack.I != self.stack.I or stack.H != self.stack.H or stack.layers != self.stack.layers
+            or stack.states != self.stack.states or stack.dtype != self.stack.dtype
+        ):
+            raise ValueError("expected weights of the sizes the stream was made for")
+        self.weights, self.stack = weights, stack
+        return 0
+
+    cdef int enter(self) except -1:
+        if self.busy:
+            raise RuntimeError("another thread is inside this stream; use one stream per thread")
+        self.busy = True
+        return 0
+
+    def _states(self):
+        """Return copies of the state's arrays."""
+        self.enter()
+        try:
+            return tuple([array.copy() for array in self.now])
+        finally:
+            self.busy = False
+
+    def _set_states(self, tuple arrays not None, rows=None):
+        """Take over the values of arrays that fit the state's, or its rows."""
+        self.enter()
+        try:
+            for array, value in zip(self.now, arrays, strict=True):
+                array[:, slice(None) if rows is None else rows] = value
+        finally:
+            self.busy = False
+
+    def step(self, x_t, out=None):
+        """Run one step of the whole stack, from the stream's state, which moves on.
+
+        Parameters
+        ----------
+        x_t : array_like (N, I), or (I,) where N is 1
+            The input of each sequence.
+        out : ndarray, optional
+            Where to write the result: an array of its shape and the layer's dtype.
+
+        Returns
+        -------
+        y_t : ndarray (N, H) or (H,)
+            The last layer's hidden state: `out`, or a new array.
+
+        Raises
+        ------
+        TypeError
+            If `x_t` is no array of real numbers, or `out` no writable array of the layer's dtype.
+        ValueError
+            If a shape does not fit.
+        RuntimeError
+            If another thread is inside this stream.
+
+        Notes
+        -----
+        On any exception, Ctrl-C included, the state stays what it was.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> stream = rc.LSTM(3, 5, rng=0).stream()
+        >>> stream.step(np.ones(3)).shape
+        (5,)
+        """
+        self.enter()
+        try:
+            return self.step_alone(x_t, out)
+        finally:
+            self.busy = False
+
+    cdef object step_alone(self, object x_t, object out):
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef char *before[MAX_STATES]
+        cdef char *after[MAX_STATES]
+        cdef Py_ssize_t N = self.batch_size
+        cdef int k, ndim
+        self.refresh()
+        cdef Stack stack = self.stack
+        if not fits(x_t, stack.dtype):
+            x_t = as_real(x_t, self.now[0].dtype, "x_t")
+        ndim = 1 if N == 1 and cnp.PyArray_NDIM(<cnp.ndarray>x_t) == 1 else 2
+        shape[0], shape[ndim - 1] = N, stack.I
+        if not has_shape(x_t, ndim, shape):
+            check_shape(x_t.shape, (N, stack.I), "x_t")
+        shape[0], shape[ndim - 1] = N, stack.H
+        y = out
+        if out is None or not (
+            fits(out, stack.dtype)
+            and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+            and has_shape(out, ndim, shape)
+            and (first(out) + N * stack.H * stack.runs[0].item <= first(x_t)
+                 or first(x_t) + N * stack.I * stack.runs[0].item <= first(out))
+        ):
+            y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>self.now[0]), 0)
+            if out is not None:
+                self.check_out(out, y)
+        for k in range(stack.states):
+            before[k], after[k] = first(self.now[k]), first(self.spare[k])
+        stack.step(N, first(x_t), before, after, first(y))
+        self.now, self.spare = self.spare, self.now
+        if out is None or y is out:
+            return y
+        np.copyto(out, y)
+        return out
+
+    cdef int check_out(self, object out, cnp.ndarray y) except -1:
+        if not isinstance(out, np.ndarray) or np.asarray(out).dtype != y.dtype or not np.asarray(out).flags.writeable:
+            got = f"one of {out.dtype}, read-only or not" if isinstance(out, np.ndarray) else type(out).__name__
+            raise TypeError(f"expected out to be a writable array of dtype {y.dtype}, got {got}")
+        check_shape(np.asarray(out).shape, (<object>y).shape, "out")
+        return 0
