@@ -149,7 +149,8 @@ class Verdict:
     def __str__(self) -> str:
         word = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
         value = "" if self.value is None else f"{self.value:.2f}"
-        return "\n".join([f"{self.row:<13} {self.what:<72} {value:>7}  {word}", *(f"    lost: {c}" for c in self.lost)])
+        first = f"{word:<13}{value:>6}  {self.row}: {self.what}"
+        return "\n".join([first, *(f"{'lost':>19}  {case}" for case in self.lost)])
 
 
 @dataclass
@@ -215,12 +216,15 @@ def inference() -> Preset:
             Bar("rnn", grid("rnn", threads), "torch", mean=3.0),
             Bar("lstm-float64", grid("lstm", threads, "float64"), "torch", each=1.5, mean=2.5),
         ]
-    for H, call, stream in ((64, 4.0, 6.0), (128, 2.5, 3.0)):
-        bars += [
-            Bar("call", (Case("call", "lstm", 1, H),), "ort", each=call),
-            Bar("call", (Case("call", "lstm", 1, H),), "torch", each=15.0),
-            Bar("stream", (Case("stream", "lstm", 1, H),), "ort", each=stream),
-        ]
+    for row, H, against, each in (
+        ("call", 64, "ort", 4.0),
+        ("call", 128, "ort", 2.5),
+        ("call", 64, "torch", 15.0),
+        ("call", 128, "torch", 15.0),
+        ("stream", 64, "ort", 6.0),
+        ("stream", 128, "ort", 3.0),
+    ):
+        bars.append(Bar(row, (Case(row, "lstm", 1, H),), against, each=each))  # type: ignore[arg-type]
     for cell in ("lstm", "rnn"):
         bars += [
             Bar("limit", grid(cell, 1, sizes=SIZES[:1]), LIMIT, each=0.75),
