@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .demo import Progress
+    from .measure.presets import Report
 
 __all__ = ["main"]
 
@@ -104,7 +108,32 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--load", metavar="FILE", help="begin with a saved model; trains with --seconds or --steps only")
     demo.add_argument("--prompt", metavar="TEXT", help="what the sample goes on from")
     demo.add_argument("--temperature", type=float, default=0.7, metavar="T", help="of the sample (default: 0.7)")
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure rnncore against other libraries and against this machine's limits",
+        description="Measure what a preset lists, against the peers that are installed, and print every row with "
+        "reached or not reached. Takes long: leave the machine alone meanwhile.",
+    )
+    bench.set_defaults(command=_bench)
+    bench.add_argument("--preset", default="inference", help="what to measure (default: inference)")
+    bench.add_argument("--quick", action="store_true", help="a few cases, with short blocks: a rough look")
+    bench.add_argument("--rows", type=_words, metavar="NAME,...", help="these rows of it only")
+    bench.add_argument("--threads", type=_numbers, metavar="N,...", help="these numbers of threads only")
+    bench.add_argument("--against", type=_words, metavar="PEER,...", help="of torch, ort, openvino, jax, these only")
+    bench.add_argument("--json", metavar="FILE", help="write all results to a file")
     return parser
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers, got {text!r}") from None
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -138,26 +167,59 @@ def _demo(args: argparse.Namespace) -> None:
         screen.close()
 
 
+def _bench(args: argparse.Namespace) -> None:
+    from .measure.presets import prepare, run
+
+    report = prepare(args.preset, rows=args.rows, threads=args.threads, against=args.against, quick=args.quick)
+    with ExitStack() as stack:
+        if args.json is not None:  # opened now, so that a wrong name does not cost a run
+            file = stack.enter_context(open(args.json, "w", encoding="utf-8"))
+            stack.callback(_write_json, report, file)
+        screen = _Screen()
+        stack.callback(screen.close)
+        for peer, modules in report.missing.items():
+            screen.line(f"not installed: {', '.join(modules)}; measuring without {peer}")
+        run(report, lambda result: screen.line(str(result)), screen.show)
+    for problem in report.problems:
+        print(f"rnncore bench: {problem}", file=sys.stderr)
+
+
+def _write_json(report: Report, file: TextIO) -> None:
+    json.dump(asdict(report), file, indent=1)
+    file.write("\n")
+
+
 class _Screen:
     """Text to stdout, progress to stderr: as a bar on a terminal, if there is tqdm; else as a line now and then."""
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._shown = 0.0
+        self._begun = False
+        self._shown = time.monotonic()
 
     def progress(self, done: Progress) -> None:
-        words = f"{done.rate:,.0f} characters/s, {done.bits:.2f} bits per character"
-        if done.steps == 1 and sys.stderr.isatty():
+        self.show(done.fraction, f"{done.rate:,.0f} characters/s, {done.bits:.2f} bits per character")
+
+    def show(self, fraction: float, words: str) -> None:
+        if not self._begun and sys.stderr.isatty():
             with suppress(ImportError):
                 from tqdm import tqdm
 
                 self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}")
+        self._begun = True
         if self._bar is not None:
             self._bar.set_postfix_str(words, refresh=False)
-            self._bar.update(done.fraction - self._bar.n)
-        elif done.seconds - self._shown >= EVERY:
-            self._shown = done.seconds
-            print(f"{done.fraction:4.0%}  {words}", file=sys.stderr, flush=True)
+            self._bar.update(fraction - self._bar.n)
+            self._bar.refresh()
+        elif time.monotonic() - self._shown >= EVERY:
+            self._shown = time.monotonic()
+            print(f"{fraction:4.0%}  {words}", file=sys.stderr, flush=True)
+
+    def line(self, text: str) -> None:
+        """Write a line of results above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, flush=True)
 
     def write(self, piece: str) -> None:
         self.close()

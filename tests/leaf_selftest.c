@@ -98,6 +98,21 @@ static void check_cell(const struct leaf *leaf, int G, int H, int function)
         }
 }
 
+static void check_limits(const struct leaf *leaf)
+{
+    static _Alignas(64) double chains[CHAINS * 16], x[3 * 8 * 16], sink[16];
+    const int n = 3 * 8 * leaf->width;
+    memset(chains, 0, sizeof chains);
+    check("multiply_add", leaf->isa, leaf->multiply_add(chains, 100), 200.0 * CHAINS * leaf->width);
+    for (int i = 0; i < CHAINS * leaf->width; i++)
+        check("multiply_add", leaf->isa, get(chains, i), 2);
+    for (int i = 0; i < n; i++)
+        put(x, i, i < leaf->width ? i + 1 : 0); /* the rest leaves an exclusive or as it is */
+    leaf->read(sink, x, n, 3);
+    for (int i = 0; i < leaf->width; i++)
+        check("read", leaf->isa, get(sink, i), i + 1);
+}
+
 int main(void)
 {
     const struct leaf *tables;
@@ -119,6 +134,7 @@ int main(void)
                     check_cell(leaf, 1, sizes[s], f);
                 check_cell(leaf, 4, sizes[s], 0);
             }
+            check_limits(leaf);
             printf("%s float%d: %d elements a vector, %d failures\n", leaf->isa, wide ? 64 : 32, leaf->width, failures);
         }
     return failures != 0;

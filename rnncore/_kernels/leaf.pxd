@@ -7,6 +7,9 @@ cdef extern from "simd/leaf.h":
         SIGMOID
         NONLINEARITIES
 
+    cdef enum:
+        CHAINS
+
     cdef struct PanelStep "panel_step":
         void *h
         void *c
@@ -33,6 +36,8 @@ cdef extern from "simd/leaf.h":
                         Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
         void (*rnn_step[3])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
+        double (*multiply_add)(void *chains, Py_ssize_t rounds) noexcept nogil
+        void (*read)(void *sink, const void *x, Py_ssize_t n, Py_ssize_t times) noexcept nogil
 
     const Leaf *leaf_tables(int k) nogil
 

@@ -62,3 +62,23 @@ def apply(str function not None, x not None, str isa not None):
     else:
         leaf.map[<int>maps[function]](cnp.PyArray_DATA(y), cnp.PyArray_DATA(a), a.size)
     return y
+
+
+def multiply_add(dtype not None, Py_ssize_t rounds):
+    """Run independent multiply-adds on vectors of float32 or float64; return the floating-point operations."""
+    cdef const Leaf *leaf = leaf_of(FLOAT32 if np.dtype(dtype) == np.float32 else FLOAT64)
+    cdef cnp.ndarray chains = np.zeros(CHAINS * leaf.width, np.float64)  # enough for both
+    cdef void *data = cnp.PyArray_DATA(chains)
+    cdef double operations
+    with nogil:
+        operations = leaf.multiply_add(data, rounds)
+    return operations
+
+
+def read(const unsigned char[::1] x not None, Py_ssize_t times):
+    """Read the bytes of a buffer, as far as they fill whole groups of 8 vectors, `times` times."""
+    cdef const Leaf *leaf = leaf_of(FLOAT32)
+    cdef float sink[64]
+    cdef Py_ssize_t n = x.shape[0] // sizeof(float)
+    with nogil:
+        leaf.read(sink, &x[0], n, times)

@@ -9,6 +9,8 @@
 #define ALL NAME(all)
 #define FMA NAME(fma)
 
+#include "limits.h"
+
 /* Run the statements for every vector of a row of H elements, at j; LOAD and STORE are whole or partial as fits. */
 #define FOR_VECTORS(H, ...)                                                                                            \
     do {                                                                                                               \

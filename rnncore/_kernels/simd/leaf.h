@@ -44,6 +44,15 @@ struct panel_step {
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 
+/* The machine's limits: what a loop of nothing but multiply-adds, or of nothing but loads, reaches. */
+
+/* `rounds` of independent multiply-adds on `chains` (CHAINS * width); returns their floating-point operations */
+enum { CHAINS = 12 };
+typedef double (*multiply_add_function)(void *chains, ptrdiff_t rounds);
+
+/* x (n), n a multiple of 8 vectors, read `times` times; sink (width) keeps the compiler from leaving it out */
+typedef void (*read_function)(void *sink, const void *x, ptrdiff_t n, ptrdiff_t times);
+
 enum nonlinearity { TANH, RELU, SIGMOID, NONLINEARITIES };
 
 struct leaf {
@@ -58,6 +67,8 @@ struct leaf {
     project_function project;
     panel_step_function rnn_step[NONLINEARITIES];
     panel_step_function lstm_step;
+    multiply_add_function multiply_add;
+    read_function read;
 };
 
 /* The k-th instruction set this machine can run, best first, as a table for float32 and one for float64; NULL past the

@@ -22,7 +22,7 @@
             {NAME(tanh_forward), NAME(relu_forward), NAME(sigmoid_forward)},                                           \
             {NAME(tanh_backward), NAME(relu_backward), NAME(sigmoid_backward)}, NAME(lstm_forward),                    \
             NAME(lstm_backward), NAME(project), {NAME(tanh_step), NAME(relu_step), NAME(sigmoid_step)},                \
-            NAME(lstm_step)                                                                                            \
+            NAME(lstm_step), NAME(multiply_add), NAME(read)                                                            \
     }
 
 const struct leaf JOIN4(leaf, _, ISA, )[2] = {

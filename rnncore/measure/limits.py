@@ -1,0 +1,133 @@
+"""What this machine can do at most on one core, and the time a perfect kernel would need.
+
+Limits are the best of many short runs: everything that disturbs a run makes it slower, never faster.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .._kernels import leaf
+
+__all__ = ["GATES", "Limits", "cache_sizes", "floor", "measure"]
+
+GATES = {"rnn": 1, "lstm": 4}
+USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
+LARGEST_BUFFER = 512 << 20
+RUN_SECONDS = 0.001
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one core.
+
+    Attributes
+    ----------
+    flops : dict
+        Floating-point operations a second by dtype, multiply-adds counted as two.
+    caches : dict
+        Bytes of "L1", "L2" and, where there is one, "L3".
+    bandwidth : dict
+        Bytes read a second, by the level they lie in: those of `caches`, and "DRAM".
+    """
+
+    flops: dict[str, float]
+    caches: dict[str, int]
+    bandwidth: dict[str, float]
+
+    def level(self, size: int) -> str:
+        """Return the first level that so many bytes fit with room to spare: they are never alone there."""
+        return next((name for name, room in self.caches.items() if size < room), "DRAM")
+
+
+def cache_sizes(cpu: Path = Path("/sys/devices/system/cpu/cpu0")) -> dict[str, int]:
+    """Return the bytes of a core's data caches by level, as the system tells; usual ones where it does not."""
+    sizes = {}
+    try:
+        for index in sorted((cpu / "cache").glob("index*")):
+            if (index / "type").read_text().strip() != "Instruction":
+                size = (index / "size").read_text().strip()
+                sizes["L" + (index / "level").read_text().strip()] = int(size.removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return USUAL_CACHES
+    return dict(sorted(sizes.items())) or USUAL_CACHES
+
+
+def best(run: Callable[[int], float], seconds: float, run_seconds: float = RUN_SECONDS) -> float:
+    """Return the largest rate of many short runs; `run(n)` does n rounds and returns their amount of work."""
+    rounds, amount, elapsed = 1, 0.0, 0.0
+    while elapsed < run_seconds:
+        rounds *= 2
+        start = time.perf_counter()
+        amount = run(rounds)
+        elapsed = time.perf_counter() - start
+    rate, end = amount / elapsed, time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
+        amount = run(rounds)
+        rate = max(rate, amount / (time.perf_counter() - start))
+    return rate
+
+
+def bandwidth(size: int, seconds: float) -> float:
+    """Return the bytes a second that one core reads of so many, over and over."""
+    line = 64
+    x = np.ones(size + line, np.uint8)  # written, so that every page is one of its own
+    x = x[-x.ctypes.data % line :][: size // 1024 * 1024]
+
+    def run(rounds: int) -> float:
+        leaf.read(x, rounds)
+        return float(rounds * x.size)
+
+    return best(run, seconds)
+
+
+def measure(seconds: float = 0.3) -> Limits:
+    """Measure the limits of one core with the instruction set in use, for so many seconds each.
+
+    Notes
+    -----
+    The bandwidth of the first level is measured on half its size, that of others on the geometric mean of their size
+    and the one before: well inside either. DRAM's on four times the last level.
+    """
+    caches = cache_sizes()
+    sizes, before = {}, min(caches.values()) // 4
+    for name, room in caches.items():
+        sizes[name], before = math.isqrt(before * room), room
+    sizes["DRAM"] = min(4 * max(caches.values()), LARGEST_BUFFER)
+    return Limits(
+        flops={
+            name: best(lambda rounds, name=name: leaf.multiply_add(name, rounds), seconds)  # type: ignore[misc]
+            for name in ("float32", "float64")
+        },
+        caches=caches,
+        bandwidth={name: bandwidth(size, seconds) for name, size in sizes.items()},
+    )
+
+
+def floor(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int, limits: Limits) -> float:
+    """Return the seconds a perfect kernel needs for a sequence on one core.
+
+    Parameters
+    ----------
+    cell : {"rnn", "lstm"}
+    dtype : float32 or float64
+    T, N, I, H : int
+    limits : Limits
+
+    Notes
+    -----
+    The input projection takes its operations at the peak; each step the longer of its operations at the peak and
+    reading the recurrent weights once, from the level of cache they fit. Activations are free.
+    """
+    numbers = np.dtype(dtype)
+    G, peak = GATES[cell], limits.flops[numbers.name]
+    weights = G * H * H * numbers.itemsize
+    step = max(2 * N * G * H * H / peak, weights / limits.bandwidth[limits.level(weights)])
+    return T * (2 * N * G * H * I / peak + step)

@@ -1,0 +1,313 @@
+"""The contenders: rnncore and the libraries it is compared with, on the same weights and inputs.
+
+Each function of `BUILDERS` builds one case for one library, in a process of its own, whose environment and CPUs
+`paired` has set. Peers are imported there and nowhere else: they are found, not required.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+
+import rnncore as rc
+
+from .paired import Contender
+
+__all__ = ["PEERS", "Case", "contender", "missing"]
+
+Built = tuple[Callable[[], Any], Callable[[], Any]]
+Step = Callable[[Any], Any]
+
+PEERS = {"torch": ("torch",), "ort": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx"), "jax": ("jax",)}
+"""What each peer needs installed."""
+
+CHAINED = 3  # steps whose last hidden state is compared
+STREAM_STEPS = 1000  # of the work of "streams", by all its threads together
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work.
+
+    Attributes
+    ----------
+    kind : str
+        "sequence": T steps in one call, from zero state. "call": one step a call, with the state of the last.
+        "stream": the same through `Stream.step`, where there is such a thing. "streams": steps of as many streams as
+        threads, each in a Python thread of its own.
+    """
+
+    kind: Literal["sequence", "call", "stream", "streams"]
+    cell: Literal["rnn", "lstm"]
+    N: int
+    H: int
+    T: int = 1
+    I: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "I", self.I or self.H)
+
+    @property
+    def group(self) -> str:
+        """Return all but the sizes."""
+        return f"{self.cell.upper()} {self.dtype} {self.kind}, {self.threads} thread" + "s" * (self.threads > 1)
+
+    def __str__(self) -> str:
+        sizes = [f"N={self.N}", f"H={self.H}"] + [f"I={self.I}"] * (self.I != self.H) + [f"T={self.T}"] * (self.T > 1)
+        return f"{self.group}, {' '.join(sizes)}"
+
+    @property
+    def tolerance(self) -> float:
+        return 1e-4 if self.dtype == "float32" else 1e-10
+
+
+def missing(peer: str) -> list[str]:
+    """Return what of a peer's modules is not installed."""
+    return [module for module in PEERS[peer] if find_spec(module) is None]
+
+
+def contender(name: str, case: Case) -> Contender:
+    """Return a library at work on a case."""
+    process = f"{name} {case.kind}" if case.kind == "streams" else name  # sets its threads otherwise
+    return Contender(process, f"{__name__}:build", {"name": name, "case": asdict(case)}, case.threads)
+
+
+def build(name: str, case: dict[str, Any]) -> Built:
+    """Build a case for a library, which is imported now."""
+    return BUILDERS[name](Case(**case))
+
+
+def layer_of(case: Case) -> Any:
+    """Return rnncore's layer, whose seeded weights are everybody's."""
+    kind = rc.LSTM if case.cell == "lstm" else rc.RNN
+    return kind(case.I, case.H, dtype=case.dtype, rng=0)
+
+
+def parameters(case: Case) -> list[np.ndarray]:
+    """Return W_ih, W_hh, b_ih and b_hh, writable."""
+    return list(layer_of(case).state_dict().values())
+
+
+def sequence(case: Case) -> np.ndarray:
+    """Return the input (T, N, I)."""
+    return np.random.default_rng(1).standard_normal((case.T, case.N, case.I)).astype(case.dtype)
+
+
+def zero_state(case: Case) -> tuple[np.ndarray, ...]:
+    """Return the states that a cell begins with, each (1, N, H)."""
+    return tuple(np.zeros((1, case.N, case.H), case.dtype) for _ in range(2 if case.cell == "lstm" else 1))
+
+
+def carried(step: Step, zero: Any, h: Callable[[Any], Any]) -> Built:
+    """Return work of one step a call, each from the state the last one returned; `h` takes h_t (N, H) out of one."""
+    state = zero
+
+    def run() -> None:
+        nonlocal state
+        state = step(state)
+
+    def results() -> np.ndarray:
+        nonlocal state
+        state = zero
+        for _ in range(CHAINED):
+            run()
+        return np.array(h(state)).reshape(-1)
+
+    return run, results
+
+
+# --- rnncore ----------------------------------------------------------------------------------------------------------
+
+
+def rnncore(case: Case) -> Built:
+    layer, x = layer_of(case), sequence(case)
+    if case.kind == "sequence":
+        return lambda: layer(x), lambda: layer(x)[0]
+    if case.kind == "call":
+        return carried(lambda state: layer(x, state)[1], None, lambda state: state[0] if case.cell == "lstm" else state)
+    streams = [layer.stream(case.N) for _ in range(case.threads)]
+    x_t = x[0]
+
+    def steps(stream: Any, count: int) -> Any:
+        for _ in range(count):
+            h_t = stream.step(x_t)
+        return h_t
+
+    def results() -> np.ndarray:
+        streams[0].reset()
+        h_t: np.ndarray = steps(streams[0], CHAINED)
+        return h_t.reshape(-1)
+
+    if case.kind == "stream":
+        step = streams[0].step
+        return lambda: step(x_t), results
+
+    rc.set_num_threads(1)
+
+    def run() -> None:
+        threads = [threading.Thread(target=steps, args=(stream, STREAM_STEPS // len(streams))) for stream in streams]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return run, results
+
+
+# --- PyTorch ----------------------------------------------------------------------------------------------------------
+
+
+def torch(case: Case) -> Built:
+    import torch
+
+    torch.set_num_threads(case.threads)
+    module = getattr(torch.nn, case.cell.upper())(case.I, case.H, dtype=getattr(torch, case.dtype))
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in layer_of(case).state_dict().items()})
+    x = torch.from_numpy(sequence(case))
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return module(x)
+
+    def step(state: Any) -> Any:
+        with torch.inference_mode():
+            return module(x, state)[1]
+
+    if case.kind == "sequence":
+        return run, lambda: run()[0].numpy()
+    zero = tuple(torch.from_numpy(array) for array in zero_state(case))
+    if case.cell == "rnn":
+        return carried(step, zero[0], lambda state: state.numpy())
+    return carried(step, zero, lambda state: state[0].numpy())
+
+
+# --- ONNX Runtime and OpenVINO ----------------------------------------------------------------------------------------
+
+
+def onnx_model(case: Case) -> bytes:
+    """Return a model of one node with constant weights: Y from X, or for single steps the states from X and states."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def gates(array: np.ndarray) -> np.ndarray:
+        """ONNX's order of an LSTM's gates, i o f c, from i f g o; with its axis of directions."""
+        if case.cell == "lstm":
+            i, f, g, o = np.split(array, 4)
+            array = np.concatenate([i, o, f, g])
+        return array[None]
+
+    W_ih, W_hh, b_ih, b_hh = (gates(array) for array in parameters(case))
+    constants = {"W": W_ih, "R": W_hh, "B": np.concatenate([b_ih, b_hh], axis=1)}
+    kind = TensorProto.FLOAT if case.dtype == "float32" else TensorProto.DOUBLE
+    states = ["h", "c"] if case.cell == "lstm" else ["h"]
+
+    def values(names: list[str], *shape: int) -> list[Any]:
+        return [helper.make_tensor_value_info(name, kind, shape) for name in names]
+
+    x = values(["X"], case.T, case.N, case.I)
+    if case.kind == "sequence":
+        before: list[str] = []
+        inputs, outputs = x, values(["Y"], case.T, 1, case.N, case.H)
+        names = ["Y"]
+    else:
+        before = ["", *(f"{name}_0" for name in states)]  # no lengths
+        inputs = x + values(before[1:], 1, case.N, case.H)
+        names = ["", *(f"{name}_n" for name in states)]  # no sequence
+        outputs = values(names[1:], 1, case.N, case.H)
+    node = helper.make_node(case.cell.upper(), ["X", *constants, *before], names, hidden_size=case.H)
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph([node], case.cell, inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def ort(case: Case) -> Built:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(onnx_model(case), options, providers=["CPUExecutionProvider"])
+    feed = {"X": sequence(case)}
+    if case.kind == "sequence":
+        return lambda: session.run(None, feed), lambda: session.run(None, feed)[0][:, 0]
+    names = [value.name for value in session.get_inputs()[1:]]
+
+    def step(state: Any) -> Any:
+        feed.update(zip(names, state, strict=True))
+        return session.run(None, feed)
+
+    return carried(step, zero_state(case), lambda state: state[0])
+
+
+def openvino(case: Case) -> Built:
+    if case.dtype != "float32" or case.kind != "sequence":
+        raise ValueError("expected a float32 sequence")
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": case.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(core.read_model(onnx_model(case)), "CPU", settings).create_infer_request()
+    x = sequence(case)
+
+    def run() -> Any:
+        return request.infer([x], share_inputs=True, share_outputs=True)
+
+    return run, lambda: np.array(run()[0][:, 0])
+
+
+# --- JAX --------------------------------------------------------------------------------------------------------------
+
+
+def jax(case: Case) -> Built:
+    if case.kind != "sequence":
+        raise ValueError("expected a sequence")
+    import jax
+    import jax.numpy as jnp
+
+    if case.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    W_ih, W_hh, b_ih, b_hh = parameters(case)
+    weights = [jnp.asarray(array) for array in (W_ih.T.copy(), W_hh.T.copy(), b_ih + b_hh)]
+    zero = tuple(jnp.asarray(array[0]) for array in zero_state(case))
+    x = jnp.asarray(sequence(case))
+
+    def rnn(state: Any, a: Any, W_hh: Any) -> Any:
+        h = jnp.tanh(a + state[0] @ W_hh)
+        return (h,), h
+
+    def lstm(state: Any, a: Any, W_hh: Any) -> Any:
+        h, c = state
+        i, f, g, o = jnp.split(a + h @ W_hh, 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    step = lstm if case.cell == "lstm" else rnn
+
+    def layer(x: Any, W_ih: Any, W_hh: Any, b: Any) -> Any:
+        _, y = jax.lax.scan(lambda state, a: step(state, a, W_hh), zero, x @ W_ih + b)  # x W_ih for all steps at once
+        return y
+
+    compiled = jax.jit(layer)
+
+    def run() -> Any:
+        return compiled(x, *weights).block_until_ready()
+
+    return run, lambda: np.asarray(run())
+
+
+BUILDERS: dict[str, Callable[[Case], Built]] = {
+    "rnncore": rnncore,
+    "torch": torch,
+    "ort": ort,
+    "openvino": openvino,
+    "jax": jax,
+}

@@ -1,0 +1,404 @@
+"""Presets: what rnncore is to reach on a grid of cases, measured, and held against it row by row."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any, TypeVar
+
+import rnncore
+
+from .. import runtime
+from . import limits, peers
+from .paired import ContenderError, Interval, Workers
+from .peers import PEERS, Case
+
+__all__ = ["PRESETS", "Bar", "Cost", "Measurement", "Preset", "Report", "Settings", "Verdict", "prepare", "run"]
+
+T = TypeVar("T")
+BEST, LIMIT, ONE_THREAD = "best", "limit", "one thread"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a row asks of some cases: a ratio, other ÷ rnncore, in each of them or as geometric mean.
+
+    `against` a peer, the best of them in each case, the "limit" (a perfect kernel), or rnncore on "one thread".
+    """
+
+    row: str
+    cases: tuple[Case, ...]
+    against: str
+    each: float | None = None
+    mean: float | None = None
+
+    def others(self, found: Sequence[str]) -> list[str]:
+        """Return whom to measure beside rnncore, given which peers are found."""
+        return [
+            name for name in (*found, ONE_THREAD) if name == self.against or (self.against == BEST and name in found)
+        ]
+
+    def narrowed(self) -> Bar:
+        """Return the bar on a few of its cases, if it has them."""
+        few = tuple(case for case in self.cases if case.N in QUICK_BATCHES and case.H in QUICK_SIZES)
+        return replace(self, cases=few or self.cases)
+
+    def words(self, found: Sequence[str]) -> str:
+        first, n = self.cases[0], len(self.cases)
+        case = first.group if n > 1 else str(first)
+        against = f"best of {', '.join(found)}" if self.against == BEST else self.against
+        asked = [f"≥ {self.each}" + f" in each of {n}" * (n > 1)] if self.each is not None else []
+        asked += [f"mean ≥ {self.mean}"] if self.mean is not None else []
+        return f"{case} against {against}: {', '.join(asked)}"
+
+    def verdict(self, measured: Mapping[Case, Measurement], found: Sequence[str]) -> Verdict:
+        """Return whether the measurements reach the bar; without one for every case, it is not."""
+        ratios = {
+            case: ratio for case in self.cases if case in measured and (ratio := measured[case].ratio(self.against))
+        }
+        what = self.words(found)
+        if not ratios:
+            return Verdict(self.row, what, None, None)
+        lost = [case for case, ratio in ratios.items() if self.each is not None and ratio.high < self.each]
+        mean = geometric_mean([ratio.median for ratio in ratios.values()])
+        below = bool(lost) or (self.mean is not None and mean < self.mean)
+        reached = False if below else None if len(ratios) < len(self.cases) else True
+        return Verdict(self.row, what, mean, reached, tuple(f"{case}: {shown(ratios[case])}" for case in lost))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a row asks of the package itself: a number, and how much it may be."""
+
+    row: str
+    what: str
+    unit: str
+    most: float
+    measure: Callable[[bool], float]  # of whether to be quick
+
+    def verdict(self, quick: bool) -> Verdict:
+        value = self.measure(quick)
+        return Verdict(self.row, f"{self.what}: ≤ {self.most:g} {self.unit}", value, value <= self.most)
+
+
+@dataclass(frozen=True)
+class Preset:
+    bars: tuple[Bar, ...]
+    costs: tuple[Cost, ...] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([bar.row for bar in self.bars] + [cost.row for cost in self.costs]))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How carefully: blocks of each contender, their length, and the time spent on each of the machine's limits."""
+
+    quick: bool = False
+    blocks: int = 15
+    block_seconds: float = 0.05
+    limit_seconds: float = 0.5
+
+
+QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds of rnncore on a case, and the ratios to it, other ÷ rnncore, by the other's name."""
+
+    case: Case
+    seconds: Interval
+    ratios: dict[str, Interval]
+
+    def ratio(self, against: str) -> Interval | None:
+        """Return the ratio to one, or to the best of the peers that there are."""
+        if against != BEST:
+            return self.ratios.get(against)
+        return min((self.ratios[name] for name in PEERS if name in self.ratios), key=lambda r: r.median, default=None)
+
+    def __str__(self) -> str:
+        ratios = [f"{name} {shown(ratio)}" for name, ratio in self.ratios.items()]
+        return f"{f'{self.case}:':<52} {self.seconds.median * 1e6:9.1f} µs  {'  '.join(ratios)}".rstrip()
+
+
+def shown(ratio: Interval) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One bar, reached or not; None where nothing could be measured. A case is lost when the confidence interval of
+    its ratio lies below the bar."""
+
+    row: str
+    what: str
+    value: float | None
+    reached: bool | None
+    lost: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        word = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
+        value = "" if self.value is None else f"{self.value:.2f}"
+        first = f"{word:<13}{value:>6}  {self.row}: {self.what}"
+        return "\n".join([first, *(f"{'lost':>19}  {case}" for case in self.lost)])
+
+
+@dataclass
+class Report:
+    """All that a run found; `asdict` makes it JSON."""
+
+    preset: str
+    rows: tuple[str, ...]
+    threads: tuple[int, ...]
+    peers: tuple[str, ...]  # found
+    missing: dict[str, list[str]]  # peers not found, and what they lack
+    settings: Settings
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    limits: limits.Limits | None = None
+    measurements: list[Measurement] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    complete: bool = False
+
+
+# --- the package's own costs ------------------------------------------------------------------------------------------
+
+
+def import_cost(quick: bool) -> float:
+    """Return the milliseconds that `import rnncore` takes beyond `import numpy`, in fresh interpreters."""
+
+    def seconds(module: str) -> float:
+        code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+
+    seconds("rnncore")  # files into the system's cache
+    return median(1e3 * (seconds("rnncore") - seconds("numpy")) for _ in range(3 if quick else 15))
+
+
+def package_size(quick: bool) -> float:
+    """Return the megabytes of the installed package."""
+    root = Path(rnncore.__file__).parent
+    files = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return sum(path.stat().st_size for path in files) / 1e6
+
+
+# --- the presets ------------------------------------------------------------------------------------------------------
+
+SIZES = (64, 128, 256, 512)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+QUICK_SIZES = (64, 256)
+QUICK_BATCHES = (1, 32)
+
+
+def grid(cell: str, threads: int, dtype: str = "float32", sizes: Iterable[int] = SIZES) -> tuple[Case, ...]:
+    shapes = product(sizes, BATCHES)
+    return tuple(Case("sequence", cell, N, H, T=100, dtype=dtype, threads=threads) for H, N in shapes)  # type: ignore[arg-type]
+
+
+def inference() -> Preset:
+    """The inference engine's: one call, streams and sequences, against peers and against the machine."""
+    bars = []
+    for threads in (1, 2):
+        bars += [
+            Bar("lstm", grid("lstm", threads), BEST, each=1.0, mean=1.15),
+            Bar("rnn", grid("rnn", threads), BEST, each=1.0, mean=1.3),
+            Bar("rnn", grid("rnn", threads), "torch", mean=3.0),
+            Bar("lstm-float64", grid("lstm", threads, "float64"), "torch", each=1.5, mean=2.5),
+        ]
+    for row, H, against, each in (
+        ("call", 64, "ort", 4.0),
+        ("call", 128, "ort", 2.5),
+        ("call", 64, "torch", 15.0),
+        ("call", 128, "torch", 15.0),
+        ("stream", 64, "ort", 6.0),
+        ("stream", 128, "ort", 3.0),
+    ):
+        bars.append(Bar(row, (Case(row, "lstm", 1, H),), against, each=each))  # type: ignore[arg-type]
+    for cell in ("lstm", "rnn"):
+        bars += [
+            Bar("limit", grid(cell, 1, sizes=SIZES[:1]), LIMIT, each=0.75),
+            Bar("limit", grid(cell, 1, sizes=SIZES[1:]), LIMIT, each=0.85),
+        ]
+    for N, each in ((1, 1.9), (32, 1.85)):
+        bars.append(Bar("two-threads", (Case("sequence", "lstm", N, 256, T=100, threads=2),), ONE_THREAD, each=each))
+    bars.append(Bar("streams", (Case("streams", "lstm", 1, 256, threads=2),), ONE_THREAD, each=1.9))
+    return Preset(
+        tuple(bars),
+        (
+            Cost("import", "import rnncore beyond import numpy", "ms", 50, import_cost),
+            Cost("size", "installed package", "MB", 3, package_size),
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {"inference": inference}
+
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """Return what results depend on, beside versions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cpus": runtime.usable_cpus(),
+        "system": platform.platform(),
+        "isa": runtime.isa,
+        "engine": runtime.engine,
+    }
+
+
+def versions(found: Iterable[str]) -> dict[str, str]:
+    """Return those of Python, rnncore, NumPy and what the peers consist of."""
+    modules = dict.fromkeys(["numpy", *(module for peer in found for module in PEERS[peer])])
+    known = {"python": platform.python_version(), "rnncore": rnncore.__version__}
+    for module in modules:
+        with suppress(PackageNotFoundError):
+            known[module] = version(module)
+    return known
+
+
+def chosen(names: Iterable[T] | None, known: Iterable[T], what: str) -> tuple[T, ...]:
+    """Return the names in the order of the known ones; all of these for None."""
+    known = tuple(known)
+    names = known if names is None else tuple(names)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"expected {what} among {', '.join(map(str, known))}, got {str(name)!r}")
+    return tuple(name for name in known if name in names)
+
+
+def prepare(
+    preset: str,
+    *,
+    rows: Iterable[str] | None = None,
+    threads: Iterable[int] | None = None,
+    against: Iterable[str] | None = None,
+    quick: bool = False,
+) -> Report:
+    """Return the report of a run still to be done.
+
+    Parameters
+    ----------
+    preset : str
+        A key of `PRESETS`.
+    rows, threads, against : iterable, optional
+        Which of its rows, numbers of threads and peers; by default all, as far as this machine has them.
+    quick : bool
+        Whether to measure few cases, with short blocks.
+
+    Raises
+    ------
+    ValueError
+        If one of them is unknown, or this machine has not so many CPUs.
+    """
+    (name,) = chosen([preset], PRESETS, "a preset")
+    wanted = chosen(against, PEERS, "peers")
+    missing = {peer: peers.missing(peer) for peer in wanted}
+    found = tuple(peer for peer in wanted if not missing[peer])
+    plan = PRESETS[name]()
+    numbers = sorted({case.threads for bar in plan.bars for case in bar.cases})
+    return Report(
+        preset=name,
+        rows=chosen(rows, plan.rows, "rows"),
+        threads=chosen(threads, [n for n in numbers if n <= runtime.usable_cpus()], "threads"),
+        peers=found,
+        missing={peer: modules for peer, modules in missing.items() if modules},
+        settings=QUICK if quick else Settings(),
+        machine=machine(),
+        versions=versions(found),
+    )
+
+
+def run(
+    report: Report,
+    show: Callable[[Measurement | Verdict], None] = lambda result: None,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> None:
+    """Do a run, filling its report.
+
+    Parameters
+    ----------
+    report : Report
+        As from `prepare`. A peer that fails on a case is noted in `problems` and left out there.
+    show : callable
+        Called with each result when it is there.
+    progress : callable
+        Called with the fraction done and what comes next.
+    """
+    settings, preset = report.settings, PRESETS[report.preset]()
+    bars = [bar for bar in preset.bars if bar.row in report.rows and bar.cases[0].threads in report.threads]
+    bars = [bar.narrowed() for bar in bars] if settings.quick else bars
+    others: dict[Case, dict[str, None]] = {}
+    for bar in bars:
+        for case in bar.cases:
+            others.setdefault(case, {}).update(dict.fromkeys(bar.others(report.peers)))
+    if any(bar.against == LIMIT for bar in bars):
+        progress(0.0, "the machine's limits")
+        report.limits = limits.measure(settings.limit_seconds)
+    with Workers() as workers:
+        for k, (case, names) in enumerate(others.items()):
+            progress(k / len(others), str(case))
+            measurement = measure(workers, case, list(names), report)
+            if measurement:
+                report.measurements.append(measurement)
+                show(measurement)
+    measured = {measurement.case: measurement for measurement in report.measurements}
+    for verdict in (bar.verdict(measured, report.peers) for bar in bars):
+        report.verdicts.append(verdict)
+        show(verdict)
+    for cost in preset.costs:
+        if cost.row in report.rows:
+            progress(1.0, cost.what)
+            report.verdicts.append(cost.verdict(settings.quick))
+            show(report.verdicts[-1])
+    report.complete = True
+
+
+def measure(workers: Workers, case: Case, names: list[str], report: Report) -> Measurement | None:
+    """Measure rnncore on a case, and the others as far as they do it; None if rnncore itself fails."""
+    settings = report.settings
+    first = peers.contender("rnncore", case)
+    others = {
+        name: peers.contender("rnncore", replace(case, threads=1))
+        if name == ONE_THREAD
+        else peers.contender(name, case)
+        for name in names
+    }
+    while True:
+        try:
+            result = workers.compare(
+                first,
+                list(others.values()),
+                tolerance=case.tolerance,
+                blocks=settings.blocks,
+                block_seconds=settings.block_seconds,
+            )
+            break
+        except ContenderError as error:
+            report.problems.append(f"{case}: {error}")
+            if error.contender == first:
+                return None
+            others = {name: other for name, other in others.items() if other != error.contender}
+    ratios = dict(zip(others, result.ratios, strict=True))
+    if report.limits and case.kind == "sequence" and case.threads == 1:
+        floor = limits.floor(case.cell, case.dtype, case.T, case.N, case.I, case.H, report.limits)
+        ours = result.seconds
+        ratios[LIMIT] = Interval(floor / ours.median, floor / ours.high, floor / ours.low)
+    return Measurement(case, result.seconds, ratios)

@@ -1,0 +1,448 @@
+"""The paired timer, the contenders, the machine's limits, and presets from the command line."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from common import import_peer
+
+from rnncore import cli
+from rnncore._kernels import leaf
+from rnncore.measure import limits, peers, presets
+from rnncore.measure.paired import Contender, ContenderError, Interval, Workers, median_interval
+from rnncore.measure.peers import Case
+from rnncore.measure.worker import calibrated, timed
+
+FEW = {"blocks": 6, "block_seconds": 0.001, "idle_seconds": 0.0}
+
+
+# --- what contenders of these tests do, in their own processes --------------------------------------------------------
+
+
+def sleeper(seconds, value=1.0):
+    return lambda: time.sleep(seconds), lambda: np.full(3, value)
+
+
+def raiser(when):
+    def fail():
+        raise LookupError(f"no luck\nin {when}")
+
+    if when == "build":
+        fail()
+    return (fail, lambda: np.ones(3)) if when == "run" else (lambda: None, fail)
+
+
+def dier(words=""):
+    def die():
+        print(words, file=sys.stderr, flush=True)
+        os._exit(7)
+
+    return die, lambda: np.ones(3)
+
+
+def chatter():
+    return lambda: print("a word"), lambda: os.write(1, b"on stdout") and np.ones(3)
+
+
+def teller():
+    """Tells what its process was given."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RNNCORE_NUM_THREADS")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return lambda: None, lambda: np.array([*(int(os.environ[name]) for name in names), cpus, os.getpid()])
+
+
+def work(name, function, threads=1, **arguments):
+    return Contender(name, f"test_measure:{function}", arguments, threads)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Workers() as shared:
+        yield shared
+
+
+# --- the paired timer -------------------------------------------------------------------------------------------------
+
+
+class Counter:
+    """Work that costs 3 seconds a call, on a clock that only work moves."""
+
+    now = 0.0
+    calls = 0
+
+    def run(self):
+        self.now += 3.0
+        self.calls += 1
+
+
+def test_timed_and_calibrated():
+    counter = Counter()
+    assert timed(counter.run, 5, lambda: counter.now) == 15.0
+    assert counter.calls == 5
+    assert calibrated(counter.run, 1.0, lambda: counter.now) == 1
+    assert calibrated(counter.run, 300.0, lambda: counter.now) == 100
+    assert calibrated(lambda: None, 1e-3, itertools.count(0.0, 1e-3).__next__) == 1
+
+
+@pytest.mark.parametrize("n", [6, 7, 8, 9, 12, 15])
+def test_interval_holds_the_median_as_often_as_it_says(n):
+    """Against all 2^n ways for values to lie on either side of the median."""
+    values = list(range(n))
+    interval = median_interval(values[::-1])
+    k = int(interval.low) + 1
+    assert interval.high == n - k
+    assert interval.median == (n - 1) / 2
+
+    def confidence(k):
+        inside = sum(k <= sum(below) <= n - k for below in itertools.product((0, 1), repeat=n))
+        return inside / 2**n
+
+    assert confidence(k) >= 0.95 > confidence(k + 1)
+
+
+def test_interval_needs_six():
+    with pytest.raises(ValueError, match="expected at least 6 values for a confidence of 95%, got 5"):
+        median_interval([1.0] * 5)
+
+
+def test_known_ratio(workers):
+    result = workers.compare(work("a", "sleeper", seconds=0.001), [work("b", "sleeper", seconds=0.02)], **FEW)
+    (ratio,) = result.ratios
+    assert 4 < ratio.low <= ratio.median <= ratio.high <= 25
+    assert result.seconds.median >= 0.001
+    assert result.others[0].median >= 0.02
+
+
+@pytest.mark.parametrize("when", ["build", "results", "run"])
+def test_contender_that_raises(workers, when):
+    good, bad = work("good", "sleeper", seconds=0), work("bad", "raiser", when=when)
+    with pytest.raises(ContenderError, match=f"^bad: LookupError: no luck\nin {when}$") as caught:
+        workers.compare(good, [bad], **FEW)
+    assert caught.value.contender == bad
+    workers.compare(good, [work("bad", "sleeper", seconds=0)], **FEW)  # its process lives on
+
+
+@pytest.mark.parametrize(("words", "last"), [("one\ntwo", "two"), ("", "without a word")])
+def test_contender_that_dies(workers, words, last):
+    good, bad = work("good", "sleeper", seconds=0), work("mortal", "dier", words=words)
+    with pytest.raises(ContenderError, match=f"^mortal: died with status 7: {last}$"):
+        workers.compare(good, [bad], **FEW)
+    workers.compare(good, [work("mortal", "sleeper", seconds=0)], **FEW)  # in a new process
+
+
+@pytest.mark.parametrize("value", [1.001, math.nan, math.inf])
+def test_other_results(workers, value):
+    good, bad = work("good", "sleeper", seconds=0), work("bad", "sleeper", seconds=0, value=value)
+    with pytest.raises(ContenderError, match=r"^bad: has other results than good: norm of the difference"):
+        workers.compare(good, [bad], **FEW)
+
+
+def test_contender_may_print(workers):
+    workers.compare(work("chatter", "chatter"), **FEW)
+
+
+def test_function_that_is_not_there(workers):
+    with pytest.raises(ContenderError, match="bad: ModuleNotFoundError: No module named 'nowhere'"):
+        workers.compare(Contender("bad", "nowhere:nothing"), **FEW)
+
+
+def test_process_is_held_to_its_threads(workers):
+    contender = work("teller", "teller")
+    workers.compare(contender, **FEW)
+    first = workers._ask(contender, "results")
+    assert list(first[:5]) == [1] * 5
+    workers.compare(contender, **FEW)
+    assert workers._ask(contender, "results")[5] == first[5] != os.getpid()
+    with pytest.raises(ValueError, match=r"expected at most \d+ threads on this machine, got 10000"):
+        workers.compare(replace(contender, threads=10000), **FEW)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_interrupt_ends_all_workers():
+    code = """if True:
+        import sys, test_measure
+        from rnncore.measure.paired import Workers
+        with Workers() as workers:
+            workers.compare(test_measure.work("teller", "teller"), **test_measure.FEW)
+            print(int(workers._ask(test_measure.work("teller", "teller"), "results")[5]), flush=True)
+            workers.compare(test_measure.work("teller", "sleeper", seconds=100), **test_measure.FEW)
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    worker = int(process.stdout.readline())
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+# --- contenders -------------------------------------------------------------------------------------------------------
+
+SEQUENCE = Case("sequence", "lstm", N=2, H=16, T=5, I=9)
+
+
+@pytest.mark.parametrize(
+    ("peer", "cases"),
+    [
+        ("torch", [SEQUENCE, replace(SEQUENCE, cell="rnn", dtype="float64"), Case("call", "lstm", 1, 16)]),
+        ("ort", [SEQUENCE, replace(SEQUENCE, cell="rnn"), Case("call", "lstm", 1, 16), Case("call", "rnn", 2, 16)]),
+        ("openvino", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
+        ("jax", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
+    ],
+)
+def test_peers_agree(workers, peer, cases):
+    for module in peers.PEERS[peer]:
+        import_peer(module)
+    for case in cases:
+        result = workers.compare(
+            peers.contender("rnncore", case), [peers.contender(peer, case)], tolerance=case.tolerance, **FEW
+        )
+        assert result.ratios[0].median > 0
+
+
+def test_peer_that_cannot_do_it():
+    with pytest.raises(ValueError, match="expected a float32 sequence"):
+        peers.build("openvino", asdict(replace(SEQUENCE, dtype="float64")))
+    with pytest.raises(ValueError, match="expected a sequence"):
+        peers.build("jax", asdict(Case("stream", "rnn", 1, 8)))
+
+
+def test_case():
+    assert SEQUENCE.I == 9 and Case("call", "rnn", 1, 8).I == 8
+    assert str(SEQUENCE) == "LSTM float32 sequence, 1 thread, N=2 H=16 I=9 T=5"
+    assert str(Case("call", "rnn", 1, 8, threads=2)) == "RNN float32 call, 2 threads, N=1 H=8"
+    assert peers.contender("torch", SEQUENCE) == peers.contender("torch", SEQUENCE)
+
+
+def test_chained_steps_begin_at_zero():
+    run, results = peers.carried(lambda state: state + 1, 0, lambda state: state)
+    run()
+    assert results() == results() == peers.CHAINED
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+KNOWN = limits.Limits(
+    flops={"float32": 100.0, "float64": 50.0},
+    caches={"L1": 1000, "L2": 10000},
+    bandwidth={"L1": 100.0, "L2": 10.0, "DRAM": 1.0},
+)
+
+
+def test_limits_are_sane():
+    found = limits.measure(seconds=0.02)
+    assert list(found.bandwidth) == [*found.caches, "DRAM"]
+    assert all(0 < rate < math.inf for rate in (*found.flops.values(), *found.bandwidth.values()))
+    assert found.bandwidth["L1"] >= 0.5 * found.bandwidth["DRAM"]
+    assert found.flops["float32"] >= 0.5 * found.flops["float64"]
+    assert list(found.caches.values()) == sorted(found.caches.values())
+
+
+def test_operations_of_multiply_adds():
+    assert leaf.multiply_add("float32", 10) == 20 * 12 * leaf.width("float32")
+    assert leaf.multiply_add("float64", 0) == 0
+
+
+def test_read_of_nothing():
+    leaf.read(np.zeros(1, np.uint8), 3)
+    with pytest.raises(IndexError):
+        leaf.read(np.zeros(0, np.uint8), 1)
+
+
+def test_floor():
+    assert limits.floor("rnn", "float32", T=3, N=1, I=5, H=10, limits=KNOWN) == pytest.approx(
+        3 * (2 * 10 * 5 / 100 + 4 * 10 * 10 / 100)  # weights from L1
+    )
+    assert limits.floor("lstm", "float32", 1, 1, 1, 10, KNOWN) == pytest.approx(2 * 40 / 100 + 4 * 4 * 100 / 10)  # L2
+    assert limits.floor("rnn", "float64", 1, 1, 1, 50, KNOWN) == pytest.approx(2 * 50 / 50 + 8 * 2500 / 1)  # DRAM
+    assert limits.floor("rnn", "float64", 1, 100, 2, 10, KNOWN) == pytest.approx(2 * 100 * 10 * (2 + 10) / 50)  # flops
+
+
+def test_cache_sizes(tmp_path):
+    caches = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K")]
+    for index, (level, kind, size) in enumerate(caches):
+        folder = tmp_path / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(text + "\n")
+    assert limits.cache_sizes(tmp_path) == {"L1": 48 << 10, "L2": 2 << 20}
+    (folder / "size").write_text("much\n")
+    assert limits.cache_sizes(tmp_path) == limits.cache_sizes(tmp_path / "nowhere") == limits.USUAL_CACHES
+
+
+# --- presets and the command line -------------------------------------------------------------------------------------
+
+CASES = (Case("sequence", "rnn", 1, 8, T=4), Case("sequence", "rnn", 2, 8, T=4))
+
+
+def measured(*torch):
+    return {
+        case: presets.Measurement(case, Interval(1, 1, 1), {"torch": Interval(*t), "jax": Interval(9, 9, 9)})
+        for case, t in zip(CASES, torch, strict=False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("ratios", "bar", "reached", "lost"),
+    [
+        ([(1.1, 1.0, 1.2), (1.3, 1.2, 1.4)], {"each": 1.0, "mean": 1.15}, True, 0),
+        ([(0.9, 0.8, 1.0), (1.6, 1.2, 1.7)], {"each": 1.0, "mean": 1.15}, True, 0),  # its interval reaches the bar
+        ([(0.9, 0.8, 0.99), (1.6, 1.2, 1.7)], {"each": 1.0, "mean": 1.15}, False, 1),
+        ([(1.0, 1.0, 1.0), (1.2, 1.2, 1.2)], {"each": 1.0, "mean": 1.15}, False, 0),
+        ([(1.2, 1.1, 1.3)], {"each": 1.0}, None, 0),  # of two cases
+        ([(0.2, 0.1, 0.3)], {"each": 1.0}, False, 1),
+        ([], {"each": 1.0}, None, 0),
+    ],
+)
+def test_verdict(ratios, bar, reached, lost):
+    for against in ("torch", "best"):
+        verdict = presets.Bar("row", CASES, against, **bar).verdict(measured(*ratios), ("torch", "jax"))
+        assert (verdict.reached, len(verdict.lost)) == (reached, lost)
+        assert verdict.value == (
+            pytest.approx(math.prod(r[0] for r in ratios) ** (1 / len(ratios))) if ratios else None
+        )
+        word = {True: "reached", False: "NOT REACHED", None: "not measured"}[reached]
+        assert word in str(verdict)
+
+
+def test_inference_preset_is_the_whole_table():
+    preset = presets.inference()
+    assert preset.rows == (
+        "lstm",
+        "rnn",
+        "lstm-float64",
+        "call",
+        "stream",
+        "limit",
+        "two-threads",
+        "streams",
+        "import",
+        "size",
+    )
+    for bar in preset.bars:
+        assert len({case.threads for case in bar.cases}) == 1
+        assert bar.narrowed().cases
+    grids = [bar for bar in preset.bars if bar.row in ("lstm", "rnn", "lstm-float64")]
+    assert all(len(bar.cases) == 28 for bar in grids)
+    assert sorted(bar.cases[0].threads for bar in grids if bar.row == "lstm") == [1, 2]
+
+
+def tiny():
+    return presets.Preset(
+        (
+            presets.Bar("grid", CASES, "best", each=0.0),
+            presets.Bar("limit", CASES[:1], "limit", each=1e9),
+            presets.Bar("two", (replace(CASES[0], threads=2),), "one thread", each=0.0),
+        ),
+        (presets.Cost("size", "installed package", "MB", 3, presets.package_size),),
+    )
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "tiny", tiny)
+    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002))
+
+
+def bench(*args):
+    return cli.main(["bench", "--preset", "tiny", "--quick", *args])
+
+
+def test_bench(tiny_preset, capsys, tmp_path):
+    file = tmp_path / "results.json"
+    assert bench("--against", "ort", "--json", str(file), "--threads", "1") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "NOT REACHED" in out and "lost  RNN float32 sequence, 1 thread, N=1 H=8 T=4: 0." in out
+    report = json.loads(file.read_text())
+    assert report["complete"] is True
+    assert report["problems"] == []
+    assert report["measurements"][0]["case"] == asdict(CASES[0])
+    assert [verdict["row"] for verdict in report["verdicts"]] == ["grid", "limit", "size"]
+    assert report["verdicts"][1]["reached"] is False
+    assert report["verdicts"][2]["reached"] is True
+    assert set(report["limits"]) == {"flops", "caches", "bandwidth"}
+    assert {"python", "rnncore", "numpy"} <= set(report["versions"])
+
+
+def test_bench_without_peers(tiny_preset, capsys, monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    assert bench("--rows", "grid,limit", "--threads", "1") == 0
+    out = capsys.readouterr().out
+    assert "not installed: onnxruntime, onnx; measuring without ort" in out
+    assert "not measured" in out.split("  grid: ")[0]
+
+
+def test_bench_two_threads_against_one(tiny_preset, capsys):
+    if presets.runtime.usable_cpus() < 2:
+        pytest.skip("one CPU")
+    assert bench("--rows", "two") == 0
+    assert "against one thread: ≥ 0.0" in capsys.readouterr().out
+
+
+def test_bench_goes_on_without_a_peer_that_fails(tiny_preset, capsys, monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda module: True)
+    monkeypatch.setattr(peers, "contender", lambda name, case: work(name, "sleeper", seconds=0, value=len(name)))
+    assert bench("--rows", "grid", "--against", "ort,jax") == 0
+    out, err = capsys.readouterr()
+    assert err.count("ort: has other results than rnncore") == err.count("jax: has other results") == 2
+    assert "not measured" in out
+
+
+def test_bench_when_rnncore_fails(tiny_preset, capsys, monkeypatch):
+    monkeypatch.setattr(peers, "contender", lambda name, case: work(name, "raiser", when="build"))
+    assert bench("--rows", "grid") == 0
+    out, err = capsys.readouterr()
+    assert "rnncore: LookupError: no luck" in err
+    assert "not measured" in out
+
+
+def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path):
+    def interrupt(self, text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli._Screen, "line", interrupt)
+    file = tmp_path / "results.json"
+    assert bench("--rows", "limit", "--json", str(file)) == 130
+    report = json.loads(file.read_text())
+    assert report["complete"] is False
+    assert len(report["measurements"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--preset", "fast"], "expected a preset among inference, tiny, got 'fast'"),
+        (["--rows", "grid,gird"], "expected rows among grid, limit, two, size, got 'gird'"),
+        (["--against", "keras"], "expected peers among torch, ort, openvino, jax, got 'keras'"),
+        (["--threads", "3"], "expected threads among 1"),
+        (["--threads", "one"], "argument --threads: expected numbers, got 'one'"),
+        (["--json", "/no/such/folder/file"], "No such file or directory: /no/such/folder/file"),
+    ],
+)
+def test_bench_errors_are_one_line(tiny_preset, capsys, args, message):
+    assert bench(*args) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"rnncore bench: error: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_import_cost():
+    assert presets.import_cost(quick=True) < 10_000
+
+
+def test_import_loads_no_measure():
+    code = "import sys, rnncore, rnncore.cli; print([name for name in sys.modules if 'measure' in name])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
