@@ -1,10 +1,14 @@
-"""The package as a whole: README, imports, equation tags, promises about what is not imported."""
+"""The package as a whole: README, imports, equation tags, promises about size, build and what is not imported."""
 
+import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib import metadata, resources
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,12 +56,52 @@ def test_types_are_shipped():
 
 
 def test_import_takes_numpy_alone():
+    """Nothing but the standard library, NumPy, and what Cython itself puts in place; no SciPy, torch, tqdm, ..."""
     code = (
-        "import sys, rnncore, rnncore.train\n"
-        "heavy = {'scipy', 'torch', 'tqdm', 'matplotlib', 'threadpoolctl', 'safetensors', 'rnncore.reference'}\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
+        "import sys, numpy\n"
+        "before = set(sys.modules)\n"
+        "import rnncore, rnncore.train\n"
+        "known = {'rnncore', 'numpy', 'cython_runtime', *sys.stdlib_module_names}\n"
+        "new = {name for name in set(sys.modules) - before if name.split('.')[0] not in known}\n"
+        "print(sorted(name for name in new if not name.startswith('_cython_')), 'rnncore.reference' in sys.modules)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] False\n"
+
+
+def test_package_is_small():
+    """Compiled modules and Python files as installed; a release has no debug symbols."""
+    files = [f for f in Path(rc.__file__).parent.rglob("*") if f.name.endswith((".py", EXTENSION_SUFFIXES[0]))]
+    compiled = [f.read_bytes() for f in files if f.suffix != ".py"]
+    assert len(compiled) >= 6
+    instrumented = any(name in data for data in compiled for name in (b"__asan_", b"__ubsan_", b"__tsan_"))
+    if instrumented or os.environ.get("RNNCORE_DEBUG") == "1":
+        pytest.skip("not a release build")
+    assert not any(b".debug_info" in data for data in compiled)
+    assert sum(f.stat().st_size for f in files) < 3_000_000
+
+
+@pytest.mark.parametrize("switches,flags", [
+    ({}, ["-O3", "-g0"]), ({"RNNCORE_DEBUG": "1"}, ["-O0", "-g"]),
+    ({"RNNCORE_SANITIZE": "address"}, ["-O3", "-g0", "-fsanitize=address", "-g"]),
+])  # fmt: skip
+def test_build_flags(monkeypatch, switches, flags):
+    """setup.py's own words, with the tools that it hands them to replaced: the last -g wins."""
+    built = []
+    for module, contents in {
+        "setuptools": {
+            "Extension": lambda name, sources, **options: options["extra_compile_args"],
+            "setup": lambda **options: built.extend(options["ext_modules"]),
+        },
+        "Cython": {}, "Cython.Compiler": {"Options": SimpleNamespace()},
+    }.items():  # fmt: skip
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**contents))
+    for name in ("RNNCORE_DEBUG", "RNNCORE_SANITIZE"):
+        monkeypatch.setenv(name, switches.get(name, ""))
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert len(built) >= 6
+    for args in built:
+        assert [a for a in args if a.startswith(("-O", "-g", "-fsanitize"))] == flags
 
 
 @pytest.mark.parametrize("cell,equations", [("rnn", 2), ("lstm", 7)])
