@@ -76,28 +76,29 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
         FOR_VECTORS(n *H, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });           \
     }
 
-/* One step from packed weights: sums of a tile stay in the cache between the product and the function. */
+/* One step from packed weights. Sums stay in the cache between the product and the function. */
 #define RNN_STEP(function)                                                                                             \
     static void NAME(function##_step)(const struct panel_step *s)                                                      \
     {                                                                                                                  \
-        real sums[TILE_ROWS * 4 * WIDTH] __attribute__((aligned(64)));                                                 \
-        for (ptrdiff_t v = s->v_0, count; v < s->v_1; v += count) {                                                    \
-            count = NAME(panel_vectors)(s->v_1 - v);                                                                   \
-            const real *z = (const real *)s->z + (v * s->rows + s->row * count) * WIDTH;                               \
+        real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));                                                     \
+        for (ptrdiff_t v = s->v_0, vectors; v < s->v_1; v += vectors) {                                                \
+            vectors = NAME(batch)(s->n, s->v_1 - v);                                                                   \
             for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {                                                         \
                 rows = NAME(tile_rows)(s->n - r);                                                                      \
-                NAME(tile)(rows, count, sums, z + r * count * WIDTH, count * WIDTH,                                    \
-                           (const real *)s->h_before + r * s->H, s->H, (const real *)s->panels + v * WIDTH * s->H);    \
-                for (ptrdiff_t q = 0; q < rows; q++) {                                                                 \
-                    const real *a = sums + q * count * WIDTH;                                                          \
-                    real *h = (real *)s->h + (r + q) * s->H + v * WIDTH;                                               \
-                    real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + v * WIDTH : h;                             \
-                    const ptrdiff_t units = s->H - v * WIDTH < count * WIDTH ? s->H - v * WIDTH : count * WIDTH;       \
-                    FOR_VECTORS(units, {                                                                               \
-                        V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                           \
-                        STORE(h + j, h_t);                                                                             \
-                        STORE(y + j, h_t);                                                                             \
-                    });                                                                                                \
+                NAME(recur)(s, sums, r, rows, v, vectors);                                                             \
+                for (ptrdiff_t p = 0, count; p < vectors; p += count) {                                                \
+                    count = NAME(panel_vectors)(vectors - p);                                                          \
+                    const ptrdiff_t at = (v + p) * WIDTH, left = s->H - at;                                            \
+                    for (ptrdiff_t q = 0; q < rows; q++) {                                                             \
+                        const real *a = sums + (p * rows + q * count) * WIDTH;                                         \
+                        real *h = (real *)s->h + (r + q) * s->H + at;                                                  \
+                        real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + at : h;                                \
+                        FOR_VECTORS(left < count * WIDTH ? left : count * WIDTH, {                                     \
+                            V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                       \
+                            STORE(h + j, h_t);                                                                         \
+                            STORE(y + j, h_t);                                                                         \
+                        });                                                                                            \
+                    }                                                                                                  \
                 }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
@@ -133,37 +134,47 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
         });
 }
 
-/* One step from packed weights, whose panels are the four gates of WIDTH units. */
+/* One step from packed weights, whose panels are the four gates of WIDTH units. In two passes over a batch of sums: the
+   functions of one row wait for each other, (7) for (6) for (2), but not for other rows', and a core sees only so far
+   ahead. */
 static void NAME(lstm_step)(const struct panel_step *s)
 {
-    real sums[TILE_ROWS * 4 * WIDTH] __attribute__((aligned(64)));
+    real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));
     const ptrdiff_t H = s->H;
-    for (ptrdiff_t u = s->v_0 / 4 * WIDTH; u < s->v_1 / 4 * WIDTH; u += WIDTH) {
-        const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
-        const real *z = (const real *)s->z + (u * s->rows + s->row * WIDTH) * 4;
+    for (ptrdiff_t v = s->v_0, vectors; v < s->v_1; v += vectors) {
+        vectors = NAME(batch)(s->n, s->v_1 - v);
         for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {
             rows = NAME(tile_rows)(s->n - r);
-            NAME(tile)(rows, 4, sums, z + r * 4 * WIDTH, 4 * WIDTH, (const real *)s->h_before + r * H, H,
-                       (const real *)s->panels + u * 4 * H);
-            for (ptrdiff_t q = 0; q < rows; q++) {
-                const real *a = sums + q * 4 * WIDTH;
-                const ptrdiff_t at = (r + q) * H + u;
-                V i = NAME(sigmoid)(NAME(load)(a));                                            /* (2) */
-                V f = NAME(sigmoid)(NAME(load)(a + WIDTH));                                    /* (3) */
-                V g = NAME(tanh)(NAME(load)(a + 2 * WIDTH));                                   /* (4) */
-                V o = NAME(sigmoid)(NAME(load)(a + 3 * WIDTH));                                /* (5) */
-                V c = FMA(f, LOAD((const real *)s->c_before + at), i * g);                     /* (6) */
-                V h = o * NAME(tanh)(c);                                                       /* (7) */
-                STORE((real *)s->h + at, h);
-                STORE((real *)s->c + at, c);
-                if (s->y)
-                    STORE((real *)s->y + (r + q) * s->y_stride + u, h);
-                if (s->gates) {
-                    real *gates = (real *)s->gates + (r + q) * 4 * H + u;
-                    STORE(gates, i);
-                    STORE(gates + H, f);
-                    STORE(gates + 2 * H, g);
-                    STORE(gates + 3 * H, o);
+            NAME(recur)(s, sums, r, rows, v, vectors);
+            real *a = sums;
+            for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
+                const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
+                for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
+                    V i = NAME(sigmoid)(NAME(load)(a));                                        /* (2) */
+                    V f = NAME(sigmoid)(NAME(load)(a + WIDTH));                                /* (3) */
+                    V g = NAME(tanh)(NAME(load)(a + 2 * WIDTH));                               /* (4) */
+                    V o = NAME(sigmoid)(NAME(load)(a + 3 * WIDTH));                            /* (5) */
+                    V c = FMA(f, LOAD((const real *)s->c_before + q * H + u), i * g);          /* (6) */
+                    STORE((real *)s->c + q * H + u, c);
+                    NAME(store)(a, c);
+                    NAME(store)(a + WIDTH, o);
+                    if (s->gates) {
+                        real *gates = (real *)s->gates + q * 4 * H + u;
+                        STORE(gates, i);
+                        STORE(gates + H, f);
+                        STORE(gates + 2 * H, g);
+                        STORE(gates + 3 * H, o);
+                    }
+                }
+            }
+            a = sums;
+            for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
+                const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
+                for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
+                    V h = NAME(load)(a + WIDTH) * NAME(tanh)(NAME(load)(a));                   /* (7) */
+                    STORE((real *)s->h + q * H + u, h);
+                    if (s->y)
+                        STORE((real *)s->y + q * s->y_stride + u, h);
                 }
             }
         }
@@ -204,3 +215,4 @@ static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const
 #undef INLINE
 #undef UNROLL
 #undef TILE_ROWS
+#undef BATCH

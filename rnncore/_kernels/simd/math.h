@@ -23,6 +23,7 @@
 #define LN2_LOW -2.12194440054690583e-4f
 #define EXP_LOWEST -120.0f /* below, e^x is 0 */
 #define EXP_HIGHEST 105.0f /* above, it is inf */
+#define SIGMOID_BOUND 88.0f
 #define TANH_HIGHEST 20.0f /* above, tanh(x/2) is 1 */
 #else
 #define MAGIC 6755399441055744.0
@@ -33,19 +34,21 @@
 #define LN2_LOW 1.42860682030941723212e-6
 #define EXP_LOWEST -760.0
 #define EXP_HIGHEST 720.0
+#define SIGMOID_BOUND 709.0
 #define TANH_HIGHEST 40.0
 #endif
 
-/* 2^n for integers n of moderate size */
-static inline V NAME(power_of_two)(V n)
+/* 2^n for an integer n from -(bias) to bias + 1, which give 0 and inf, in the form n + MAGIC */
+static inline V NAME(power_of_two)(V magic_n)
 {
-    return (V)(((VI)(n + NAME(all)(MAGIC)) << MANTISSA_BITS) + ((VI){0} + (bits)ONE_BITS));
+    return (V)(((VI)magic_n << MANTISSA_BITS) + ((VI){0} + (bits)ONE_BITS));
 }
 
-/* e^r - 1, where x = n ln 2 + r; stores n */
-static inline V NAME(reduced_expm1)(V x, V *n_out)
+/* e^r - 1, where x = n ln 2 + r; stores n + MAGIC */
+static inline V NAME(reduced_expm1)(V x, V *magic_n)
 {
-    V n = NAME(fma)(x, NAME(all)(LOG2E), NAME(all)(MAGIC)) - NAME(all)(MAGIC);
+    V m = NAME(fma)(x, NAME(all)(LOG2E), NAME(all)(MAGIC));
+    V n = m - NAME(all)(MAGIC);
     V r = NAME(fma)(n, NAME(all)(-LN2_LOW), NAME(fma)(n, NAME(all)(-LN2_HIGH), x));
     V q;
 #if REAL_BITS == 32
@@ -66,36 +69,36 @@ static inline V NAME(reduced_expm1)(V x, V *n_out)
     q = NAME(fma)(q, r, NAME(all)(0.16666666666666686054));
     q = NAME(fma)(q, r, NAME(all)(0.50000000000000055431));
 #endif
-    *n_out = n;
+    *magic_n = m;
     return NAME(fma)(r * r, q, r);
 }
 
 static inline V NAME(exp)(V x)
 {
-    V n, half, p;
-    x = NAME(select)(x > NAME(all)(EXP_HIGHEST), NAME(all)(EXP_HIGHEST), x); /* NaN compares false and stays */
-    x = NAME(select)(x < NAME(all)(EXP_LOWEST), NAME(all)(EXP_LOWEST), x);
-    p = NAME(reduced_expm1)(x, &n);
+    V magic_n, n, half, p;
+    p = NAME(reduced_expm1)(NAME(at_least)(EXP_LOWEST, NAME(at_most)(EXP_HIGHEST, x)), &magic_n);
     /* 2^n in two factors: neither leaves the range of exponents, the product may */
-    half = (n * NAME(all)((real)0.5) + NAME(all)(MAGIC)) - NAME(all)(MAGIC);
-    return (NAME(all)(1) + p) * NAME(power_of_two)(half) * NAME(power_of_two)(n - half);
+    n = magic_n - NAME(all)(MAGIC);
+    half = NAME(fma)(n, NAME(all)((real)0.5), NAME(all)(MAGIC));
+    n = n - (half - NAME(all)(MAGIC));
+    return (NAME(all)(1) + p) * NAME(power_of_two)(half) * NAME(power_of_two)(n + NAME(all)(MAGIC));
 }
 
-/* 1 / (1 + e^-x): relative accuracy in both tails, as far as results are normal numbers */
+/* 1 / (1 + e^-x): relative accuracy in both tails, as far as results are normal numbers. Beyond the bounds e^-x is 0 or
+   inf. */
 static inline V NAME(sigmoid)(V x)
 {
-    return NAME(all)(1) / (NAME(all)(1) + NAME(exp)(-x));
+    V magic_n, p = NAME(reduced_expm1)(-NAME(at_least)(-SIGMOID_BOUND - 1, NAME(at_most)(SIGMOID_BOUND, x)), &magic_n);
+    return NAME(all)(1) / NAME(fma)(NAME(power_of_two)(magic_n), NAME(all)(1) + p, NAME(all)(1));
 }
 
 /* With t = e^(2|x|) - 1, computed without cancellation: tanh |x| = t / (t + 2), and the sign of x */
 static inline V NAME(tanh)(V x)
 {
     VI sign = (VI)x & (((VI){0} + 1) << (REAL_BITS - 1));
-    V a = (V)((VI)x ^ sign), n, p, s, t;
-    a = a + a;
-    a = NAME(select)(a > NAME(all)(TANH_HIGHEST), NAME(all)(TANH_HIGHEST), a);
-    p = NAME(reduced_expm1)(a, &n);
-    s = NAME(power_of_two)(n);
+    V a = (V)((VI)x ^ sign), magic_n, p, s, t;
+    p = NAME(reduced_expm1)(NAME(at_most)(TANH_HIGHEST, a + a), &magic_n);
+    s = NAME(power_of_two)(magic_n);
     t = NAME(fma)(s, p, s - NAME(all)(1));
     return (V)((VI)(t / (t + NAME(all)(2))) | sign);
 }
@@ -114,4 +117,5 @@ static inline V NAME(relu)(V x)
 #undef LN2_LOW
 #undef EXP_LOWEST
 #undef EXP_HIGHEST
+#undef SIGMOID_BOUND
 #undef TANH_HIGHEST

@@ -88,5 +88,29 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
     }
 }
 
+/* Panels times rows whose sums are formed before the cell's functions are applied to them: several panels where there
+   are few rows. */
+#define BATCH (2 * TILE_ROWS)
+
+/* Vectors of the next batch of n rows where `left` are left: whole panels. */
+static inline ptrdiff_t NAME(batch)(ptrdiff_t n, ptrdiff_t left)
+{
+    const ptrdiff_t vectors = n <= TILE_ROWS ? BATCH / n * 4 : 4;
+    return left > vectors ? vectors : n <= TILE_ROWS ? left : NAME(panel_vectors)(left);
+}
+
+/* sums = z + h_before U^T for `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
+   [rows][vectors][WIDTH] after the other's. */
+static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
+                               ptrdiff_t vectors)
+{
+    for (ptrdiff_t p = 0, count; p < vectors; p += count) {
+        count = NAME(panel_vectors)(vectors - p);
+        const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * count) * WIDTH;
+        NAME(tile)(rows, count, sums + p * rows * WIDTH, z, count * WIDTH, (const real *)s->h_before + r * s->H, s->H,
+                   (const real *)s->panels + (v + p) * WIDTH * s->H);
+    }
+}
+
 #undef TILE
 #undef TILES

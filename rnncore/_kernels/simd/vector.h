@@ -61,6 +61,46 @@ static inline V NAME(select)(VI where, V a, V b)
     return (V)((where & (VI)a) | (~where & (VI)b));
 }
 
+/* x where it is at most (at least) the bound, which it is cut off at; NaN stays. x86's instructions return their second
+   operand where one is NaN; NEON's return NaN. */
+static inline V NAME(at_most)(real bound, V x)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (V)_mm512_min_ps((__m512)NAME(all)(bound), (__m512)x);
+#elif VECTOR_BYTES == 64
+    return (V)_mm512_min_pd((__m512d)NAME(all)(bound), (__m512d)x);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (V)_mm256_min_ps((__m256)NAME(all)(bound), (__m256)x);
+#elif VECTOR_BYTES == 32
+    return (V)_mm256_min_pd((__m256d)NAME(all)(bound), (__m256d)x);
+#elif defined(__aarch64__) && REAL_BITS == 32
+    return (V)vminq_f32((float32x4_t)NAME(all)(bound), (float32x4_t)x);
+#elif defined(__aarch64__)
+    return (V)vminq_f64((float64x2_t)NAME(all)(bound), (float64x2_t)x);
+#else
+    return NAME(select)(x > NAME(all)(bound), NAME(all)(bound), x);
+#endif
+}
+
+static inline V NAME(at_least)(real bound, V x)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (V)_mm512_max_ps((__m512)NAME(all)(bound), (__m512)x);
+#elif VECTOR_BYTES == 64
+    return (V)_mm512_max_pd((__m512d)NAME(all)(bound), (__m512d)x);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (V)_mm256_max_ps((__m256)NAME(all)(bound), (__m256)x);
+#elif VECTOR_BYTES == 32
+    return (V)_mm256_max_pd((__m256d)NAME(all)(bound), (__m256d)x);
+#elif defined(__aarch64__) && REAL_BITS == 32
+    return (V)vmaxq_f32((float32x4_t)NAME(all)(bound), (float32x4_t)x);
+#elif defined(__aarch64__)
+    return (V)vmaxq_f64((float64x2_t)NAME(all)(bound), (float64x2_t)x);
+#else
+    return NAME(select)(x < NAME(all)(bound), NAME(all)(bound), x);
+#endif
+}
+
 static inline V NAME(load)(const real *p)
 {
     V v;
