@@ -244,8 +244,6 @@ def test_limits_are_sane():
     found = limits.measure(seconds=0.02)
     assert list(found.bandwidth) == [*found.caches, "DRAM"]
     assert all(0 < rate < math.inf for rate in (*found.flops.values(), *found.bandwidth.values()))
-    assert found.bandwidth["L1"] >= 0.5 * found.bandwidth["DRAM"]
-    assert found.flops["float32"] >= 0.5 * found.flops["float64"]
     assert list(found.caches.values()) == sorted(found.caches.values())
 
 

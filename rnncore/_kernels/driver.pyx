@@ -36,7 +36,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     BLAS_ROWS = 512    # of one block's large products: enough for BLAS to run at full speed
-    PANEL_ROWS = 96    # panels: few enough for x and the sums over it to stay in the second-level cache
+    PANEL_ROWS = 128   # panels: few enough for x and the sums over it to stay in the second-level cache
     SHARE_ROWS = 24    # of a share of such a product, which a member of a crew takes at once
 
 BLOCK_ROWS = BLAS_ROWS
@@ -358,13 +358,26 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     forward_part(job, &part)
 
 
+cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
+    """Whether a crew is faster by rows than by units: where each member gets rows enough for a tile, and the weights,
+    which each member then reads all of, stay in its own cache or are read for many rows at once."""
+    cdef Py_ssize_t teams = max(members // count, 1), rows = (run.schedule.N + teams - 1) // teams
+    cdef Py_ssize_t weights = run.vectors * run.leaf.width * (run.I + run.H) * run.item
+    return members <= count or rows >= 48 or rows >= 4 and weights <= (1 << 20) or panels(run.vectors) < teams
+
+
 cdef int worth(const Run *run, int count) noexcept nogil:
-    """Threads of a call that does not say how many: no more than pay."""
-    cdef Py_ssize_t T = run.schedule.T, N = run.schedule.N
-    cdef double each = work(run, N)
-    if run.engine == BLAS or each * T * count < 4e6:
+    """Members of a crew for a call that does not say how many: as many as pay, up to the limit. Waking them takes some
+    20 microseconds, a meeting after each step a good part of one."""
+    cdef Py_ssize_t N = run.schedule.N
+    cdef int members = min(limit, <int>POOL_MOST)
+    if work(run, run.schedule.T * N) * count < 4e6:
         return 1
-    return limit
+    while members > count and (
+        N * count < 4 * members if shared_by_rows(run, count, members) else work(run, N) * count < 1.5e5 * members
+    ):
+        members -= 1
+    return members
 
 
 cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
@@ -383,9 +396,7 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
             for k in range(run.cell.states):
                 memcpy(runs[r].final[k], runs[r].initial[k], size)
         return 0
-    members = n_threads if n_threads > 0 else worth(run, count)
-    if run.engine == BLAS:
-        members = 1
+    members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, count)
     job.runs, job.count = runs, count
     quick = members == 1 and work(run, T * N) * count < LOOK_WORK
     if quick:
@@ -395,7 +406,7 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
     members = job.crew.size
 
     rows = (N + max(members // count, 1) - 1) // max(members // count, 1)
-    job.by_rows = members <= count or rows >= 8
+    job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
     most = PANEL_ROWS if run.engine == PANELS else BLAS_ROWS
     if job.by_rows:
         job.chunks = (N + rows - 1) // rows if run.engine == PANELS else 1

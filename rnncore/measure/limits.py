@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from .._kernels import leaf
 
-__all__ = ["GATES", "Limits", "cache_sizes", "floor", "measure"]
+__all__ = ["GATES", "Limits", "cache_sizes", "floor", "measure", "perfect"]
 
 GATES = {"rnn": 1, "lstm": 4}
 USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
@@ -77,15 +77,20 @@ def best(run: Callable[[int], float], seconds: float, run_seconds: float = RUN_S
 
 def bandwidth(size: int, seconds: float) -> float:
     """Return the bytes a second that one core reads of so many, over and over."""
-    line = 64
-    x = np.ones(size + line, np.uint8)  # written, so that every page is one of its own
-    x = x[-x.ctypes.data % line :][: size // 1024 * 1024]
+    x = lines_of(size)
 
     def run(rounds: int) -> float:
         leaf.read(x, rounds)
         return float(rounds * x.size)
 
     return best(run, seconds)
+
+
+def lines_of(size: int) -> np.ndarray:
+    """Return `size` bytes, cut to whole kilobytes, that begin at a cache line."""
+    line = 64
+    x = np.ones(size + line, np.uint8)  # written, so that every page is one of its own
+    return x[-x.ctypes.data % line :][: max(size // 1024, 1) * 1024]
 
 
 def measure(seconds: float = 0.3) -> Limits:
@@ -131,3 +136,37 @@ def floor(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int, limits: L
     weights = G * H * H * numbers.itemsize
     step = max(2 * N * G * H * H / peak, weights / limits.bandwidth[limits.level(weights)])
     return T * (2 * N * G * H * I / peak + step)
+
+
+def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Callable[[], None]:
+    """Return work that takes as long as `floor` says, as the core is now: a machine's clock may change by half from one
+    minute to the next, and with it what a kernel can reach.
+
+    It is nothing but the multiply-adds and the reading of as many bytes as there are weights: where each step has to do
+    both, the one that takes longer.
+    """
+    numbers = np.dtype(dtype)
+    G = GATES[cell]
+    weights = lines_of(max(G * H * H * numbers.itemsize, 1024))
+    each = leaf.multiply_add(numbers.name, 1)
+    projection, steps = (math.ceil(2 * T * N * G * H * K / each) for K in (I, H))
+
+    def compute() -> float:
+        return float(leaf.multiply_add(numbers.name, steps))
+
+    def read() -> float:
+        leaf.read(weights, T)
+        return 1.0
+
+    def seconds(run: Callable[[], float]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    longer = max(compute, read, key=lambda run: min(seconds(run) for _ in range(20)))
+
+    def run() -> None:
+        leaf.multiply_add(numbers.name, projection)
+        longer()
+
+    return run

@@ -16,6 +16,7 @@ import numpy as np
 
 import rnncore as rc
 
+from . import limits
 from .paired import Contender
 
 __all__ = ["PEERS", "Case", "contender", "missing"]
@@ -159,6 +160,11 @@ def rnncore(case: Case) -> Built:
             thread.join()
 
     return run, results
+
+
+def limit(case: Case) -> Built:
+    """Return the work that no kernel can do without, which has no results."""
+    return limits.perfect(case.cell, case.dtype, case.T, case.N, case.I, case.H), lambda: None
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -306,6 +312,7 @@ def jax(case: Case) -> Built:
 
 BUILDERS: dict[str, Callable[[Case], Built]] = {
     "rnncore": rnncore,
+    "limit": limit,
     "torch": torch,
     "ort": ort,
     "openvino": openvino,

@@ -43,7 +43,9 @@ class Bar:
     def others(self, found: Sequence[str]) -> list[str]:
         """Return whom to measure beside rnncore, given which peers are found."""
         return [
-            name for name in (*found, ONE_THREAD) if name == self.against or (self.against == BEST and name in found)
+            name
+            for name in (*found, ONE_THREAD, LIMIT)
+            if name == self.against or (self.against == BEST and name in found)
         ]
 
     def narrowed(self) -> Bar:
@@ -397,8 +399,4 @@ def measure(workers: Workers, case: Case, names: list[str], report: Report) -> M
                 return None
             others = {name: other for name, other in others.items() if other != error.contender}
     ratios = dict(zip(others, result.ratios, strict=True))
-    if report.limits and case.kind == "sequence" and case.threads == 1:
-        floor = limits.floor(case.cell, case.dtype, case.T, case.N, case.I, case.H, report.limits)
-        ours = result.seconds
-        ratios[LIMIT] = Interval(floor / ours.median, floor / ours.high, floor / ours.low)
     return Measurement(case, result.seconds, ratios)

@@ -11,50 +11,78 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* Rows of the largest tile: with 4 vectors, as many sums as there are registers, less those for operands. */
+#define TILE_ROWS 6 /* of the largest tile */
+
+/* With 32 registers a tile of 6 rows takes all 4 vectors of a panel at once. With 16, one of more than 3 rows takes them
+   in two halves: as many sums as there are registers, less those for operands, and more rows for each time a panel is
+   read. */
 #if VECTOR_BYTES == 64 || defined(__aarch64__)
-#define TILE_ROWS 6
+#define REGISTERS 32
 #else
-#define TILE_ROWS 3
+#define REGISTERS 16
 #endif
 
-/* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS vectors, both constants: the sums
-   are registers. */
-INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, real *out, const real *init, ptrdiff_t init_row,
-                          const real *a, ptrdiff_t K, const real *panel)
+/* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
+   constants: the sums are registers. Meanwhile as many bytes as AHEAD of the vectors have are fetched from `ahead` into the
+   second-level cache: weights that do not fit there arrive while the ones before them are at work. */
+INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int AHEAD, real *out,
+                          const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
+                          const real *ahead)
 {
     V sum[24];
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
             sum[r * VECTORS + v] = NAME(load)(init + r * init_row + v * WIDTH);
-    for (ptrdiff_t k = 0; k < K; k++, panel += VECTORS * WIDTH)
+    for (ptrdiff_t k = 0; k < K; k++, panel += STRIDE * WIDTH) {
+        UNROLL for (int v = 0; v < AHEAD; v++)
+            __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
         UNROLL for (int r = 0; r < ROWS; r++)
             UNROLL for (int v = 0; v < VECTORS; v++)
                 sum[r * VECTORS + v] =
                     NAME(fma)(NAME(all)(a[r * K + k]), NAME(load)(panel + v * WIDTH), sum[r * VECTORS + v]);
+    }
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
-            NAME(store)(out + (r * VECTORS + v) * WIDTH, sum[r * VECTORS + v]);
+            NAME(store)(out + (r * STRIDE + v) * WIDTH, sum[r * VECTORS + v]);
 }
 
 #define TILE(ROWS, VECTORS)                                                                                            \
     case 8 * (ROWS) + (VECTORS):                                                                                       \
-        NAME(tile_of)(ROWS, VECTORS, out, init, init_row, a, K, panel);                                                \
+        NAME(tile_of)(ROWS, VECTORS, VECTORS, 0, out, init, init_row, a, K, panel, NULL);                              \
         break;
-#define TILES(ROWS) TILE(ROWS, 1) TILE(ROWS, 2) TILE(ROWS, 4)
+#define WHOLE(ROWS)                                                                                                    \
+    case 8 * (ROWS) + 4:                                                                                               \
+        if (ahead)                                                                                                     \
+            NAME(tile_of)(ROWS, 4, 4, 2, out, init, init_row, a, K, panel, ahead);                                     \
+        else                                                                                                           \
+            NAME(tile_of)(ROWS, 4, 4, 0, out, init, init_row, a, K, panel, NULL);                                      \
+        break;
+#define HALVES(ROWS)                                                                                                   \
+    case 8 * (ROWS) + 4:                                                                                               \
+        for (int at = 0; at < 4 * WIDTH; at += 2 * WIDTH)                                                              \
+            if (ahead)                                                                                                 \
+                NAME(tile_of)(ROWS, 2, 4, 1, out + at, init + at, init_row, a, K, panel + at, ahead + at / 2 * K);     \
+            else                                                                                                       \
+                NAME(tile_of)(ROWS, 2, 4, 0, out + at, init + at, init_row, a, K, panel + at, NULL);                   \
+        break;
 
-/* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel. */
+/* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel. Unless it is NULL, half a panel is fetched from
+   `ahead` by a tile of 5 or 6 rows and 4 vectors; smaller ones are too fast for it. */
 static __attribute__((noinline)) void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init,
-                                                 ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel)
+                                                 ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
+                                                 const real *ahead)
 {
     switch (8 * rows + vectors) {
-        TILES(1)
-        TILES(2)
-        TILES(3)
-#if TILE_ROWS > 3
-        TILES(4)
-        TILES(5)
-        TILES(6)
+        TILE(1, 1) TILE(1, 2) TILE(1, 4)
+        TILE(2, 1) TILE(2, 2) TILE(2, 4)
+        TILE(3, 1) TILE(3, 2) TILE(3, 4)
+        TILE(4, 1) TILE(4, 2)
+        TILE(5, 1) TILE(5, 2)
+        TILE(6, 1) TILE(6, 2)
+#if REGISTERS == 32
+        TILE(4, 4) WHOLE(5) WHOLE(6)
+#else
+        HALVES(4) HALVES(5) HALVES(6)
 #endif
     }
 }
@@ -72,6 +100,12 @@ INLINE ptrdiff_t NAME(tile_rows)(ptrdiff_t left)
     return (left + tiles - 1) / tiles;
 }
 
+/* What the tile-th tile of rows of a panel of 4 is to fetch ahead: a half of the next panel each, if there are two. */
+INLINE const real *NAME(ahead)(const real *next, ptrdiff_t K, ptrdiff_t n, ptrdiff_t tile)
+{
+    return n > TILE_ROWS && tile < 2 ? next + tile * K * 2 * WIDTH : NULL;
+}
+
 /* z = bias + a W^T: the sums of each panel over all n rows, one panel after the other. */
 static void NAME(project)(void *z_, const void *bias_, const void *a_, const void *panels_, ptrdiff_t K, ptrdiff_t v_0,
                           ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows)
@@ -80,10 +114,11 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
     const real *bias = bias_, *a = a_, *panels = panels_;
     for (ptrdiff_t v = v_0, count; v < v_1; v += count) {
         count = NAME(panel_vectors)(v_1 - v);
-        for (ptrdiff_t r = 0, tile; r < n; r += tile) {
+        const real *panel = panels + v * WIDTH * K;
+        for (ptrdiff_t r = 0, tile, k = 0; r < n; r += tile, k++) {
             tile = NAME(tile_rows)(n - r);
             NAME(tile)(tile, count, z + (v * rows + (row + r) * count) * WIDTH, bias + v * WIDTH, 0, a + r * K, K,
-                       panels + v * WIDTH * K);
+                       panel, v + 8 <= v_1 ? NAME(ahead)(panel + 4 * WIDTH * K, K, n, k) : NULL);
         }
     }
 }
@@ -107,10 +142,14 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
     for (ptrdiff_t p = 0, count; p < vectors; p += count) {
         count = NAME(panel_vectors)(vectors - p);
         const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * count) * WIDTH;
+        const real *panels = s->panels, *panel = panels + (v + p) * WIDTH * s->H;
+        const ptrdiff_t next = v + p + 8 <= s->v_1 ? v + p + 4 : s->v_0; /* the next step begins at the first again */
         NAME(tile)(rows, count, sums + p * rows * WIDTH, z, count * WIDTH, (const real *)s->h_before + r * s->H, s->H,
-                   (const real *)s->panels + (v + p) * WIDTH * s->H);
+                   panel, NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, (r + TILE_ROWS - 1) / TILE_ROWS));
     }
 }
 
 #undef TILE
-#undef TILES
+#undef WHOLE
+#undef HALVES
+#undef REGISTERS
