@@ -15,6 +15,8 @@ import torch
 from test_layers import SHAPES, TOLERANCE, Case, T
 from threadpoolctl import threadpool_limits
 
+import rnncore
+
 BLOCKS, BLOCK_SECONDS = 15, 0.05
 
 
@@ -38,6 +40,7 @@ def paired(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, f
 
 def main() -> None:
     torch.set_num_threads(1)
+    rnncore.set_num_threads(1)
     print("| cell | N | I = H | inference, µs a step | PyTorch ÷ rnncore | training, µs a step | PyTorch ÷ rnncore |")
     print("|---|---|---|---|---|---|---|")
     for kind in ("rnn", "lstm"):

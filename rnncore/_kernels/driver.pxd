@@ -82,9 +82,14 @@ cdef struct Run:
 
 cdef int engine  # in use
 
+# Memory for a pass's workspace that outlives it; begins as {NULL, 0}, and its owner frees `memory`.
+cdef struct Scratch:
+    char *memory
+    size_t size
+
 cdef void recur(const Run *run, const Step *s) noexcept nogil
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil
-cdef int forward(Run *runs, int count, int n_threads) except -1 nogil
+cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 

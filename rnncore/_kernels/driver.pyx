@@ -37,6 +37,7 @@ cdef extern from "Python.h":
 cdef enum:
     BLAS_ROWS = 512    # of one block's large products: enough for BLAS to run at full speed
     PANEL_ROWS = 128   # panels: few enough for x and the sums over it to stay in the second-level cache
+    SMALL = 32768      # bytes of workspace that go on the stack
     SHARE_ROWS = 24    # of a share of such a product, which a member of a crew takes at once
 
 BLOCK_ROWS = BLAS_ROWS
@@ -380,13 +381,16 @@ cdef int worth(const Run *run, int count) noexcept nogil:
     return members
 
 
-cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
-    """Run one layer in one or both directions, with up to `n_threads` threads; 0 for as many as pay."""
+cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil:
+    """Run one layer in one or both directions, with up to `n_threads` threads; 0 for as many as pay. The workspace is
+    `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef Py_ssize_t T = run.schedule.T, N = run.schedule.N, size = N * run.H * run.item, most, rows, z_rows, state, total
     cdef Job job
+    cdef char small[SMALL]
     cdef char *memory
     cdef char *at
+    cdef size_t needed
     cdef int k, r, members
     cdef bint quick
     cdef unsigned long mode
@@ -429,7 +433,16 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
         job.z_size = z_rows * run.cell.G * run.H * run.item if run.gates == NULL else 0
     state = 0 if run.tape or T == 1 else 2 * size
     total = members * 2 * sizeof(Counter) + 64 + (members if job.by_rows else count) * job.z_size
-    memory = <char *>malloc(total + 64 + count * run.cell.states * state)
+    needed = total + 64 + count * run.cell.states * state
+    memory = small
+    if scratch != NULL:
+        if scratch.size < needed:
+            free(scratch.memory)
+            scratch.memory = <char *>malloc(needed)
+            scratch.size = needed if scratch.memory != NULL else 0
+        memory = scratch.memory
+    elif needed > SMALL:
+        memory = <char *>malloc(needed)
     if memory == NULL:
         job.count = 0  # the crew goes home
     else:
@@ -460,7 +473,8 @@ cdef int forward(Run *runs, int count, int n_threads) except -1 nogil:
     else:
         job.looked = now()
         pool_run(&job.crew, forward_member, &job)
-    free(memory)
+    if scratch == NULL and memory != small:
+        free(memory)
     if memory == NULL:
         raise_memory_error()
     if counter_peek(&job.stop):
@@ -694,7 +708,7 @@ cdef class Cell:
         if runs[0].engine != runs[count - 1].engine or runs[0].H != runs[count - 1].H:
             raise ValueError("expected directions of one size and engine")
         with nogil:
-            forward(runs, count, n_threads)
+            forward(runs, count, n_threads, NULL)
         return kept if tape else None
 
     def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,

@@ -1,11 +1,14 @@
-/* Workers wait in the kernel while there is nothing to do. Within a call, waiting threads spin for some microseconds
-   first: barriers follow each other closely there, and waking a thread takes longer than that. */
+/* Workers sleep while there is nothing to do. Within a call, who waits first looks again and again for about a microsecond,
+   then gives way to other threads between looks for some milliseconds, and only then sleeps: barriers follow each other
+   closely, waking a thread takes longer than the work between two of them, and a thread that sleeps is not seen by a
+   scheduler that could move it to an idle core. */
 
 #define _GNU_SOURCE
 #include "pool.h"
 
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -21,7 +24,7 @@
 
 /* --- sleeping on a word --------------------------------------------------------------------------------------------- */
 
-enum { SPINS = 2000 }; /* looks at a word before sleeping: 20 to 100 microseconds */
+enum { SPINS = 50, YIELDS = 5000 }; /* looks at a word before giving way, and before sleeping */
 
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -68,14 +71,16 @@ static void sleep_reset(void)
 }
 #endif
 
-/* Return whether *word came to differ from `value` while spinning. */
+/* Wait a while for *word to differ from `value`; return whether it does. */
 static int spin(atomic_uint *word, unsigned value)
 {
-    for (int k = 0; k < SPINS; k++) {
+    for (int k = 0; k < SPINS + YIELDS; k++) {
         if (atomic_load_explicit(word, memory_order_acquire) != value)
             return 1;
-        if (k >= 16)
+        if (k < SPINS)
             PAUSE();
+        else
+            sched_yield();
     }
     return 0;
 }

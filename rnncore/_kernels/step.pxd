@@ -1,4 +1,4 @@
-from .driver cimport Cell, Run
+from .driver cimport Cell, Run, Scratch
 
 
 cdef class Stack:
@@ -9,4 +9,5 @@ cdef class Stack:
     cdef bint usable(self) noexcept
     cdef tuple states_of(self, object state, bint stacked, bint batched, Py_ssize_t N)
     cdef object result(self, tuple states)
-    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y) except -1
+    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y,
+                  Scratch *scratch) except -1

@@ -9,10 +9,10 @@ from ..checks import as_real, check_shape
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.string cimport memset
+from libc.stdlib cimport free
 
 from .blas cimport FLOAT32, FLOAT64
-from .driver cimport MAX_STATES, Cell, Run, engine, forward, work
+from .driver cimport MAX_STATES, Cell, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
 
 cnp.import_array()
@@ -77,7 +77,8 @@ cdef class Stack:
         """Whether engine and instruction set are still those it was made for."""
         return self.runs[0].engine == engine and self.runs[0].leaf == leaf_of(self.dtype)
 
-    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y) except -1:
+    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y,
+                  Scratch *scratch) except -1:
         """One step of N sequences through all layers: x (N, I), states (L, N, H), y (N, H) or NULL."""
         cdef Run run
         cdef int k, l
@@ -91,10 +92,10 @@ cdef class Stack:
             for k in range(self.states):
                 run.initial[k], run.final[k] = initial[k] + l * size, final[k] + l * size
             if quick:
-                forward(&run, 1, 0)
+                forward(&run, 1, 0, scratch)
             else:
                 with nogil:
-                    forward(&run, 1, 0)
+                    forward(&run, 1, 0, scratch)
             x = run.final[0]
         return 0
 
@@ -158,7 +159,7 @@ cdef class Stack:
         final = new(self.states, ndim, shape, cnp.PyArray_TYPE(a))
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.step(N, first(x), before, after, first(y))
+        self.step(N, first(x), before, after, first(y), NULL)
         return y, self.result(final)
 
     def advance(self, x, state):
@@ -184,7 +185,7 @@ cdef class Stack:
         final = new(self.states, ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>x))
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.step(N, first(x), before, after, NULL)
+        self.step(N, first(x), before, after, NULL, NULL)
         return self.result(final)
 
 
@@ -202,6 +203,7 @@ cdef class Steps:
     cdef object weights         # those `stack` was made for
     cdef Stack stack
     cdef tuple now, spare       # states (L, N, H): of now; to be written by the next step
+    cdef Scratch scratch
     cdef bint busy
 
     def __cinit__(self, layer, Py_ssize_t batch_size):
@@ -216,6 +218,9 @@ cdef class Steps:
         cdef int typenum = cnp.NPY_FLOAT if stack.dtype == FLOAT32 else cnp.NPY_DOUBLE
         self.now = tuple([cnp.PyArray_ZEROS(3, shape, typenum, 0) for _ in range(stack.states)])
         self.spare = new(stack.states, 3, shape, typenum)
+
+    def __dealloc__(self):
+        free(self.scratch.memory)
 
     cdef int refresh(self) except -1:
         """Take over the layer's weights as they are now."""
@@ -326,7 +331,7 @@ cdef class Steps:
                 self.check_out(out, y)
         for k in range(stack.states):
             before[k], after[k] = first(self.now[k]), first(self.spare[k])
-        stack.step(N, first(x_t), before, after, first(y))
+        stack.step(N, first(x_t), before, after, first(y), &self.scratch)
         self.now, self.spare = self.spare, self.now
         if out is None or y is out:
             return y
