@@ -1,6 +1,7 @@
 from typing import Any, final
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 from .driver import Cell
 from .pack import Pack
@@ -11,6 +12,7 @@ class Stack:
     def call(self, x: object, state: object, batch_first: bool) -> Any: ...
     def advance(self, x: object, state: object) -> Any: ...
 
+@disjoint_base
 class Steps:
     layer: Any
     batch_size: int
