@@ -11,8 +11,8 @@
        every float32, AVX2 and AVX-512    1.08    2.47    2.49     exact
        every float32, generic             1.05    2.47    2.49     exact
        5e7 of float64, any of the three   1.03    2.51    2.46     (a sample: --dtype float64 --samples 5e7)
-   Subnormal results: exp within 0.75 of the smallest subnormal number, tanh exact; sigmoid 0 as soon as e^-x overflows
-   (x < -88.72 and x < -709.78), where the result is below a quarter of the smallest normal number. */
+   Subnormal results: exp within 0.75 of the smallest subnormal number, tanh exact; sigmoid 0 as soon as 2^n overflows
+   (x < -88.37 and x < -709.43), where the result is below 0.36 of the smallest normal number. */
 
 #if REAL_BITS == 32
 #define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits */
