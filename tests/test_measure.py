@@ -233,12 +233,6 @@ def test_chained_steps_begin_at_zero():
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
-KNOWN = limits.Limits(
-    flops={"float32": 100.0, "float64": 50.0},
-    caches={"L1": 1000, "L2": 10000},
-    bandwidth={"L1": 100.0, "L2": 10.0, "DRAM": 1.0},
-)
-
 
 def test_limits_are_sane():
     found = limits.measure(seconds=0.02)
@@ -258,13 +252,28 @@ def test_read_of_nothing():
         leaf.read(np.zeros(0, np.uint8), 1)
 
 
-def test_floor():
-    assert limits.floor("rnn", "float32", T=3, N=1, I=5, H=10, limits=KNOWN) == pytest.approx(
-        3 * (2 * 10 * 5 / 100 + 4 * 10 * 10 / 100)  # weights from L1
-    )
-    assert limits.floor("lstm", "float32", 1, 1, 1, 10, KNOWN) == pytest.approx(2 * 40 / 100 + 4 * 4 * 100 / 10)  # L2
-    assert limits.floor("rnn", "float64", 1, 1, 1, 50, KNOWN) == pytest.approx(2 * 50 / 50 + 8 * 2500 / 1)  # DRAM
-    assert limits.floor("rnn", "float64", 1, 100, 2, 10, KNOWN) == pytest.approx(2 * 100 * 10 * (2 + 10) / 50)  # flops
+@pytest.mark.parametrize("slow", ["multiply_add", "read"])
+def test_perfect_kernel(monkeypatch, slow):
+    """The projection's operations, then the steps' operations or as many reads of the weights, whichever is slower."""
+    done = []
+
+    class Leaf:
+        def multiply_add(self, dtype, rounds):
+            done.append(("multiply_add", rounds))
+            time.sleep(0.002 * (slow == "multiply_add" and rounds > 1))
+            return 10 * rounds
+
+        def read(self, x, times):
+            done.append(("read", x.size * times))
+            time.sleep(0.002 * (slow == "read"))
+
+    monkeypatch.setattr(limits, "leaf", Leaf())
+    run = limits.perfect("lstm", "float32", T=3, N=5, I=32, H=64)
+    done.clear()
+    run()
+    projection, steps = 2 * 3 * 5 * 4 * 64 * 32, 2 * 3 * 5 * 4 * 64 * 64
+    rest = ("multiply_add", steps // 10) if slow == "multiply_add" else ("read", 3 * 4 * 64 * 64 * 4)
+    assert done == [("multiply_add", projection // 10), rest]
 
 
 def test_cache_sizes(tmp_path):

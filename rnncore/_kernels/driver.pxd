@@ -95,6 +95,7 @@ cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 cdef class Cell:
     cdef const Table *table
+    cdef int begin(self, Run *run, Pack pack, int dtype) except -1
     cdef object prepare(self, Run *run, Pack pack, int dtype)
 
     @staticmethod

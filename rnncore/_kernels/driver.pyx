@@ -368,8 +368,8 @@ cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
 
 
 cdef int worth(const Run *run, int count) noexcept nogil:
-    """Members of a crew for a call that does not say how many: as many as pay, up to the limit. Waking them takes some
-    20 microseconds, a meeting after each step a good part of one."""
+    """Members of a crew for a call that does not say how many: as many as pay, up to the limit. Waking
+    them takes time, and so does meeting after each step."""
     cdef Py_ssize_t N = run.schedule.N
     cdef int members = min(limit, <int>POOL_MOST)
     if work(run, run.schedule.T * N) * count < 4e6:
@@ -626,19 +626,23 @@ cdef class Cell:
         cell.table = table
         return cell
 
-    cdef object prepare(self, Run *run, Pack pack, int dtype):
-        """Fill in cell, sizes and the weights of the engine in use; return what keeps these in memory."""
-        cdef Py_ssize_t GH, width
+    cdef int begin(self, Run *run, Pack pack, int dtype) except -1:
+        """Fill in cell and sizes."""
         memset(run, 0, sizeof(Run))
         run.cell = self.table
         run.dtype = dtype
         run.leaf = leaf_of(dtype)
         run.item = 4 if dtype == FLOAT32 else 8
         run.engine = engine
-        run.H = pack.hidden_size
-        run.I = pack.input_size
+        run.H, run.I = pack.hidden_size, pack.input_size
         if pack.gates != run.cell.G:
             raise ValueError(f"expected weights of {run.cell.G} gates, got {pack.gates}")
+        return 0
+
+    cdef object prepare(self, Run *run, Pack pack, int dtype):
+        """Begin a forward pass with the weights of the engine in use; return what keeps these in memory."""
+        cdef Py_ssize_t GH, width
+        self.begin(run, pack, dtype)
         GH = run.cell.G * run.H
         if run.engine == PANELS:
             weights = pack.for_panels(run.leaf.width)
@@ -727,14 +731,7 @@ cdef class Cell:
         if type(x) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != 3:
             raise ValueError(f"expected an array x (T, N, I), got {x!r:.80}")
         a = x
-        memset(&run, 0, sizeof(Run))
-        run.cell = self.table
-        run.dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
-        run.leaf = leaf_of(run.dtype)
-        run.item = 4 if run.dtype == FLOAT32 else 8
-        run.H, run.I = pack.hidden_size, pack.input_size
-        if pack.gates != run.cell.G:
-            raise ValueError(f"expected weights of {run.cell.G} gates, got {pack.gates}")
+        self.begin(&run, pack, FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64)
         T, N, H, GH = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), run.H, run.cell.G * run.H
         run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverse
         run.x = data(x, &run, False, T, N, run.I)

@@ -1,5 +1,5 @@
-/* Workers sleep while there is nothing to do. Within a call, who waits first looks again and again for about a microsecond,
-   then gives way to other threads between looks for some milliseconds, and only then sleeps: barriers follow each other
+/* Workers sleep while there is nothing to do. Within a call, who waits first looks again and again for a moment, then
+   gives way to other threads between looks for a while, and only then sleeps: barriers follow each other
    closely, waking a thread takes longer than the work between two of them, and a thread that sleeps is not seen by a
    scheduler that could move it to an idle core. */
 

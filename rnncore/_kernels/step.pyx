@@ -11,8 +11,8 @@ cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdlib cimport free
 
-from .blas cimport FLOAT32, FLOAT64
-from .driver cimport MAX_STATES, Cell, Run, Scratch, engine, forward, work
+from .blas cimport FLOAT32, FLOAT64, check_dimension
+from .driver cimport BLAS, MAX_STATES, Cell, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
 
 cnp.import_array()
@@ -84,6 +84,8 @@ cdef class Stack:
         cdef int k, l
         cdef Py_ssize_t size = N * self.H * self.runs[0].item
         cdef bint quick = work(&self.runs[0], N) * self.layers < KEEP_GIL
+        if self.runs[0].engine == BLAS:
+            check_dimension(N)
         for l in range(self.layers):
             run = self.runs[l]
             run.schedule.N = N

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from .._kernels import leaf
 
-__all__ = ["GATES", "Limits", "cache_sizes", "floor", "measure", "perfect"]
+__all__ = ["GATES", "Limits", "cache_sizes", "measure", "perfect"]
 
 GATES = {"rnn": 1, "lstm": 4}
 USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
@@ -41,10 +41,6 @@ class Limits:
     flops: dict[str, float]
     caches: dict[str, int]
     bandwidth: dict[str, float]
-
-    def level(self, size: int) -> str:
-        """Return the first level that so many bytes fit with room to spare: they are never alone there."""
-        return next((name for name, room in self.caches.items() if size < room), "DRAM")
 
 
 def cache_sizes(cpu: Path = Path("/sys/devices/system/cpu/cpu0")) -> dict[str, int]:
@@ -116,34 +112,18 @@ def measure(seconds: float = 0.3) -> Limits:
     )
 
 
-def floor(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int, limits: Limits) -> float:
-    """Return the seconds a perfect kernel needs for a sequence on one core.
+def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Callable[[], None]:
+    """Return work that takes as long as a perfect kernel would for a sequence, on one core as it is now: a machine's
+    clock may change by half from one minute to the next, and with it what a kernel can reach.
+
+    The input projection is its multiply-adds and nothing else; the steps are their multiply-adds, or reading as many bytes
+    as there are recurrent weights once for each step, whichever takes longer. Activations are free.
 
     Parameters
     ----------
     cell : {"rnn", "lstm"}
     dtype : float32 or float64
     T, N, I, H : int
-    limits : Limits
-
-    Notes
-    -----
-    The input projection takes its operations at the peak; each step the longer of its operations at the peak and
-    reading the recurrent weights once, from the level of cache they fit. Activations are free.
-    """
-    numbers = np.dtype(dtype)
-    G, peak = GATES[cell], limits.flops[numbers.name]
-    weights = G * H * H * numbers.itemsize
-    step = max(2 * N * G * H * H / peak, weights / limits.bandwidth[limits.level(weights)])
-    return T * (2 * N * G * H * I / peak + step)
-
-
-def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Callable[[], None]:
-    """Return work that takes as long as `floor` says, as the core is now: a machine's clock may change by half from one
-    minute to the next, and with it what a kernel can reach.
-
-    It is nothing but the multiply-adds and the reading of as many bytes as there are weights: where each step has to do
-    both, the one that takes longer.
     """
     numbers = np.dtype(dtype)
     G = GATES[cell]
