@@ -11,6 +11,7 @@
 #include "simd/leaf.h"
 
 enum { N = 7, MAX = 70 };
+#define LOG2E 1.44269504088896340736
 static const int sizes[] = {1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 70};
 
 static int wide; /* whether the table under test is float64's */
@@ -39,8 +40,8 @@ static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double relu(double x) { return x > 0 ? x : 0; }
 static double (*const functions[])(double) = {tanh, relu, sigmoid};
 
-/* W (G*H, K) as panels.h lays it out */
-static long pack(void *out, const void *W, int G, int H, int K, int width)
+/* W (G*H, K), each gate times its scale, as panels.h lays it out */
+static long pack(void *out, const void *W, const double *scale, int G, int H, int K, int width)
 {
     int groups = (H + width - 1) / width, vectors = G * groups;
     for (int v = 0, count; v < vectors; v += count) {
@@ -50,7 +51,7 @@ static long pack(void *out, const void *W, int G, int H, int K, int width)
                 for (int lane = 0; lane < width; lane++) {
                     int gate = (v + q) % G, unit = (v + q) / G * width + lane;
                     put(out, ((long)v * K + (long)k * count + q) * width + lane,
-                        unit < H ? get(W, (long)(gate * H + unit) * K + k) : 0);
+                        unit < H ? scale[gate] * get(W, (long)(gate * H + unit) * K + k) : 0);
                 }
     }
     return vectors;
@@ -62,8 +63,10 @@ static void check_cell(const struct leaf *leaf, int G, int H, int function)
     static double h[N * MAX], c[N * MAX], y[N * (MAX + 3)], gates[N * 4 * MAX], a[N * 4 * MAX];
     static _Alignas(64) double W_packed[8 * 80 * MAX], U_packed[8 * 80 * MAX], b_packed[8 * 80], z[8 * 80 * N];
     fill(W, (long)G * H * H), fill(U, (long)G * H * H), fill(b, G * H), fill(x, N * H), fill(h_0, N * H), fill(c_0, N * H);
-    long vectors = pack(W_packed, W, G, H, H, leaf->width);
-    pack(U_packed, U, G, H, H, leaf->width), pack(b_packed, b, G, H, 1, leaf->width);
+    static const double lstm[] = {-LOG2E, -LOG2E, 2 * LOG2E, -LOG2E}, rnn[] = {2 * LOG2E, 1, -LOG2E};
+    const double *scale = G == 4 ? lstm : &rnn[function];
+    long vectors = pack(W_packed, W, scale, G, H, H, leaf->width);
+    pack(U_packed, U, scale, G, H, H, leaf->width), pack(b_packed, b, scale, G, H, 1, leaf->width);
 
     /* in two parts, of rows and of vectors, as a crew would */
     const long half = vectors / 8 * 4, first = N / 3;

@@ -9,6 +9,7 @@ cdef extern from *:
     """
 
 cdef enum:
+    MAX_GATES = 4
     MAX_STATES = 2  # h; h and c
     MAX_PHASES = 2
     BLAS = 0        # engines
@@ -41,6 +42,7 @@ cdef struct Table:
     Py_ssize_t G
     int states
     int nonlinearity            # of an RNN
+    double scale[MAX_GATES]     # panels hold each gate's weights times this, as its function wants them (simd/math.h)
     bint keeps_gates            # whether the tape keeps `gates`; without, states alone lead back
     int phases
     Phase forward[ENGINES][MAX_PHASES]
@@ -95,6 +97,7 @@ cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 cdef class Cell:
     cdef const Table *table
+    cdef tuple scales
     cdef int begin(self, Run *run, Pack pack, int dtype) except -1
     cdef object prepare(self, Run *run, Pack pack, int dtype)
 

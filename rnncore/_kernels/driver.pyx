@@ -619,11 +619,13 @@ cdef class Cell:
 
     def __cinit__(self):
         self.table = &nothing  # until `of` names one: a cell that Python made refuses all weights
+        self.scales = ()
 
     @staticmethod
     cdef Cell of(const Table *table):
         cdef Cell cell = Cell.__new__(Cell)
         cell.table = table
+        cell.scales = tuple([table.scale[g] for g in range(table.G)])
         return cell
 
     cdef int begin(self, Run *run, Pack pack, int dtype) except -1:
@@ -645,7 +647,7 @@ cdef class Cell:
         self.begin(run, pack, dtype)
         GH = run.cell.G * run.H
         if run.engine == PANELS:
-            weights = pack.for_panels(run.leaf.width)
+            weights = pack.for_panels(run.leaf.width, self.scales)
             width = len(weights[2])
             run.vectors = width // run.leaf.width
             run.panels_ih = data(weights[0], run, False, width * run.I)

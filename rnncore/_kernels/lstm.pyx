@@ -3,6 +3,8 @@
 Gates stand side by side in a row, in torch's order i f g o. The tape keeps them after activation.
 """
 
+from libc.math cimport M_LOG2E
+
 from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, recur, recur_back
 from .leaf cimport PanelStep
 
@@ -29,6 +31,7 @@ cdef Table table
 table.G = 4
 table.states = 2
 table.keeps_gates = True
+table.scale[:] = [-M_LOG2E, -M_LOG2E, 2 * M_LOG2E, -M_LOG2E]
 table.phases = 1
 table.forward[BLAS][0] = forward
 table.forward[PANELS][0] = forward_panels

@@ -9,4 +9,4 @@ cdef class Pack:
     cdef Py_ssize_t gates, input_size, hidden_size
     cdef tuple for_blas(self)
     cdef tuple for_backward(self)
-    cdef tuple for_panels(self, int width)
+    cdef tuple for_panels(self, int width, tuple scales)

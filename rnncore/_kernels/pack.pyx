@@ -17,13 +17,16 @@ cdef cnp.ndarray aligned(object size, object dtype):
     return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
-cdef object in_panels(W, gates, width):
-    """Return a matrix (gates*H, K) as simd/panels.h lays it out: vectors of `width` units of one gate, all gates of the
-    same units side by side, units beyond H zero; then in panels of 4, 2 or 1 vectors."""
+cdef object in_panels(W, scales, width):
+    """Return a matrix (gates*H, K), each gate times its scale, as simd/panels.h lays it out: vectors of `width` units of
+    one gate, all gates of the same units side by side, units beyond H zero; then in panels of 4, 2 or 1 vectors."""
+    gates = len(scales)
     H, K = W.shape[0] // gates, W.shape[1]
     groups = -(-H // width)
     padded = np.zeros((gates, groups * width, K), W.dtype)
-    padded[:, :H] = W.reshape(gates, H, K)
+    with np.errstate(over="ignore"):
+        for gate, scale in enumerate(scales):  # in double precision: rounded once
+            padded[gate, :H] = W[gate * H : (gate + 1) * H] * np.float64(scale) if scale != 1 else W[gate * H : (gate + 1) * H]
     vectors = padded.reshape(gates, groups, width, K).swapaxes(0, 1).reshape(gates * groups, width, K)
     out = aligned(vectors.size, W.dtype)
     first = 0
@@ -72,11 +75,11 @@ cdef class Pack:
             self.blas_backward = W_ih, blocked(W_hh)
         return self.blas_backward
 
-    cdef tuple for_panels(self, int width):
-        """W_ih, W_hh and bias in panels; the width of a vector."""
+    cdef tuple for_panels(self, int width, tuple scales):
+        """W_ih, W_hh and bias in panels, each gate times its scale; the width of a vector, and the scales."""
         W_ih, W_hh, bias = self.arrays
         made = self.panels
-        if made is None or made[3] != width:
-            made = (*[in_panels(W, self.gates, width) for W in (W_ih, W_hh, bias[:, None])], width)
+        if made is None or made[3:] != (width, scales):
+            made = (*[in_panels(W, scales, width) for W in (W_ih, W_hh, bias[:, None])], width, scales)
             self.panels = made
         return made

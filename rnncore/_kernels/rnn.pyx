@@ -3,6 +3,8 @@
 The derivative of each activation follows from h_t alone: the tape keeps no gates.
 """
 
+from libc.math cimport M_LOG2E
+
 from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, recur, recur_back
 from .leaf cimport NONLINEARITIES, RELU, SIGMOID, TANH, PanelStep
 
@@ -33,6 +35,7 @@ cdef object fill(int nonlinearity):
     table.states = 1
     table.keeps_gates = False
     table.nonlinearity = nonlinearity
+    table.scale[0] = 2 * M_LOG2E if nonlinearity == TANH else -M_LOG2E if nonlinearity == SIGMOID else 1
     table.phases = 1
     table.forward[BLAS][0] = forward
     table.forward[PANELS][0] = forward_panels

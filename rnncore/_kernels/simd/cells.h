@@ -1,13 +1,16 @@
 /* The cells' fused passes over one step, for one dtype. Equations are those of rnncore/reference. */
 
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
 #include "vector.h"
+
+#define ALL NAME(all)
+#define FMA NAME(fma)
 
 #include "math.h"
 
 #include "panels.h"
-
-#define ALL NAME(all)
-#define FMA NAME(fma)
 
 #include "limits.h"
 
@@ -77,8 +80,8 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
     }
 
 /* One step from packed weights. Sums stay in the cache between the product and the function. */
-#define RNN_STEP(function)                                                                                             \
-    static void NAME(function##_step)(const struct panel_step *s)                                                      \
+#define RNN_STEP(stem, function)                                                                                             \
+    static void NAME(stem##_step)    (const struct panel_step *s)                                                      \
     {                                                                                                                  \
         real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));                                                     \
         for (ptrdiff_t v = s->v_0, vectors; v < s->v_1; v += vectors) {                                                \
@@ -107,9 +110,9 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
 RNN(tanh)
 RNN(relu)
 RNN(sigmoid)
-RNN_STEP(tanh)
-RNN_STEP(relu)
-RNN_STEP(sigmoid)
+RNN_STEP(tanh, tanh_2)
+RNN_STEP(relu, relu)
+RNN_STEP(sigmoid, sigmoid_2)
 
 /* --- LSTM ------------------------------------------------------------------------------------------------------- */
 
@@ -134,9 +137,9 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
         });
 }
 
-/* One step from packed weights, whose panels are the four gates of WIDTH units. In two passes over a batch of sums: the
-   functions of one row wait for each other, (7) for (6) for (2), but not for other rows', and a core sees only so far
-   ahead. */
+/* One step from packed weights, whose panels are the four gates of WIDTH units, i, f and o times -1/ln 2, g times 2/ln 2.
+   i g and o tanh(c) take one division each. In two passes over a batch of sums: the functions of one row wait for each
+   other, (7) for (6) for (2), but not for other rows', and a core sees only so far ahead. */
 static void NAME(lstm_step)(const struct panel_step *s)
 {
     real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));
@@ -150,20 +153,21 @@ static void NAME(lstm_step)(const struct panel_step *s)
             for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
                 const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
                 for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
-                    V i = NAME(sigmoid)(NAME(load)(a));                                        /* (2) */
-                    V f = NAME(sigmoid)(NAME(load)(a + WIDTH));                                /* (3) */
-                    V g = NAME(tanh)(NAME(load)(a + 2 * WIDTH));                               /* (4) */
-                    V o = NAME(sigmoid)(NAME(load)(a + 3 * WIDTH));                            /* (5) */
-                    V c = FMA(f, LOAD((const real *)s->c_before + q * H + u), i * g);          /* (6) */
+                    V i = NAME(one_plus_exp2)(NAME(load)(a));                       /* (2), inverse */
+                    V f = NAME(one_plus_exp2)(NAME(load)(a + WIDTH));               /* (3), inverse */
+                    V g_below, g = NAME(tanh_parts_2)(NAME(load)(a + 2 * WIDTH), &g_below); /* (4) */
+                    V o = NAME(one_plus_exp2)(NAME(load)(a + 3 * WIDTH));           /* (5), inverse */
+                    f = ALL(1) / f;
+                    V c = FMA(f, LOAD((const real *)s->c_before + q * H + u), g / (i * g_below)); /* (6) */
                     STORE((real *)s->c + q * H + u, c);
                     NAME(store)(a, c);
                     NAME(store)(a + WIDTH, o);
                     if (s->gates) {
                         real *gates = (real *)s->gates + q * 4 * H + u;
-                        STORE(gates, i);
+                        STORE(gates, ALL(1) / i);
                         STORE(gates + H, f);
-                        STORE(gates + 2 * H, g);
-                        STORE(gates + 3 * H, o);
+                        STORE(gates + 2 * H, g / g_below);
+                        STORE(gates + 3 * H, ALL(1) / o);
                     }
                 }
             }
@@ -171,7 +175,8 @@ static void NAME(lstm_step)(const struct panel_step *s)
             for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
                 const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
                 for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
-                    V h = NAME(load)(a + WIDTH) * NAME(tanh)(NAME(load)(a));                   /* (7) */
+                    V below, h = NAME(tanh_parts_e)(NAME(load)(a), &below);
+                    h = h / (below * NAME(load)(a + WIDTH));                        /* (7) */
                     STORE((real *)s->h + q * H + u, h);
                     if (s->y)
                         STORE((real *)s->y + q * s->y_stride + u, h);

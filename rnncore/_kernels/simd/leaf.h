@@ -27,7 +27,8 @@ typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void 
 typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
                                        const void *c_before, ptrdiff_t n, ptrdiff_t H);
 
-/* The panels engine: weights packed as simd/panels.h says, `vectors` of them. */
+/* The panels engine: weights packed as simd/panels.h says, `vectors` of them. They, and the bias, are multiplied by
+   -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
 
 /* z (vectors, rows) = bias + a (n, K) W^T for n of the rows, from `row` on, and the vectors from v_0 to v_1, which are
    whole panels */

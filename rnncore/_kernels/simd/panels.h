@@ -8,9 +8,9 @@
    Every sum is one chain, init + a_0 w_0 + a_1 w_1 + ..., rounded once per term where there is FMA, in this order for
    every tile: a sequence's numbers depend neither on the rows beside it nor on where the work was cut. */
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
-
+#ifndef KEEP
+#define KEEP(v) __asm__("" : "+v"(v))
+#endif
 #define TILE_ROWS 6 /* of the largest tile */
 
 /* With 32 registers a tile of 6 rows takes all 4 vectors of a panel at once. With 16, one of more than 3 rows takes them
@@ -33,58 +33,70 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
             sum[r * VECTORS + v] = NAME(load)(init + r * init_row + v * WIDTH);
+    if (K < 1)
+        __builtin_unreachable(); /* or the sums would move to where they are stored from for no terms at all */
     for (ptrdiff_t k = 0; k < K; k++, panel += STRIDE * WIDTH) {
         UNROLL for (int v = 0; v < AHEAD; v++)
             __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
-        UNROLL for (int r = 0; r < ROWS; r++)
+        V w[4];
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            w[v] = NAME(load)(panel + v * WIDTH);
+            if (ROWS > 1)
+                KEEP(w[v]); /* loaded once, not by each multiply-add */
+        }
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            V a_rk = ALL(a[r * K + k]);
+            KEEP(a_rk);
             UNROLL for (int v = 0; v < VECTORS; v++)
-                sum[r * VECTORS + v] =
-                    NAME(fma)(NAME(all)(a[r * K + k]), NAME(load)(panel + v * WIDTH), sum[r * VECTORS + v]);
+                sum[r * VECTORS + v] = FMA(a_rk, w[v], sum[r * VECTORS + v]);
+        }
     }
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
             NAME(store)(out + (r * STRIDE + v) * WIDTH, sum[r * VECTORS + v]);
 }
 
+typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K,
+                                    const real *panel, const real *ahead);
+
+/* A function each: GCC would have those of one function share their stores, and move the sums there through memory. */
 #define TILE(ROWS, VECTORS)                                                                                            \
-    case 8 * (ROWS) + (VECTORS):                                                                                       \
+    static __attribute__((noinline)) void NAME(JOIN4(tile_, ROWS, x, VECTORS))(                                        \
+        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,                \
+        const real *ahead)                                                                                             \
+    {                                                                                                                  \
+        (void)ahead;                                                                                                   \
         NAME(tile_of)(ROWS, VECTORS, VECTORS, 0, out, init, init_row, a, K, panel, NULL);                              \
-        break;
-#define WHOLE(ROWS)                                                                                                    \
-    case 8 * (ROWS) + 4:                                                                                               \
-        if (ahead)                                                                                                     \
-            NAME(tile_of)(ROWS, 4, 4, 2, out, init, init_row, a, K, panel, ahead);                                     \
-        else                                                                                                           \
-            NAME(tile_of)(ROWS, 4, 4, 0, out, init, init_row, a, K, panel, NULL);                                      \
-        break;
-#define HALVES(ROWS)                                                                                                   \
-    case 8 * (ROWS) + 4:                                                                                               \
-        for (int at = 0; at < 4 * WIDTH; at += 2 * WIDTH)                                                              \
-            if (ahead)                                                                                                 \
-                NAME(tile_of)(ROWS, 2, 4, 1, out + at, init + at, init_row, a, K, panel + at, ahead + at / 2 * K);     \
-            else                                                                                                       \
-                NAME(tile_of)(ROWS, 2, 4, 0, out + at, init + at, init_row, a, K, panel + at, NULL);                   \
-        break;
+    }
+/* With a half of the next panel */
+#define AHEAD(ROWS)                                                                                                    \
+    static __attribute__((noinline)) void NAME(JOIN4(tile_, ROWS, x, ahead))(                                          \
+        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,                \
+        const real *ahead)                                                                                             \
+    {                                                                                                                  \
+        NAME(tile_of)(ROWS, 4, 4, 2, out, init, init_row, a, K, panel, ahead);                                         \
+    }
+TILE(1, 1) TILE(1, 2) TILE(1, 4)
+TILE(2, 1) TILE(2, 2) TILE(2, 4)
+TILE(3, 1) TILE(3, 2) TILE(3, 4)
+TILE(4, 1) TILE(4, 2) TILE(4, 4)
+TILE(5, 1) TILE(5, 2) TILE(5, 4)
+TILE(6, 1) TILE(6, 2) TILE(6, 4)
+AHEAD(5) AHEAD(6)
+
+#define TILES(ROWS) {NULL, NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NULL, NAME(tile_##ROWS##x4)}
+static const NAME(tile_function) NAME(tiles)[TILE_ROWS + 1][5] = {{NULL}, TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6)};
 
 /* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel. Unless it is NULL, half a panel is fetched from
    `ahead` by a tile of 5 or 6 rows and 4 vectors; smaller ones are too fast for it. */
-static __attribute__((noinline)) void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init,
+INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init,
                                                  ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
                                                  const real *ahead)
 {
-    switch (8 * rows + vectors) {
-        TILE(1, 1) TILE(1, 2) TILE(1, 4)
-        TILE(2, 1) TILE(2, 2) TILE(2, 4)
-        TILE(3, 1) TILE(3, 2) TILE(3, 4)
-        TILE(4, 1) TILE(4, 2)
-        TILE(5, 1) TILE(5, 2)
-        TILE(6, 1) TILE(6, 2)
-#if REGISTERS == 32
-        TILE(4, 4) WHOLE(5) WHOLE(6)
-#else
-        HALVES(4) HALVES(5) HALVES(6)
-#endif
-    }
+    if (ahead && vectors == 4 && rows >= 5)
+        (rows == 5 ? NAME(tile_5xahead) : NAME(tile_6xahead))(out, init, init_row, a, K, panel, ahead);
+    else
+        NAME(tiles)[rows][vectors](out, init, init_row, a, K, panel, ahead);
 }
 
 /* Vectors of the panel that begins where `left` are left. */
@@ -150,6 +162,6 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
 }
 
 #undef TILE
-#undef WHOLE
-#undef HALVES
+#undef TILES
+#undef AHEAD
 #undef REGISTERS
