@@ -163,7 +163,7 @@ class _Recurrent(Module, Generic[State]):
     # --- the runner ---------------------------------------------------------------------------------------------------
 
     def _stack(self, weights: Weights) -> Stack:
-        """Return what runs single steps with these weights, of a layer in one direction."""
+        """Return what runs single steps, or one layer, with these weights, in one direction."""
         packs = tuple(pack(weights, self._suffix(layer, 0)) for layer in range(self.num_layers))
         weights.stack = stack = Stack(self._cell, packs, self.dtype)
         return stack
@@ -301,7 +301,7 @@ class _Recurrent(Module, Generic[State]):
         """
         weights = self._weights
         if return_sequence is True and out is None and n_threads is None and not self.bidirectional:
-            quick = (weights.stack or self._stack(weights)).call(x, state, self.batch_first)
+            quick = (weights.stack or self._stack(weights)).call(x, state, self.batch_first, self.reverse)
             if quick is not None:
                 return quick  # type: ignore[no-any-return]
         threads = as_threads(n_threads)

@@ -117,12 +117,13 @@ def test_same_seed_same_numbers():
 
 
 def test_state_is_carried_from_chunk_to_chunk():
-    """A cycle of 24 characters in which three, all that a chunk shows, do not tell the next one."""
-    text = "aaaaaaaabbbbbbbbaaaabbbb" * 100
+    """A cycle of 8 characters in which three, all that a chunk shows, do not tell the next one. Reached are 0.004 to
+    0.03 bits, by the seed; three characters of context leave 0.5."""
+    text = "aaaabbbb" * 300
     lm = CharLM("ab", hidden=32, embedding=4, rng=0)
-    lm.train(text, steps=600, batch=8, chunk=3, lr=0.01)
+    lm.train(text, steps=300, batch=8, chunk=3, lr=0.01)
     context_of_three = demo.WittenBell(text, "ab", 3).bits_per_character(text[:240], text)[3]
-    assert lm.bits_per_character(text[:240], text) < 0.5 * context_of_three
+    assert lm.bits_per_character(text[:240], text) < 0.25 * context_of_three
 
 
 def test_text_shorter_than_a_chunk_is_read_in_a_circle():

@@ -15,6 +15,7 @@ cdef enum:
     BLAS = 0        # engines
     PANELS = 1
     ENGINES = 2
+    BLAS_ROWS = 512 # of one block's large products: enough for BLAS to run at full speed
 
 # The order of a run's steps: upwards in the forward pass, or downwards with `reverse`; the other way round in backward.
 cdef struct Schedule:

@@ -35,8 +35,8 @@ cdef extern from "Python.h":
     void *PyErr_Occurred()
 
 cdef enum:
-    BLAS_ROWS = 512    # of one block's large products: enough for BLAS to run at full speed
-    PANEL_ROWS = 128   # panels: few enough for x and the sums over it to stay in the second-level cache
+    PANEL_ROWS = 64    # panels: of a block, unless the sums over x take more than PANEL_BYTES, which are to stay in the
+    PANEL_BYTES = 524288   # second-level cache until the step that needs them
     SMALL = 32768      # bytes of workspace that go on the stack
     SHARE_ROWS = 24    # of a share of such a product, which a member of a crew takes at once
 
@@ -411,7 +411,9 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
 
     rows = (N + max(members // count, 1) - 1) // max(members // count, 1)
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
-    most = PANEL_ROWS if run.engine == PANELS else BLAS_ROWS
+    most = BLAS_ROWS
+    if run.engine == PANELS:
+        most = max(min(<Py_ssize_t>PANEL_ROWS, PANEL_BYTES // (run.vectors * run.leaf.width * run.item)), <Py_ssize_t>SHARE_ROWS)
     if job.by_rows:
         job.chunks = (N + rows - 1) // rows if run.engine == PANELS else 1
         if run.engine == PANELS:

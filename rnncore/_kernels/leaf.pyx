@@ -3,6 +3,7 @@
 import numpy as np
 
 cimport numpy as cnp
+from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64
 
@@ -64,14 +65,14 @@ def apply(str function not None, x not None, str isa not None):
     return y
 
 
-def multiply_add(dtype not None, Py_ssize_t rounds):
-    """Run independent multiply-adds on vectors of float32 or float64; return the floating-point operations."""
-    cdef const Leaf *leaf = leaf_of(FLOAT32 if np.dtype(dtype) == np.float32 else FLOAT64)
-    cdef cnp.ndarray chains = np.zeros(CHAINS * leaf.width, np.float64)  # enough for both
-    cdef void *data = cnp.PyArray_DATA(chains)
+def multiply_add(str dtype not None, Py_ssize_t rounds):
+    """Run independent multiply-adds on vectors of "float32" or "float64"; return the floating-point operations."""
+    cdef const Leaf *leaf = leaf_of(FLOAT32 if dtype == "float32" else FLOAT64)
+    cdef double chains[CHAINS * 16]  # enough for the widest vectors
     cdef double operations
+    memset(chains, 0, sizeof(chains))
     with nogil:
-        operations = leaf.multiply_add(data, rounds)
+        operations = leaf.multiply_add(chains, rounds)
     return operations
 
 

@@ -1,5 +1,5 @@
-"""Single steps, compiled from the door down: for inputs that need no conversion and calls of one step, what a layer's or
-a cell's Python does before it reaches the kernels would take longer than these.
+"""Single steps, and sequences through one layer, compiled from the door down: where inputs need no conversion, what a
+layer's or a cell's Python does before it reaches the kernels would take longer than these.
 """
 
 import numpy as np
@@ -12,15 +12,18 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdlib cimport free
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
-from .driver cimport BLAS, MAX_STATES, Cell, Run, Scratch, engine, forward, work
+from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Cell, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 cdef enum:
     MOST_DIMENSIONS = 3
 
-cdef double KEEP_GIL = 2e5  # floating-point operations of a step that is over before another thread could have woken up
+cdef double KEEP_GIL = 2e5  # floating-point operations of a call that is over before another thread could have woken up
 
 
 cdef inline bint fits(object array, int dtype) noexcept:
@@ -49,7 +52,8 @@ cdef inline char *first(object array) noexcept:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Stack:
-    """The layers of a stack in one direction, ready for single steps. Immutable; made for one set of weights."""
+    """The layers of a stack in one direction, ready for single steps, or sequences if it is one layer. Immutable; made
+    for one set of weights."""
 
     def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None):
         cdef int k
@@ -63,7 +67,6 @@ cdef class Stack:
         self.alive = []
         for k in range(self.layers):
             self.alive.append(cell.prepare(&self.runs[k], packs[k], self.dtype))
-            self.runs[k].schedule.T = 1
             if self.runs[k].H != self.runs[0].H or k > 0 and self.runs[k].I != self.runs[0].H:
                 raise ValueError("expected each pack to take what the one before gives")
             self.runs[k].y_stride = self.runs[k].H
@@ -77,18 +80,18 @@ cdef class Stack:
         """Whether engine and instruction set are still those it was made for."""
         return self.runs[0].engine == engine and self.runs[0].leaf == leaf_of(self.dtype)
 
-    cdef int step(self, Py_ssize_t N, const char *x, char **initial, char **final, char *y,
-                  Scratch *scratch) except -1:
-        """One step of N sequences through all layers: x (N, I), states (L, N, H), y (N, H) or NULL."""
+    cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, const char *x, char **initial, char **final, char *y,
+                 Scratch *scratch) except -1:
+        """T steps, just one if there are several layers: x (T, N, I), states (L, N, H), y (T, N, H) or NULL."""
         cdef Run run
         cdef int k, l
         cdef Py_ssize_t size = N * self.H * self.runs[0].item
-        cdef bint quick = work(&self.runs[0], N) * self.layers < KEEP_GIL
+        cdef bint quick = work(&self.runs[0], T * N) * self.layers < KEEP_GIL
         if self.runs[0].engine == BLAS:
-            check_dimension(N)
+            check_dimension(max(N, BLAS_ROWS))
         for l in range(self.layers):
             run = self.runs[l]
-            run.schedule.N = N
+            run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverse
             run.x = x
             run.y = y if l + 1 == self.layers else NULL
             for k in range(self.states):
@@ -129,13 +132,14 @@ cdef class Stack:
     cdef object result(self, tuple states):
         return states[0] if self.states == 1 else states
 
-    def call(self, x, state, bint batch_first):
-        """What a layer returns for a sequence of one step; None for anything else, or what needs a conversion."""
+    def call(self, x, state, bint batch_first, bint reverse):
+        """What a layer returns for a sequence; None for several steps through several layers, or what needs a
+        conversion."""
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
         cdef char *before[MAX_STATES]
         cdef char *after[MAX_STATES]
         cdef int k, ndim
-        cdef Py_ssize_t N = 1
+        cdef Py_ssize_t T, N = 1
         cdef cnp.ndarray a
         if not fits(x, self.dtype):
             return None
@@ -143,11 +147,10 @@ cdef class Stack:
         ndim = cnp.PyArray_NDIM(a)
         if not 2 <= ndim <= 3 or cnp.PyArray_DIM(a, ndim - 1) != self.I:
             return None
-        if cnp.PyArray_DIM(a, 1 if ndim == 3 and batch_first else 0) != 1:
-            return None
+        T = cnp.PyArray_DIM(a, 1 if ndim == 3 and batch_first else 0)
         if ndim == 3:
             N = cnp.PyArray_DIM(a, 0 if batch_first else 1)
-        if N == 0 or not self.usable():
+        if T != 1 and (T == 0 or self.layers > 1 or N > 1 and batch_first) or N == 0 or not self.usable():
             return None
         initial = self.states_of(state, True, ndim == 3, N)
         if initial is None:
@@ -155,13 +158,15 @@ cdef class Stack:
         for k in range(ndim):
             shape[k] = cnp.PyArray_DIM(a, k)
         shape[ndim - 1] = self.H
+        if T > PY_SSIZE_T_MAX // 8 // self.H // N:
+            return None  # more bytes than an address can count
         y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(a), 0)
         shape[0] = self.layers
         shape[1] = N if ndim == 3 else self.H
         final = new(self.states, ndim, shape, cnp.PyArray_TYPE(a))
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.step(N, first(x), before, after, first(y), NULL)
+        self.run(T, N, reverse, first(x), before, after, first(y), NULL)
         return y, self.result(final)
 
     def advance(self, x, state):
@@ -187,7 +192,7 @@ cdef class Stack:
         final = new(self.states, ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>x))
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.step(N, first(x), before, after, NULL, NULL)
+        self.run(1, N, False, first(x), before, after, NULL, NULL)
         return self.result(final)
 
 
@@ -333,7 +338,7 @@ cdef class Steps:
                 self.check_out(out, y)
         for k in range(stack.states):
             before[k], after[k] = first(self.now[k]), first(self.spare[k])
-        stack.step(N, first(x_t), before, after, first(y), &self.scratch)
+        stack.run(1, N, False, first(x_t), before, after, first(y), &self.scratch)
         self.now, self.spare = self.spare, self.now
         if out is None or y is out:
             return y

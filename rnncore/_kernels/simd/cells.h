@@ -88,7 +88,7 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
             vectors = NAME(batch)(s->n, s->v_1 - v);                                                                   \
             for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {                                                         \
                 rows = NAME(tile_rows)(s->n - r);                                                                      \
-                NAME(recur)(s, sums, r, rows, v, vectors);                                                             \
+                NAME(recur)(s, sums, r, rows, v, vectors, 1);                                                          \
                 for (ptrdiff_t p = 0, count; p < vectors; p += count) {                                                \
                     count = NAME(panel_vectors)(vectors - p);                                                          \
                     const ptrdiff_t at = (v + p) * WIDTH, left = s->H - at;                                            \
@@ -148,7 +148,7 @@ static void NAME(lstm_step)(const struct panel_step *s)
         vectors = NAME(batch)(s->n, s->v_1 - v);
         for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {
             rows = NAME(tile_rows)(s->n - r);
-            NAME(recur)(s, sums, r, rows, v, vectors);
+            NAME(recur)(s, sums, r, rows, v, vectors, 4);
             real *a = sums;
             for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
                 const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;

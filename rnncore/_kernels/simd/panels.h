@@ -118,6 +118,14 @@ INLINE const real *NAME(ahead)(const real *next, ptrdiff_t K, ptrdiff_t n, ptrdi
     return n > TILE_ROWS && tile < 2 ? next + tile * K * 2 * WIDTH : NULL;
 }
 
+/* Fetch n elements into the first-level cache. */
+INLINE void NAME(fetch)(const real *a, ptrdiff_t n)
+{
+    const ptrdiff_t line = 64 / sizeof(real);
+    for (ptrdiff_t k = 0; k < n; k += line)
+        __builtin_prefetch(a + k, 0, 3);
+}
+
 /* z = bias + a W^T: the sums of each panel over all n rows, one panel after the other. */
 static void NAME(project)(void *z_, const void *bias_, const void *a_, const void *panels_, ptrdiff_t K, ptrdiff_t v_0,
                           ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows)
@@ -129,6 +137,8 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
         const real *panel = panels + v * WIDTH * K;
         for (ptrdiff_t r = 0, tile, k = 0; r < n; r += tile, k++) {
             tile = NAME(tile_rows)(n - r);
+            if (v == v_0) /* a comes from far: the next tile's rows */
+                NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
             NAME(tile)(tile, count, z + (v * rows + (row + r) * count) * WIDTH, bias + v * WIDTH, 0, a + r * K, K,
                        panel, v + 8 <= v_1 ? NAME(ahead)(panel + 4 * WIDTH * K, K, n, k) : NULL);
         }
@@ -149,8 +159,13 @@ static inline ptrdiff_t NAME(batch)(ptrdiff_t n, ptrdiff_t left)
 /* sums = z + h_before U^T for `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
    [rows][vectors][WIDTH] after the other's. */
 static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
-                               ptrdiff_t vectors)
+                               ptrdiff_t vectors, ptrdiff_t units)
 {
+    if (s->y && rows > 2) {
+        const ptrdiff_t u = units == 4 ? v / 4 * WIDTH : v * WIDTH, n = units == 4 ? vectors / 4 * WIDTH : vectors * WIDTH;
+        for (ptrdiff_t q = r; q < r + rows; q++)
+            NAME(fetch)((const real *)s->y + q * s->y_stride + u, n);
+    }
     for (ptrdiff_t p = 0, count; p < vectors; p += count) {
         count = NAME(panel_vectors)(vectors - p);
         const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * count) * WIDTH;
