@@ -125,7 +125,7 @@ def test_known_ratio(workers, monkeypatch):
         if command != "block":
             return None
         asked.append(contender.name)
-        return {"a": 1.0, "b": 4.0, "c": 0.5}[contender.name] * (1 + len(asked) // 3)
+        return {"a": 1.0, "b": 4.0, "c": 0.5}[contender.name] * (1 + len(asked) / 10)
 
     monkeypatch.setattr(workers, "_ask", ask)
     result = workers.compare(work("a", "idler"), [work("b", "idler"), work("c", "idler")], **FEW)
