@@ -75,7 +75,7 @@ static void check_cell(const struct leaf *leaf, int G, int H, int function)
     leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, half, vectors, N - first, first, N);
     struct panel_step step = {h, c, G == 4 ? gates : NULL, y, h_0, c_0, z, U_packed, N, H, 0, half, 0, N, H + 3};
     (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
-    step.v_0 = half, step.v_1 = vectors, step.y = NULL;
+    step.v_0 = half, step.v_1 = vectors, step.y = NULL, step.backwards = 1;
     (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
     for (int r = 0; r < N; r++)
         for (int j = 0; j < H && j < half * leaf->width / G; j++)

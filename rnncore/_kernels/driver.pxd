@@ -27,6 +27,7 @@ cdef struct Schedule:
 cdef struct Step:
     Py_ssize_t n, H
     Py_ssize_t v_0, v_1
+    bint backwards              # from v_1 down to v_0: by turns, for the cache's sake
     const char *z               # panels: sums over x, of which this step's begin at `row` of each vector's `rows`
     Py_ssize_t row, rows
     void *gates                 # (n, G*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here, if any

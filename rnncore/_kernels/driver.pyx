@@ -288,8 +288,9 @@ cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
 cdef void forward_part(Job *job, const Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, r, v, t, t_0, t_1, rows, meetings = 0, n = part.n_1 - part.n_0
+    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, rows, meetings = 0, n = part.n_1 - part.n_0
     cdef Py_ssize_t GH = run.cell.G * run.H, slices = slice_of(run, run.H, n)
+    cdef Py_ssize_t count = (part.v_1 - part.v_0 + slices - 1) // slices
     cdef int p
     cdef Step s
     for b in range(blocks(schedule, job.block)):
@@ -309,16 +310,15 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
             s = step_at(run, t, part.n_0, part.n_1)
-            s.z, s.row, s.rows = part.z, (t - t_0) * n, rows
+            s.z, s.row, s.rows, s.backwards = part.z, (t - t_0) * n, rows, t & 1
             if run.engine == BLAS and run.gates == NULL:
                 s.gates = part.z + (t - t_0) * n * GH * run.item
             for p in range(run.cell.phases):
-                v = part.v_0
-                while v < part.v_1:
-                    s.v_0, s.v_1 = v, min(v + slices, part.v_1)
+                for k in range(count):
+                    s.v_0 = part.v_0 + (count - 1 - k if s.backwards else k) * slices
+                    s.v_1 = min(s.v_0 + slices, part.v_1)
                     run.cell.forward[run.engine][p](run, &s)
-                    look(job, part.crew_member, work(run, n) * (s.v_1 - v) / run.vectors)
-                    v = s.v_1
+                    look(job, part.crew_member, work(run, n) * (s.v_1 - s.v_0) / run.vectors)
                 meetings += 1
                 if not meet(job, part, meetings):
                     return

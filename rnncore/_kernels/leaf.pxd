@@ -20,6 +20,7 @@ cdef extern from "simd/leaf.h":
         const void *z
         const void *panels
         Py_ssize_t n, H, v_0, v_1, row, rows, y_stride
+        bint backwards
 
     cdef struct Leaf "leaf":
         const char *isa

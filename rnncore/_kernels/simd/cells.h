@@ -80,31 +80,26 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
     }
 
 /* One step from packed weights. Sums stay in the cache between the product and the function. */
-#define RNN_STEP(stem, function)                                                                                             \
-    static void NAME(stem##_step)    (const struct panel_step *s)                                                      \
+#define RNN_STEP(stem, function)                                                                                       \
+    static void NAME(stem##_step)(const struct panel_step *s)                                                          \
     {                                                                                                                  \
-        real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));                                                     \
-        for (ptrdiff_t v = s->v_0, vectors; v < s->v_1; v += vectors) {                                                \
-            vectors = NAME(batch)(s->n, s->v_1 - v);                                                                   \
-            for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {                                                         \
-                rows = NAME(tile_rows)(s->n - r);                                                                      \
-                NAME(recur)(s, sums, r, rows, v, vectors, 1);                                                          \
-                for (ptrdiff_t p = 0, count; p < vectors; p += count) {                                                \
-                    count = NAME(panel_vectors)(vectors - p);                                                          \
-                    const ptrdiff_t at = (v + p) * WIDTH, left = s->H - at;                                            \
-                    for (ptrdiff_t q = 0; q < rows; q++) {                                                             \
-                        const real *a = sums + (p * rows + q * count) * WIDTH;                                         \
-                        real *h = (real *)s->h + (r + q) * s->H + at;                                                  \
-                        real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + at : h;                                \
-                        FOR_VECTORS(left < count * WIDTH ? left : count * WIDTH, {                                     \
-                            V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                       \
-                            STORE(h + j, h_t);                                                                         \
-                            STORE(y + j, h_t);                                                                         \
-                        });                                                                                            \
-                    }                                                                                                  \
+        FOR_BATCHES(s, {                                                                                               \
+            NAME(recur)(s, sums, r, rows, v, vectors, v * WIDTH, vectors * WIDTH);                                     \
+            for (ptrdiff_t p = 0, count; p < vectors; p += count) {                                                    \
+                count = NAME(panel_vectors)(vectors - p);                                                              \
+                const ptrdiff_t at = (v + p) * WIDTH, left = s->H - at;                                                \
+                for (ptrdiff_t q = 0; q < rows; q++) {                                                                 \
+                    const real *a = sums + (p * rows + q * count) * WIDTH;                                             \
+                    real *h = (real *)s->h + (r + q) * s->H + at;                                                      \
+                    real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + at : h;                                    \
+                    FOR_VECTORS(left < count * WIDTH ? left : count * WIDTH, {                                         \
+                        V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                           \
+                        STORE(h + j, h_t);                                                                             \
+                        STORE(y + j, h_t);                                                                             \
+                    });                                                                                                \
                 }                                                                                                      \
             }                                                                                                          \
-        }                                                                                                              \
+        });                                                                                                            \
     }
 
 RNN(tanh)
@@ -142,48 +137,43 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
    other, (7) for (6) for (2), but not for other rows', and a core sees only so far ahead. */
 static void NAME(lstm_step)(const struct panel_step *s)
 {
-    real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));
     const ptrdiff_t H = s->H;
-    for (ptrdiff_t v = s->v_0, vectors; v < s->v_1; v += vectors) {
-        vectors = NAME(batch)(s->n, s->v_1 - v);
-        for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {
-            rows = NAME(tile_rows)(s->n - r);
-            NAME(recur)(s, sums, r, rows, v, vectors, 4);
-            real *a = sums;
-            for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
-                const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
-                for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
-                    V i = NAME(one_plus_exp2)(NAME(load)(a));                       /* (2), inverse */
-                    V f = NAME(one_plus_exp2)(NAME(load)(a + WIDTH));               /* (3), inverse */
-                    V g_below, g = NAME(tanh_parts_2)(NAME(load)(a + 2 * WIDTH), &g_below); /* (4) */
-                    V o = NAME(one_plus_exp2)(NAME(load)(a + 3 * WIDTH));           /* (5), inverse */
-                    f = ALL(1) / f;
-                    V c = FMA(f, LOAD((const real *)s->c_before + q * H + u), g / (i * g_below)); /* (6) */
-                    STORE((real *)s->c + q * H + u, c);
-                    NAME(store)(a, c);
-                    NAME(store)(a + WIDTH, o);
-                    if (s->gates) {
-                        real *gates = (real *)s->gates + q * 4 * H + u;
-                        STORE(gates, ALL(1) / i);
-                        STORE(gates + H, f);
-                        STORE(gates + 2 * H, g / g_below);
-                        STORE(gates + 3 * H, ALL(1) / o);
-                    }
-                }
-            }
-            a = sums;
-            for (ptrdiff_t u = v / 4 * WIDTH; u < (v + vectors) / 4 * WIDTH; u += WIDTH) {
-                const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
-                for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
-                    V below, h = NAME(tanh_parts_e)(NAME(load)(a), &below);
-                    h = h / (below * NAME(load)(a + WIDTH));                        /* (7) */
-                    STORE((real *)s->h + q * H + u, h);
-                    if (s->y)
-                        STORE((real *)s->y + q * s->y_stride + u, h);
+    FOR_BATCHES(s, {
+        const ptrdiff_t u_0 = v / 4 * WIDTH, u_1 = (v + vectors) / 4 * WIDTH;
+        NAME(recur)(s, sums, r, rows, v, vectors, u_0, u_1 - u_0);
+        real *a = sums;
+        for (ptrdiff_t u = u_0; u < u_1; u += WIDTH) {
+            const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
+            for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
+                V i = NAME(one_plus_exp2)(NAME(load)(a));                                     /* (2), inverse */
+                V f = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a + WIDTH));                    /* (3) */
+                V below, g = NAME(tanh_parts_2)(NAME(load)(a + 2 * WIDTH), &below);           /* (4), over `below` */
+                V o = NAME(one_plus_exp2)(NAME(load)(a + 3 * WIDTH));                         /* (5), inverse */
+                V c = FMA(f, LOAD((const real *)s->c_before + q * H + u), g / (i * below));   /* (6) */
+                STORE((real *)s->c + q * H + u, c);
+                NAME(store)(a, c);
+                NAME(store)(a + WIDTH, o);
+                if (s->gates) {
+                    real *gates = (real *)s->gates + q * 4 * H + u;
+                    STORE(gates, ALL(1) / i);
+                    STORE(gates + H, f);
+                    STORE(gates + 2 * H, g / below);
+                    STORE(gates + 3 * H, ALL(1) / o);
                 }
             }
         }
-    }
+        a = sums;
+        for (ptrdiff_t u = u_0; u < u_1; u += WIDTH) {
+            const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
+            for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
+                V below, above = NAME(tanh_parts_e)(NAME(load)(a), &below);
+                V h = above / (below * NAME(load)(a + WIDTH));                                /* (7) */
+                STORE((real *)s->h + q * H + u, h);
+                if (s->y)
+                    STORE((real *)s->y + q * s->y_stride + u, h);
+            }
+        }
+    });
 }
 
 static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const void *gates_, const void *c_,
@@ -217,6 +207,7 @@ static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const
 #undef MAP
 #undef RNN
 #undef RNN_STEP
+#undef FOR_BATCHES
 #undef INLINE
 #undef UNROLL
 #undef TILE_ROWS

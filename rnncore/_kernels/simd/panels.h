@@ -8,9 +8,6 @@
    Every sum is one chain, init + a_0 w_0 + a_1 w_1 + ..., rounded once per term where there is FMA, in this order for
    every tile: a sequence's numbers depend neither on the rows beside it nor on where the work was cut. */
 
-#ifndef KEEP
-#define KEEP(v) __asm__("" : "+v"(v))
-#endif
 #define TILE_ROWS 6 /* of the largest tile */
 
 /* With 32 registers a tile of 6 rows takes all 4 vectors of a panel at once. With 16, one of more than 3 rows takes them
@@ -22,6 +19,15 @@
 #define REGISTERS 16
 #endif
 
+/* Keep a vector in a register: where the compiler would rather load it once for each use, loads are what takes longest. */
+#if defined(__x86_64__)
+#define KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define KEEP(v) __asm__("" : "+w"(v))
+#else
+#define KEEP(v) ((void)0)
+#endif
+
 /* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
    constants: the sums are registers. Meanwhile as many bytes as AHEAD of the vectors have are fetched from `ahead` into the
    second-level cache: weights that do not fit there arrive while the ones before them are at work. */
@@ -29,20 +35,19 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
                           const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
                           const real *ahead)
 {
-    V sum[24];
+    V sum[24], w[4];
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
             sum[r * VECTORS + v] = NAME(load)(init + r * init_row + v * WIDTH);
     if (K < 1)
-        __builtin_unreachable(); /* or the sums would move to where they are stored from for no terms at all */
+        __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
     for (ptrdiff_t k = 0; k < K; k++, panel += STRIDE * WIDTH) {
         UNROLL for (int v = 0; v < AHEAD; v++)
             __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
-        V w[4];
         UNROLL for (int v = 0; v < VECTORS; v++) {
             w[v] = NAME(load)(panel + v * WIDTH);
-            if (ROWS > 1)
-                KEEP(w[v]); /* loaded once, not by each multiply-add */
+            if (ROWS > 1 && REGISTERS == 32)
+                KEEP(w[v]);
         }
         UNROLL for (int r = 0; r < ROWS; r++) {
             V a_rk = ALL(a[r * K + k]);
@@ -56,47 +61,40 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
             NAME(store)(out + (r * STRIDE + v) * WIDTH, sum[r * VECTORS + v]);
 }
 
+/* Of a whole panel; or, where that takes too many registers, of one half after the other. Functions of their own: those
+   that share one share their stores, and get there through memory. */
+#define TILE(ROWS, VECTORS, FETCH, TAIL)                                                                               \
+    static __attribute__((noinline)) void NAME(tile_##ROWS##x##VECTORS##TAIL)(                                         \
+        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,                \
+        const real *ahead)                                                                                             \
+    {                                                                                                                  \
+        enum { PART = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };                  \
+        for (int at = 0; at < (VECTORS) * WIDTH; at += PART * WIDTH)                                                   \
+            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 2, out + at, init + at, init_row, a, K, panel + at,      \
+                          FETCH ? ahead + at / 2 * K : NULL);                                                          \
+    }
+#define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
+TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+TILE(4, 4, 1, _ahead) TILE(5, 4, 1, _ahead) TILE(6, 4, 1, _ahead)
+#undef TILE
+#undef TILES
+#undef REGISTERS
+#undef KEEP
+
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K,
                                     const real *panel, const real *ahead);
 
-/* A function each: GCC would have those of one function share their stores, and move the sums there through memory. */
-#define TILE(ROWS, VECTORS)                                                                                            \
-    static __attribute__((noinline)) void NAME(JOIN4(tile_, ROWS, x, VECTORS))(                                        \
-        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,                \
-        const real *ahead)                                                                                             \
-    {                                                                                                                  \
-        (void)ahead;                                                                                                   \
-        NAME(tile_of)(ROWS, VECTORS, VECTORS, 0, out, init, init_row, a, K, panel, NULL);                              \
-    }
-/* With a half of the next panel */
-#define AHEAD(ROWS)                                                                                                    \
-    static __attribute__((noinline)) void NAME(JOIN4(tile_, ROWS, x, ahead))(                                          \
-        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,                \
-        const real *ahead)                                                                                             \
-    {                                                                                                                  \
-        NAME(tile_of)(ROWS, 4, 4, 2, out, init, init_row, a, K, panel, ahead);                                         \
-    }
-TILE(1, 1) TILE(1, 2) TILE(1, 4)
-TILE(2, 1) TILE(2, 2) TILE(2, 4)
-TILE(3, 1) TILE(3, 2) TILE(3, 4)
-TILE(4, 1) TILE(4, 2) TILE(4, 4)
-TILE(5, 1) TILE(5, 2) TILE(5, 4)
-TILE(6, 1) TILE(6, 2) TILE(6, 4)
-AHEAD(5) AHEAD(6)
-
-#define TILES(ROWS) {NULL, NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NULL, NAME(tile_##ROWS##x4)}
-static const NAME(tile_function) NAME(tiles)[TILE_ROWS + 1][5] = {{NULL}, TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6)};
-
 /* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel. Unless it is NULL, half a panel is fetched from
-   `ahead` by a tile of 5 or 6 rows and 4 vectors; smaller ones are too fast for it. */
-INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init,
-                                                 ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
-                                                 const real *ahead)
+   `ahead` by a tile of 4 to 6 rows and 4 vectors; smaller ones are too fast for it. */
+INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
+                       ptrdiff_t K, const real *panel, const real *ahead)
 {
-    if (ahead && vectors == 4 && rows >= 5)
-        (rows == 5 ? NAME(tile_5xahead) : NAME(tile_6xahead))(out, init, init_row, a, K, panel, ahead);
-    else
-        NAME(tiles)[rows][vectors](out, init, init_row, a, K, panel, ahead);
+#define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
+    static const NAME(tile_function) tiles[TILE_ROWS][3] = {TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6)},
+        with_ahead[] = {NAME(tile_4x4_ahead), NAME(tile_5x4_ahead), NAME(tile_6x4_ahead)};
+#undef TILES
+    NAME(tile_function) f = ahead && rows >= 4 && vectors == 4 ? with_ahead[rows - 4] : tiles[rows - 1][vectors / 2];
+    f(out, init, init_row, a, K, panel, ahead);
 }
 
 /* Vectors of the panel that begins where `left` are left. */
@@ -149,34 +147,56 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
    are few rows. */
 #define BATCH (2 * TILE_ROWS)
 
-/* Vectors of the next batch of n rows where `left` are left: whole panels. */
-static inline ptrdiff_t NAME(batch)(ptrdiff_t n, ptrdiff_t left)
+/* Vectors of a batch of n rows, unless fewer are left */
+INLINE ptrdiff_t NAME(batch)(ptrdiff_t n)
 {
-    const ptrdiff_t vectors = n <= TILE_ROWS ? BATCH / n * 4 : 4;
-    return left > vectors ? vectors : n <= TILE_ROWS ? left : NAME(panel_vectors)(left);
+    return n <= TILE_ROWS ? BATCH / n * 4 : 4;
+}
+
+/* Panels of so many vectors, and the vector that the p-th begins with */
+INLINE ptrdiff_t NAME(panels)(ptrdiff_t vectors)
+{
+    return vectors / 4 + (vectors & 3) / 2 + (vectors & 1);
+}
+
+INLINE ptrdiff_t NAME(panel_start)(ptrdiff_t vectors, ptrdiff_t p)
+{
+    return p <= vectors / 4 ? 4 * p : vectors / 4 * 4 + 2;
 }
 
 /* sums = z + h_before U^T for `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
-   [rows][vectors][WIDTH] after the other's. */
+   [rows][vectors][WIDTH] after the other's. `outputs` elements of y from its column u on, which a cell writes after that,
+   come nearer meanwhile. */
 static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
-                               ptrdiff_t vectors, ptrdiff_t units)
+                               ptrdiff_t vectors, ptrdiff_t u, ptrdiff_t outputs)
 {
-    if (s->y && rows > 2) {
-        const ptrdiff_t u = units == 4 ? v / 4 * WIDTH : v * WIDTH, n = units == 4 ? vectors / 4 * WIDTH : vectors * WIDTH;
+    if (s->y && rows > 2)
         for (ptrdiff_t q = r; q < r + rows; q++)
-            NAME(fetch)((const real *)s->y + q * s->y_stride + u, n);
-    }
-    for (ptrdiff_t p = 0, count; p < vectors; p += count) {
-        count = NAME(panel_vectors)(vectors - p);
-        const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * count) * WIDTH;
-        const real *panels = s->panels, *panel = panels + (v + p) * WIDTH * s->H;
-        const ptrdiff_t next = v + p + 8 <= s->v_1 ? v + p + 4 : s->v_0; /* the next step begins at the first again */
-        NAME(tile)(rows, count, sums + p * rows * WIDTH, z, count * WIDTH, (const real *)s->h_before + r * s->H, s->H,
-                   panel, NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, (r + TILE_ROWS - 1) / TILE_ROWS));
+            NAME(fetch)((const real *)s->y + q * s->y_stride + u, outputs);
+    const ptrdiff_t count = NAME(panels)(vectors);
+    for (ptrdiff_t k = 0; k < count; k++) {
+        const ptrdiff_t p = NAME(panel_start)(vectors, s->backwards ? count - 1 - k : k);
+        const ptrdiff_t width = NAME(panel_vectors)(vectors - p), next = v + p + (s->backwards ? -4 : 4);
+        const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * width) * WIDTH, *panels = s->panels;
+        NAME(tile)(rows, width, sums + p * rows * WIDTH, z, width * WIDTH, (const real *)s->h_before + r * s->H, s->H,
+                   panels + (v + p) * WIDTH * s->H,
+                   next >= s->v_0 && next + 4 <= s->v_1
+                       ? NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, (r + TILE_ROWS - 1) / TILE_ROWS)
+                       : NULL);
     }
 }
 
-#undef TILE
-#undef TILES
-#undef AHEAD
-#undef REGISTERS
+/* Run the statements for every batch of a step, `vectors` from v on, and its rows, `rows` from r on, with `sums`. */
+#define FOR_BATCHES(s, ...)                                                                                            \
+    do {                                                                                                               \
+        real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));                                                     \
+        const ptrdiff_t size = NAME(batch)((s)->n), batches = ((s)->v_1 - (s)->v_0 + size - 1) / size;                 \
+        for (ptrdiff_t b = 0; b < batches; b++) {                                                                      \
+            const ptrdiff_t v = (s)->v_0 + ((s)->backwards ? batches - 1 - b : b) * size;                              \
+            const ptrdiff_t vectors = (s)->v_1 - v < size ? (s)->v_1 - v : size;                                       \
+            for (ptrdiff_t r = 0, rows; r < (s)->n; r += rows) {                                                       \
+                rows = NAME(tile_rows)((s)->n - r);                                                                    \
+                __VA_ARGS__                                                                                            \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)
