@@ -73,9 +73,13 @@ static void check_cell(const struct leaf *leaf, int G, int H, int function)
     leaf->project(z, b_packed, x, W_packed, H, 0, vectors, first, 0, N);
     leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, 0, half, N - first, first, N);
     leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, half, vectors, N - first, first, N);
-    struct panel_step step = {h, c, G == 4 ? gates : NULL, y, h_0, c_0, z, U_packed, N, H, 0, half, 0, N, H + 3};
+    struct panel_step step = {
+        .h = h, .c = c, .gates = G == 4 ? gates : NULL, .y = y, .h_before = h_0, .c_before = c_0, .z = z, .panels = U_packed,
+        .n = N, .I = H, .H = H, .v_1 = half, .rows = N, .y_stride = H + 3,
+    };
     (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
     step.v_0 = half, step.v_1 = vectors, step.y = NULL, step.backwards = 1;
+    step.x = x, step.bias = b_packed, step.panels_ih = W_packed, step.z = NULL; /* x and h in one pass */
     (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
     for (int r = 0; r < N; r++)
         for (int j = 0; j < H && j < half * leaf->width / G; j++)

@@ -28,7 +28,8 @@ cdef struct Step:
     Py_ssize_t n, H
     Py_ssize_t v_0, v_1
     bint backwards              # from v_1 down to v_0: by turns, for the cache's sake
-    const char *z               # panels: sums over x, of which this step's begin at `row` of each vector's `rows`
+    const char *x               # (n, I)    panels: if not NULL, the step does all of its sums itself; else
+    const char *z               # sums over x, of which this step's begin at `row` of each vector's `rows`
     Py_ssize_t row, rows
     void *gates                 # (n, G*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here, if any
     void *before[MAX_STATES]    # (n, H)    h_{t-1}, c_{t-1}
@@ -70,6 +71,7 @@ cdef struct Run:
     const char *x               # (T, N, I)
     char *y                     # (T, N, ·) this direction's first column, or NULL
     Py_ssize_t y_stride         # elements from row to row of y and dy
+    bint turned                 # take the weights from the other end first
     bint tape                   # keep every step's states (and gates)
     char *gates                 # (T*N, G*H) on a tape that keeps them, or NULL
     char *state[MAX_STATES]     # (T+1, N, H) on a tape, else (2, N, H)

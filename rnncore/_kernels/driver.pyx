@@ -167,6 +167,7 @@ cdef struct Job:
     bint by_rows
     Py_ssize_t rows, chunks     # by rows: sequences of a chunk, and chunks of a run
     Py_ssize_t block            # steps of a block of time
+    bint fused                  # panels: the product with W_ih is part of each step, not one for all of a block
     char *z                     # by rows: each member's workspace; by units: each run's
     Py_ssize_t z_size
     Counter next                # chunk
@@ -289,7 +290,7 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t b, i, r, k, t, t_0, t_1, rows, meetings = 0, n = part.n_1 - part.n_0
-    cdef Py_ssize_t GH = run.cell.G * run.H, slices = slice_of(run, run.H, n)
+    cdef Py_ssize_t GH = run.cell.G * run.H, slices = slice_of(run, run.H + (run.I if job.fused else 0), n)
     cdef Py_ssize_t count = (part.v_1 - part.v_0 + slices - 1) // slices
     cdef int p
     cdef Step s
@@ -297,12 +298,14 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
         t_0 = (blocks(schedule, job.block) - 1 - b if schedule.reverse else b) * job.block
         t_1 = min(t_0 + job.block, schedule.T)
         rows = (t_1 - t_0) * n
-        if run.engine == PANELS:
+        if job.fused:
+            pass
+        elif run.engine == PANELS:
             project(job, part, b, t_0, t_1)
         else:
             product(run.dtype, False, True, rows, GH, run.I, run.x + t_0 * n * run.I * run.item, run.I, run.W_ih, run.I,
                     0, part.z if run.gates == NULL else run.gates + t_0 * n * GH * run.item, GH)
-        if part.team != NULL:
+        if part.team != NULL and not job.fused:
             meetings += 1
             if not meet(job, part, meetings):
                 return
@@ -310,7 +313,9 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
             s = step_at(run, t, part.n_0, part.n_1)
-            s.z, s.row, s.rows, s.backwards = part.z, (t - t_0) * n, rows, t & 1
+            s.z, s.row, s.rows, s.backwards = part.z, (t - t_0) * n, rows, (t & 1) ^ run.turned
+            if job.fused:
+                s.x = run.x + (t * schedule.N + part.n_0) * run.I * run.item
             if run.engine == BLAS and run.gates == NULL:
                 s.gates = part.z + (t - t_0) * n * GH * run.item
             for p in range(run.cell.phases):
@@ -365,6 +370,12 @@ cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
     cdef Py_ssize_t teams = max(members // count, 1), rows = (run.schedule.N + teams - 1) // teams
     cdef Py_ssize_t weights = run.vectors * run.leaf.width * (run.I + run.H) * run.item
     return members <= count or rows >= 48 or rows >= 4 and weights <= (1 << 20) or panels(run.vectors) < teams
+
+
+cdef bint fuses(const Run *run, Py_ssize_t rows) noexcept nogil:
+    """Whether the product with W_ih is faster as part of each step: where the weights stay in the second-level cache, and
+    there are rows enough for a step to be busy with more than reading them."""
+    return rows >= 4 and run.vectors * run.leaf.width * (run.I + run.H) * run.item <= PANEL_BYTES
 
 
 cdef int worth(const Run *run, int count) noexcept nogil:
@@ -425,11 +436,12 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.block = max(most // job.rows, 1)
     if run.engine == BLAS:
         job.block = max(min(job.block, <Py_ssize_t>(BLOCK_WORK / work(run, N))), 1)
-    job.block = min(job.block, T)
+    job.fused = run.engine == PANELS and (job.block == 1 or fuses(run, job.rows))
+    job.block = T if job.fused else min(job.block, T)
     job.block = (T + blocks(&run.schedule, job.block) - 1) // blocks(&run.schedule, job.block)  # of equal length
 
     # one allocation: shares; z of each member or run; two slots of states of each run
-    z_rows = job.block * job.rows
+    z_rows = 0 if job.fused else job.block * job.rows
     job.z_size = (z_rows * run.vectors * run.leaf.width * run.item + 63) // 64 * 64
     if run.engine == BLAS:
         job.z_size = z_rows * run.cell.G * run.H * run.item if run.gates == NULL else 0

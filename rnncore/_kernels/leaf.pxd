@@ -19,7 +19,10 @@ cdef extern from "simd/leaf.h":
         const void *c_before
         const void *z
         const void *panels
-        Py_ssize_t n, H, v_0, v_1, row, rows, y_stride
+        const void *x
+        const void *bias
+        const void *panels_ih
+        Py_ssize_t n, I, H, v_0, v_1, row, rows, y_stride
         bint backwards
 
     cdef struct Leaf "leaf":

@@ -14,7 +14,7 @@ cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
     step.h, step.y, step.y_stride = s.after[0], s.y, run.y_stride
     step.h_before, step.z, step.panels = s.before[0], s.z, run.panels_hh
     step.n, step.H, step.v_0, step.v_1, step.row, step.rows = s.n, s.H, s.v_0, s.v_1, s.row, s.rows
-    step.backwards = s.backwards
+    step.x, step.bias, step.panels_ih, step.I, step.backwards = s.x, run.panels_bias, run.panels_ih, run.I, s.backwards
     run.leaf.rnn_step[run.cell.nonlinearity](&step)                                                 # (1) (2)
 
 

@@ -80,8 +80,8 @@ cdef class Stack:
         """Whether engine and instruction set are still those it was made for."""
         return self.runs[0].engine == engine and self.runs[0].leaf == leaf_of(self.dtype)
 
-    cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, const char *x, char **initial, char **final, char *y,
-                 Scratch *scratch) except -1:
+    cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
+                 char **final, char *y, Scratch *scratch) except -1:
         """T steps, just one if there are several layers: x (T, N, I), states (L, N, H), y (T, N, H) or NULL."""
         cdef Run run
         cdef int k, l
@@ -92,7 +92,7 @@ cdef class Stack:
         for l in range(self.layers):
             run = self.runs[l]
             run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverse
-            run.x = x
+            run.x, run.turned = x, turned
             run.y = y if l + 1 == self.layers else NULL
             for k in range(self.states):
                 run.initial[k], run.final[k] = initial[k] + l * size, final[k] + l * size
@@ -166,7 +166,7 @@ cdef class Stack:
         final = new(self.states, ndim, shape, cnp.PyArray_TYPE(a))
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.run(T, N, reverse, first(x), before, after, first(y), NULL)
+        self.run(T, N, reverse, False, first(x), before, after, first(y), NULL)
         return y, self.result(final)
 
     def advance(self, x, state):
@@ -192,7 +192,7 @@ cdef class Stack:
         final = new(self.states, ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>x))
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.run(1, N, False, first(x), before, after, NULL, NULL)
+        self.run(1, N, False, False, first(x), before, after, NULL, NULL)
         return self.result(final)
 
 
@@ -211,6 +211,7 @@ cdef class Steps:
     cdef Stack stack
     cdef tuple now, spare       # states (L, N, H): of now; to be written by the next step
     cdef Scratch scratch
+    cdef bint turned            # whether the next step takes the weights from the other end than the last
     cdef bint busy
 
     def __cinit__(self, layer, Py_ssize_t batch_size):
@@ -338,8 +339,8 @@ cdef class Steps:
                 self.check_out(out, y)
         for k in range(stack.states):
             before[k], after[k] = first(self.now[k]), first(self.spare[k])
-        stack.run(1, N, False, first(x_t), before, after, first(y), &self.scratch)
-        self.now, self.spare = self.spare, self.now
+        stack.run(1, N, False, self.turned, first(x_t), before, after, first(y), &self.scratch)
+        self.now, self.spare, self.turned = self.spare, self.now, not self.turned
         if out is None or y is out:
             return y
         np.copyto(out, y)

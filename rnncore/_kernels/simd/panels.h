@@ -164,7 +164,7 @@ INLINE ptrdiff_t NAME(panel_start)(ptrdiff_t vectors, ptrdiff_t p)
     return p <= vectors / 4 ? 4 * p : vectors / 4 * 4 + 2;
 }
 
-/* sums = z + h_before U^T for `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
+/* sums = z + h_before U^T, or bias + x W^T + h_before U^T, for `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
    [rows][vectors][WIDTH] after the other's. `outputs` elements of y from its column u on, which a cell writes after that,
    come nearer meanwhile. */
 static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
@@ -173,16 +173,25 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
     if (s->y && rows > 2)
         for (ptrdiff_t q = r; q < r + rows; q++)
             NAME(fetch)((const real *)s->y + q * s->y_stride + u, outputs);
-    const ptrdiff_t count = NAME(panels)(vectors);
+    if (s->x && v == (s->backwards ? s->v_1 - vectors : s->v_0)) /* x comes from far: the next tile's rows */
+        NAME(fetch)((const real *)s->x + (r + rows) * s->I, (s->n - r - rows < TILE_ROWS ? s->n - r - rows : TILE_ROWS) * s->I);
+    const ptrdiff_t count = NAME(panels)(vectors), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t k = 0; k < count; k++) {
         const ptrdiff_t p = NAME(panel_start)(vectors, s->backwards ? count - 1 - k : k);
         const ptrdiff_t width = NAME(panel_vectors)(vectors - p), next = v + p + (s->backwards ? -4 : 4);
-        const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * width) * WIDTH, *panels = s->panels;
-        NAME(tile)(rows, width, sums + p * rows * WIDTH, z, width * WIDTH, (const real *)s->h_before + r * s->H, s->H,
+        const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * width) * WIDTH;
+        const real *panels = s->panels, *panels_ih = s->panels_ih;
+        real *out = sums + p * rows * WIDTH;
+        const int far = next >= s->v_0 && next + 4 <= s->v_1;
+        if (s->x) {
+            NAME(tile)(rows, width, out, (const real *)s->bias + (v + p) * WIDTH, 0, (const real *)s->x + r * s->I, s->I,
+                       panels_ih + (v + p) * WIDTH * s->I,
+                       far ? NAME(ahead)(panels_ih + next * WIDTH * s->I, s->I, s->n, tile) : NULL);
+            z = out;
+        }
+        NAME(tile)(rows, width, out, z, width * WIDTH, (const real *)s->h_before + r * s->H, s->H,
                    panels + (v + p) * WIDTH * s->H,
-                   next >= s->v_0 && next + 4 <= s->v_1
-                       ? NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, (r + TILE_ROWS - 1) / TILE_ROWS)
-                       : NULL);
+                   far ? NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, tile) : NULL);
     }
 }
 
