@@ -14,6 +14,7 @@ from libc.stdlib cimport free
 from .blas cimport FLOAT32, FLOAT64, check_dimension
 from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Cell, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
+from .pool cimport Counter, counter_peek, counter_reset, counter_take
 
 cnp.import_array()
 
@@ -24,6 +25,19 @@ cdef enum:
     MOST_DIMENSIONS = 3
 
 cdef double KEEP_GIL = 2e5  # floating-point operations of a call that is over before another thread could have woken up
+
+
+# Whether a thread that ran steps without the GIL has taken it back, and not yet begun the next.
+cdef Counter holding
+
+
+cdef void give_way() noexcept nogil:
+    """Wait, for a microsecond or two at most, until another thread that runs steps lets go of the GIL: asleep it would
+    take this thread many times as long to notice."""
+    cdef int k
+    for k in range(4000):
+        if counter_peek(&holding) == 0:
+            return
 
 
 cdef inline bint fits(object array, int dtype) noexcept:
@@ -99,8 +113,11 @@ cdef class Stack:
             if quick:
                 forward(&run, 1, 0, scratch)
             else:
+                counter_reset(&holding)
                 with nogil:
                     forward(&run, 1, 0, scratch)
+                    give_way()
+                counter_take(&holding)
             x = run.final[0]
         return 0
 
