@@ -52,12 +52,16 @@ def test_corners(dtype, isa):
         "tanh": [0.0, -0.0, 1, -1, np.nan, 1, -1, tiny, -tiny],
         "sigmoid": [0.5, 0.5, 1, 0, np.nan, 1, 0, 0.5, 0.5],
         "relu": [0.0, 0.0, np.inf, 0, np.nan, 1e4, 0, tiny, 0],
+        "sigmoid_2": [0.5, 0.5, 0, 1, np.nan, 0, 1, 0.5, 0.5],
     }
     for function, values in expected.items():
         y = leaf.apply(function, x, isa)
         np.testing.assert_array_equal(y, np.array(values, dtype), err_msg=function)
         if function == "tanh":
             assert np.signbit(y[1]) and not np.signbit(y[0])
+    y = leaf.apply("tanh_2", x[:7], isa)
+    np.testing.assert_array_equal(y, np.array([0.0, -0.0, 1, -1, np.nan, 1, -1], dtype))
+    assert np.signbit(y[1]) and not np.signbit(y[0])
 
 
 @pytest.mark.parametrize("isa", leaf.available())

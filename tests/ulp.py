@@ -1,4 +1,4 @@
-"""How exact the kernels' exp, tanh, sigmoid and relu are. test_leaf.py looks at a sample; by hand, for every float32:
+"""How exact the kernels' exp, tanh, sigmoid and relu are, and the two they apply to a panel's sums. test_leaf.py looks at a sample; by hand, for every float32:
 
     python tests/ulp.py                                # all 2^32 against double, some minutes a function
     python tests/ulp.py --function tanh --isa avx2 --from 0x3f000000 --to 0x40000000    # a piece, as bit patterns
@@ -16,7 +16,7 @@ import numpy as np
 
 from rnncore._kernels import leaf
 
-FUNCTIONS = ("exp", "tanh", "sigmoid", "relu")
+FUNCTIONS = ("exp", "tanh", "sigmoid", "relu", "tanh_2", "sigmoid_2")
 LIMIT = {"float32": 2.5, "float64": 4.0}  # ULP
 CHUNK = 1 << 14  # elements at a time: all that is computed of them stays in the cache
 WIDE = {"float32": np.float64, "float64": np.longdouble}
@@ -29,6 +29,10 @@ def exact(function, x):
         return np.where(x < 0, 0, x)
     if function == "sigmoid":
         return 1 / (1 + np.exp(-x))
+    if function == "sigmoid_2":
+        return 1 / (1 + np.exp2(x))
+    if function == "tanh_2":
+        return np.tanh(x * (np.log(x.dtype.type(2)) / 2))
     return getattr(np, function)(x)
 
 

@@ -30,6 +30,7 @@ cdef extern from "simd/leaf.h":
         int width
         void (*exp)(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*map[3])(void *y, const void *x, Py_ssize_t n) noexcept nogil
+        void (*panel_map[3])(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*rnn_forward[3])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*rnn_backward[3])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,

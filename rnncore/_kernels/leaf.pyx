@@ -50,7 +50,8 @@ def use(str isa not None):
 
 
 def apply(str function not None, x not None, str isa not None):
-    """Return exp, tanh, relu or sigmoid of a float32 or float64 array, as the kernels of `isa` compute it."""
+    """Return exp, tanh, relu or sigmoid of a float32 or float64 array, as the kernels of `isa` compute it; or tanh_2 or
+    sigmoid_2, as they compute them of a panel's sums: tanh(x ln(2)/2), sigmoid(-x ln 2)."""
     cdef const Leaf *leaf
     cdef cnp.ndarray a = np.array(x, order="C")  # a plain array, whatever x says of itself
     cdef cnp.ndarray y = np.empty_like(a)
@@ -58,8 +59,11 @@ def apply(str function not None, x not None, str isa not None):
         raise TypeError(f"expected an array of float32 or float64, got {a.dtype}")
     leaf = &find(isa)[FLOAT32 if a.dtype == np.float32 else FLOAT64]
     maps = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
+    panel_maps = {"tanh_2": TANH, "sigmoid_2": SIGMOID}
     if function == "exp":
         leaf.exp(cnp.PyArray_DATA(y), cnp.PyArray_DATA(a), a.size)
+    elif function in panel_maps:
+        leaf.panel_map[<int>panel_maps[function]](cnp.PyArray_DATA(y), cnp.PyArray_DATA(a), a.size)
     else:
         leaf.map[<int>maps[function]](cnp.PyArray_DATA(y), cnp.PyArray_DATA(a), a.size)
     return y

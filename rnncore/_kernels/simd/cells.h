@@ -19,16 +19,17 @@
     do {                                                                                                               \
         ptrdiff_t j = 0;                                                                                               \
         for (; j + WIDTH <= (H); j += WIDTH) {                                                                         \
-            const ptrdiff_t first = WIDTH;                                                                             \
+            enum { WHOLE = 1, first = WIDTH };                                                                         \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
         if (j < (H)) {                                                                                                 \
+            enum { WHOLE = 0 };                                                                                        \
             const ptrdiff_t first = (H) - j;                                                                           \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
     } while (0)
-#define LOAD(p) (first == WIDTH ? NAME(load)(p) : NAME(load_first)(p, first))
-#define STORE(p, v) (first == WIDTH ? NAME(store)(p, v) : NAME(store_first)(p, v, first))
+#define LOAD(p) (WHOLE || first == WIDTH ? NAME(load)(p) : NAME(load_first)(p, first))
+#define STORE(p, v) (WHOLE || first == WIDTH ? NAME(store)(p, v) : NAME(store_first)(p, v, first))
 
 /* --- maps ------------------------------------------------------------------------------------------------------- */
 
@@ -44,6 +45,8 @@ MAP(exp)
 MAP(tanh)
 MAP(relu)
 MAP(sigmoid)
+MAP(tanh_2)
+MAP(sigmoid_2)
 
 /* --- RNN -------------------------------------------------------------------------------------------------------- */
 
@@ -132,47 +135,63 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
         });
 }
 
-/* One step from packed weights, whose panels are the four gates of WIDTH units, i, f and o times -1/ln 2, g times 2/ln 2.
-   i g and o tanh(c) take one division each. In two passes over a batch of sums: the functions of one row wait for each
-   other, (7) for (6) for (2), but not for other rows', and a core sees only so far ahead. */
-static void NAME(lstm_step)(const struct panel_step *s)
+/* A step's equations (2) to (6) for `rows` rows from r on, and the units from u on: WIDTH of them if WHOLE, else `first`. Sums
+   are i, f and o times -1/ln 2, g times 2/ln 2. Leaves c_t and the inverse of o in their place. */
+INLINE void NAME(lstm_cells)(const int WHOLE, const struct panel_step *s, real *a, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u,
+                             ptrdiff_t first)
 {
     const ptrdiff_t H = s->H;
+    const real *c_before = (const real *)s->c_before + r * H + u;
+    real *c_t = (real *)s->c + r * H + u, *gates = s->gates ? (real *)s->gates + r * 4 * H + u : NULL;
+    for (ptrdiff_t q = 0; q < rows; q++, a += 4 * WIDTH, c_before += H, c_t += H) {
+        V i = NAME(one_plus_exp2)(NAME(load)(a));                           /* (2), inverse */
+        V f = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a + WIDTH));          /* (3) */
+        V below, g = NAME(tanh_parts_2)(NAME(load)(a + 2 * WIDTH), &below); /* (4) is g / below */
+        V o = NAME(one_plus_exp2)(NAME(load)(a + 3 * WIDTH));               /* (5), inverse */
+        V c = FMA(f, LOAD(c_before), g / (i * below));                      /* (6) */
+        STORE(c_t, c);
+        NAME(store)(a, c);
+        NAME(store)(a + WIDTH, o);
+        if (gates) {
+            STORE(gates + q * 4 * H, ALL(1) / i);
+            STORE(gates + q * 4 * H + H, f);
+            STORE(gates + q * 4 * H + 2 * H, g / below);
+            STORE(gates + q * 4 * H + 3 * H, ALL(1) / o);
+        }
+    }
+}
+
+/* Equation (7) of the same, from what they left; o and tanh share a division, as i and g do above. */
+INLINE void NAME(lstm_outputs)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t r, ptrdiff_t rows,
+                               ptrdiff_t u, ptrdiff_t first)
+{
+    const ptrdiff_t H = s->H, y_stride = s->y_stride;
+    real *h_t = (real *)s->h + r * H + u, *y = s->y ? (real *)s->y + r * y_stride + u : NULL;
+    for (ptrdiff_t q = 0; q < rows; q++, a += 4 * WIDTH, h_t += H) {
+        V below, above = NAME(tanh_parts_e)(NAME(load)(a), &below);
+        V h = above / (below * NAME(load)(a + WIDTH));                      /* (7) */
+        STORE(h_t, h);
+        if (y)
+            STORE(y + q * y_stride, h);
+    }
+}
+
+/* One step from packed weights, whose panels are the four gates of WIDTH units. In two passes over a batch of sums: the
+   functions of one row wait for each other, (7) for (6) for (2), but not for other rows', and a core sees only so far
+   ahead. */
+static void NAME(lstm_step)(const struct panel_step *s)
+{
     FOR_BATCHES(s, {
-        const ptrdiff_t u_0 = v / 4 * WIDTH, u_1 = (v + vectors) / 4 * WIDTH;
+        const ptrdiff_t u_0 = v / 4 * WIDTH, u_1 = (v + vectors) / 4 * WIDTH, whole = u_1 <= s->H ? u_1 : u_1 - WIDTH;
         NAME(recur)(s, sums, r, rows, v, vectors, u_0, u_1 - u_0);
-        real *a = sums;
-        for (ptrdiff_t u = u_0; u < u_1; u += WIDTH) {
-            const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
-            for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
-                V i = NAME(one_plus_exp2)(NAME(load)(a));                                     /* (2), inverse */
-                V f = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a + WIDTH));                    /* (3) */
-                V below, g = NAME(tanh_parts_2)(NAME(load)(a + 2 * WIDTH), &below);           /* (4), over `below` */
-                V o = NAME(one_plus_exp2)(NAME(load)(a + 3 * WIDTH));                         /* (5), inverse */
-                V c = FMA(f, LOAD((const real *)s->c_before + q * H + u), g / (i * below));   /* (6) */
-                STORE((real *)s->c + q * H + u, c);
-                NAME(store)(a, c);
-                NAME(store)(a + WIDTH, o);
-                if (s->gates) {
-                    real *gates = (real *)s->gates + q * 4 * H + u;
-                    STORE(gates, ALL(1) / i);
-                    STORE(gates + H, f);
-                    STORE(gates + 2 * H, g / below);
-                    STORE(gates + 3 * H, ALL(1) / o);
-                }
-            }
-        }
-        a = sums;
-        for (ptrdiff_t u = u_0; u < u_1; u += WIDTH) {
-            const ptrdiff_t first = H - u < WIDTH ? H - u : WIDTH;
-            for (ptrdiff_t q = r; q < r + rows; q++, a += 4 * WIDTH) {
-                V below, above = NAME(tanh_parts_e)(NAME(load)(a), &below);
-                V h = above / (below * NAME(load)(a + WIDTH));                                /* (7) */
-                STORE((real *)s->h + q * H + u, h);
-                if (s->y)
-                    STORE((real *)s->y + q * s->y_stride + u, h);
-            }
-        }
+        for (ptrdiff_t u = u_0; u < whole; u += WIDTH)
+            NAME(lstm_cells)(1, s, sums + (u - u_0) * 4 * rows, r, rows, u, WIDTH);
+        if (whole < u_1)
+            NAME(lstm_cells)(0, s, sums + (whole - u_0) * 4 * rows, r, rows, whole, s->H - whole);
+        for (ptrdiff_t u = u_0; u < whole; u += WIDTH)
+            NAME(lstm_outputs)(1, s, sums + (u - u_0) * 4 * rows, r, rows, u, WIDTH);
+        if (whole < u_1)
+            NAME(lstm_outputs)(0, s, sums + (whole - u_0) * 4 * rows, r, rows, whole, s->H - whole);
     });
 }
 

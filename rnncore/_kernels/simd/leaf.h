@@ -64,6 +64,7 @@ struct leaf {
     int width; /* elements of a vector */
     map_function exp;
     map_function map[NONLINEARITIES];
+    map_function panel_map[NONLINEARITIES]; /* of a panel's sums: tanh(x ln(2)/2), relu(x), sigmoid(-x ln 2) */
     rnn_forward_function rnn_forward[NONLINEARITIES];
     rnn_backward_function rnn_backward[NONLINEARITIES];
     lstm_forward_function lstm_forward;

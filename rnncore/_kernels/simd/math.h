@@ -163,7 +163,8 @@ INLINE V NAME(tanh_parts_e)(V x, V *below)
 INLINE V NAME(tanh_parts_2)(V v, V *below)
 {
     V r, m = NAME(split_2)(NAME(at_least)(2 * TANH_LOWEST, (V)((VI)v | SIGN)), &r);
-    return NAME(tanh_parts)(NAME(power_of_two)(m), FMA(r, ALL(LN2), r * r * NAME(exp2_rest)(r)), v, below);
+    V p = NAME(exact_fma)(r, ALL(LN2), r * r * NAME(exp2_rest)(r));
+    return NAME(tanh_parts)(NAME(power_of_two)(m), p, v, below);
 }
 
 INLINE V NAME(tanh)(V x)

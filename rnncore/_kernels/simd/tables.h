@@ -19,6 +19,7 @@
 #define TABLE                                                                                                          \
     {                                                                                                                  \
         STRING(ISA), NAME(width), NAME(exp_map), {NAME(tanh_map), NAME(relu_map), NAME(sigmoid_map)},                  \
+            {NAME(tanh_2_map), NAME(relu_map), NAME(sigmoid_2_map)},                                                   \
             {NAME(tanh_forward), NAME(relu_forward), NAME(sigmoid_forward)},                                           \
             {NAME(tanh_backward), NAME(relu_backward), NAME(sigmoid_backward)}, NAME(lstm_forward),                    \
             NAME(lstm_backward), NAME(project), {NAME(tanh_step), NAME(relu_step), NAME(sigmoid_step)},                \

@@ -39,6 +39,18 @@ static inline V NAME(fma)(V a, V b, V c)
 #endif
 }
 
+/* The same, for float32 rounded once everywhere: where it takes more than one instruction, not for products. */
+static inline V NAME(exact_fma)(V a, V b, V c)
+{
+#if VECTOR_BYTES == 16 && REAL_BITS == 32 && !defined(__aarch64__)
+    typedef double D __attribute__((vector_size(2 * VECTOR_BYTES)));
+    return __builtin_convertvector(
+        __builtin_convertvector(a, D) * __builtin_convertvector(b, D) + __builtin_convertvector(c, D), V);
+#else
+    return NAME(fma)(a, b, c);
+#endif
+}
+
 static inline V NAME(all)(real a)
 {
 #if VECTOR_BYTES == 64 && REAL_BITS == 32
