@@ -1,4 +1,5 @@
-"""How exact the kernels' exp, tanh, sigmoid and relu are, and the two they apply to a panel's sums. test_leaf.py looks at a sample; by hand, for every float32:
+"""How exact the kernels' exp, tanh, sigmoid and relu are, and the two they apply to a panel's sums. test_leaf.py looks
+at a sample; by hand, for every float32:
 
     python tests/ulp.py                                # all 2^32 against double, some minutes a function
     python tests/ulp.py --function tanh --isa avx2 --from 0x3f000000 --to 0x40000000    # a piece, as bit patterns

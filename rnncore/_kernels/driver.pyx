@@ -424,7 +424,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
     most = BLAS_ROWS
     if run.engine == PANELS:
-        most = max(min(<Py_ssize_t>PANEL_ROWS, PANEL_BYTES // (run.vectors * run.leaf.width * run.item)), <Py_ssize_t>SHARE_ROWS)
+        most = PANEL_BYTES // (run.vectors * run.leaf.width * run.item)
+        most = max(min(most, <Py_ssize_t>PANEL_ROWS), <Py_ssize_t>SHARE_ROWS)
     if job.by_rows:
         job.chunks = (N + rows - 1) // rows if run.engine == PANELS else 1
         if run.engine == PANELS:

@@ -25,8 +25,9 @@ cdef object in_panels(W, scales, width):
     groups = -(-H // width)
     padded = np.zeros((gates, groups * width, K), W.dtype)
     with np.errstate(over="ignore"):
-        for gate, scale in enumerate(scales):  # in double precision: rounded once
-            padded[gate, :H] = W[gate * H : (gate + 1) * H] * np.float64(scale) if scale != 1 else W[gate * H : (gate + 1) * H]
+        for gate, scale in enumerate(scales):
+            part = W[gate * H : (gate + 1) * H]
+            padded[gate, :H] = part if scale == 1 else part * np.float64(scale)  # rounded once
     vectors = padded.reshape(gates, groups, width, K).swapaxes(0, 1).reshape(gates * groups, width, K)
     out = aligned(vectors.size, W.dtype)
     first = 0

@@ -116,8 +116,8 @@ def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Call
     """Return work that takes as long as a perfect kernel would for a sequence, on one core as it is now: a machine's
     clock may change by half from one minute to the next, and with it what a kernel can reach.
 
-    The input projection is its multiply-adds and nothing else; the steps are their multiply-adds, or reading as many bytes
-    as there are recurrent weights once for each step, whichever takes longer. Activations are free.
+    The input projection is its multiply-adds and nothing else; the steps are their multiply-adds, or reading as many
+    bytes as there are recurrent weights once for each step, whichever takes longer. Activations are free.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ PEERS = {"torch": ("torch",), "ort": ("onnxruntime", "onnx"), "openvino": ("open
 """What each peer needs installed."""
 
 CHAINED = 3  # steps whose last hidden state is compared
-STREAM_STEPS = 10_000  # of the work of "streams", by all its threads together: so many that starting these does not count
+STREAM_STEPS = 10_000  # of the work of "streams", by all its threads: so many that starting these does not count
 
 
 @dataclass(frozen=True)

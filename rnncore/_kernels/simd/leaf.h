@@ -35,10 +35,11 @@ typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, c
 typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t K, ptrdiff_t v_0,
                                  ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows);
 
-/* One step of n rows, for the units of the vectors from v_0 to v_1, which are whole panels. The rows' sums over x begin at
-   `row` of z (vectors, rows); or, if x (n, I) is not NULL, the step forms them itself from x, bias and panels_ih. Reads h_before and c_before (n, H), writes h and c; h also to y, whose rows are y_stride
-   apart, and an LSTM's activated gates to `gates` (n, 4*H), unless these are NULL. `backwards` takes the units from the last
-   to the first: steps that do so by turns find the weights that the one before read last still in the cache. */
+/* One step of n rows, for the units of the vectors from v_0 to v_1, which are whole panels. The rows' sums over x begin
+   at `row` of z (vectors, rows); or, if x (n, I) is not NULL, the step forms them itself from x, bias and panels_ih. Reads
+   h_before and c_before (n, H), writes h and c; h also to y, whose rows are y_stride apart, and an LSTM's activated gates
+   to `gates` (n, 4*H), unless these are NULL. `backwards` takes the units from the last to the first: steps that do so by
+   turns find the weights that the one before read last still in the cache. */
 struct panel_step {
     void *h, *c, *gates, *y;
     const void *h_before, *c_before, *z, *panels;

@@ -164,23 +164,23 @@ INLINE ptrdiff_t NAME(panel_start)(ptrdiff_t vectors, ptrdiff_t p)
     return p <= vectors / 4 ? 4 * p : vectors / 4 * 4 + 2;
 }
 
-/* sums = z + h_before U^T, or bias + x W^T + h_before U^T, for `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
-   [rows][vectors][WIDTH] after the other's. `outputs` elements of y from its column u on, which a cell writes after that,
-   come nearer meanwhile. */
+/* sums = z + h_before U^T, or bias + x W^T + h_before U^T, for `rows` rows from r on, at most a tile's, and a batch of
+   vectors from v on: each panel's sums [rows][vectors][WIDTH] after the other's. What comes from far is fetched
+   meanwhile: the next tile's rows of x, and those of y for the cell to write, from unit u on as many as the batch has. */
 static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
-                               ptrdiff_t vectors, ptrdiff_t u, ptrdiff_t outputs)
+                               ptrdiff_t vectors, ptrdiff_t u, ptrdiff_t units)
 {
     if (s->y && rows > 2)
         for (ptrdiff_t q = r; q < r + rows; q++)
-            NAME(fetch)((const real *)s->y + q * s->y_stride + u, outputs);
-    if (s->x && v == (s->backwards ? s->v_1 - vectors : s->v_0)) /* x comes from far: the next tile's rows */
-        NAME(fetch)((const real *)s->x + (r + rows) * s->I, (s->n - r - rows < TILE_ROWS ? s->n - r - rows : TILE_ROWS) * s->I);
+            NAME(fetch)((const real *)s->y + q * s->y_stride + u, units < s->H - u ? units : s->H - u);
+    if (s->x && v == (s->backwards ? s->v_1 - vectors : s->v_0))
+        NAME(fetch)((const real *)s->x + (r + rows) * s->I,
+                    (s->n - r - rows < TILE_ROWS ? s->n - r - rows : TILE_ROWS) * s->I);
     const ptrdiff_t count = NAME(panels)(vectors), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t k = 0; k < count; k++) {
         const ptrdiff_t p = NAME(panel_start)(vectors, s->backwards ? count - 1 - k : k);
         const ptrdiff_t width = NAME(panel_vectors)(vectors - p), next = v + p + (s->backwards ? -4 : 4);
-        const real *z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * width) * WIDTH;
-        const real *panels = s->panels, *panels_ih = s->panels_ih;
+        const real *panels = s->panels, *panels_ih = s->panels_ih, *z;
         real *out = sums + p * rows * WIDTH;
         const int far = next >= s->v_0 && next + 4 <= s->v_1;
         if (s->x) {
@@ -188,7 +188,8 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
                        panels_ih + (v + p) * WIDTH * s->I,
                        far ? NAME(ahead)(panels_ih + next * WIDTH * s->I, s->I, s->n, tile) : NULL);
             z = out;
-        }
+        } else
+            z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * width) * WIDTH;
         NAME(tile)(rows, width, out, z, width * WIDTH, (const real *)s->h_before + r * s->H, s->H,
                    panels + (v + p) * WIDTH * s->H,
                    far ? NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, tile) : NULL);
