@@ -82,7 +82,8 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
         FOR_VECTORS(n *H, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });           \
     }
 
-/* One step from packed weights. Sums stay in the cache between the product and the function. */
+/* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
+   side by side: one vector's function is a chain that waits for itself most of the time. */
 #define RNN_STEP(stem, function)                                                                                       \
     static void NAME(stem##_step)(const struct panel_step *s)                                                          \
     {                                                                                                                  \
@@ -95,11 +96,21 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
                     const real *a = sums + (p * rows + q * count) * WIDTH;                                             \
                     real *h = (real *)s->h + (r + q) * s->H + at;                                                      \
                     real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + at : h;                                    \
-                    FOR_VECTORS(left < count * WIDTH ? left : count * WIDTH, {                                         \
-                        V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                           \
-                        STORE(h + j, h_t);                                                                             \
-                        STORE(y + j, h_t);                                                                             \
-                    });                                                                                                \
+                    if (count == 4 && left >= 4 * WIDTH) {                                                             \
+                        V h_t[4];                                                                                      \
+                        UNROLL for (int k = 0; k < 4; k++)                                                             \
+                            h_t[k] = NAME(load)(a + k * WIDTH);                                                        \
+                        NAME(function##_of_4)(h_t); /* (2) */                                                          \
+                        UNROLL for (int k = 0; k < 4; k++) {                                                           \
+                            NAME(store)(h + k * WIDTH, h_t[k]);                                                        \
+                            NAME(store)(y + k * WIDTH, h_t[k]);                                                        \
+                        }                                                                                              \
+                    } else                                                                                             \
+                        FOR_VECTORS(left < count * WIDTH ? left : count * WIDTH, {                                     \
+                            V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                       \
+                            STORE(h + j, h_t);                                                                         \
+                            STORE(y + j, h_t);                                                                         \
+                        });                                                                                            \
                 }                                                                                                      \
             }                                                                                                          \
         });                                                                                                            \
