@@ -1,5 +1,6 @@
 """The RNN's kernels against the reference, and against torch."""
 
+import numpy as np
 import pytest
 from common import DTYPES, NONLINEARITIES, assert_same, random_case, run_layer, run_reference
 
@@ -40,3 +41,16 @@ def test_several_blocks_of_time(dtype, T, N, options):
     rnn = rc.RNN(3, 4, 2, dtype=dtype, rng=0, **options)
     case = random_case(rnn, T, N)
     assert_same(run_layer(rnn, case), run_reference(rnn, case), dtype)
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_weights_are_packed_without_a_word(dtype, nonlinearity):
+    """Subnormal, huge and NaN: whatever NumPy is told to do about them elsewhere."""
+    rnn, limits = rc.RNN(3, 5, nonlinearity=nonlinearity, dtype=dtype, rng=0), np.finfo(dtype)
+    with rnn.editing() as params:
+        params["weight_ih_l0"][:3, 0] = 3 * limits.smallest_subnormal, limits.max, np.nan
+    x = np.zeros((4, 2, 3), dtype)
+    with np.errstate(all="raise"):
+        y, _ = rnn(x + np.array([0, 1, 0], dtype))
+    assert np.isnan(y[:, :, 2]).all() and np.isfinite(y[0, :, [0, 3, 4]]).all()

@@ -726,8 +726,11 @@ cdef class Cell:
                 for j in range(run.cell.states):
                     run.state[j] = data(states[j], run, True, T + 1, N, H)
                 kept.append((gates, *states))
-        if runs[0].engine != runs[count - 1].engine or runs[0].H != runs[count - 1].H:
-            raise ValueError("expected directions of one size and engine")
+        if (
+            runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf
+            or runs[0].H != runs[count - 1].H
+        ):
+            raise ValueError("expected directions of one size, engine and instruction set")
         with nogil:
             forward(runs, count, n_threads, NULL)
         return kept if tape else None

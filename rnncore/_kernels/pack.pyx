@@ -24,7 +24,7 @@ cdef object in_panels(W, scales, width):
     H, K = W.shape[0] // gates, W.shape[1]
     groups = -(-H // width)
     padded = np.zeros((gates, groups * width, K), W.dtype)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for gate, scale in enumerate(scales):
             part = W[gate * H : (gate + 1) * H]
             padded[gate, :H] = part if scale == 1 else part * np.float64(scale)  # rounded once
