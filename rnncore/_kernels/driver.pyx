@@ -1,7 +1,8 @@
 """The time loop, once for all cells: forwards and backwards over a schedule, in blocks of time, without the GIL.
 
-Forward, per block: one product for W_ih x of all its steps, then step by step the cell's phases. Both are done by one of
-two engines: `panels`, packed weights and one pass for product, gates and state; `blas`, products by BLAS.
+Forward, per block: one product for W_ih x of all its steps, then step by step the cell's phases; or, *fused*, step by step
+both. They are done by one of two engines: `panels`, packed weights and one pass for product, gates and state; `blas`,
+products by BLAS.
 Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
 each for dW_ih, dW_hh and dx, and a sum for db.
 
