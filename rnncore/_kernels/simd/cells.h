@@ -99,8 +99,7 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
                     if (count == 4 && left >= 4 * WIDTH) {                                                             \
                         V h_t[4];                                                                                      \
                         UNROLL for (int k = 0; k < 4; k++)                                                             \
-                            h_t[k] = NAME(load)(a + k * WIDTH);                                                        \
-                        NAME(function##_of_4)(h_t); /* (2) */                                                          \
+                            h_t[k] = NAME(function)(NAME(load)(a + k * WIDTH)); /* (2) */                              \
                         UNROLL for (int k = 0; k < 4; k++) {                                                           \
                             NAME(store)(h + k * WIDTH, h_t[k]);                                                        \
                             NAME(store)(y + k * WIDTH, h_t[k]);                                                        \
@@ -146,10 +145,10 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
         });
 }
 
-/* A step's equations (2) to (6) for `rows` rows from r on, and the units from u on: WIDTH of them if WHOLE, else `first`. Sums
-   are i, f and o times -1/ln 2, g times 2/ln 2. Leaves c_t and the inverse of o in their place. */
-INLINE void NAME(lstm_cells)(const int WHOLE, const struct panel_step *s, real *a, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u,
-                             ptrdiff_t first)
+/* A step's equations (2) to (6) for `rows` rows from r on, and the units from u on: WIDTH of them if WHOLE, else `first`.
+   Sums are those of i, f and o times -1/ln 2, of g times 2/ln 2. Leaves c_t and the inverse of o in their place. */
+INLINE void NAME(lstm_cells)(const int WHOLE, const struct panel_step *s, real *a, ptrdiff_t r, ptrdiff_t rows,
+                             ptrdiff_t u, ptrdiff_t first)
 {
     const ptrdiff_t H = s->H;
     const real *c_before = (const real *)s->c_before + r * H + u;

@@ -193,18 +193,6 @@ static inline V NAME(relu)(V x)
     return NAME(select)(x < NAME(all)(0), NAME(all)(0), x);
 }
 
-/* Each of four vectors, side by side */
-#define OF_4(function)                                                                                                 \
-    INLINE void NAME(function##_of_4)(V *x)                                                                            \
-    {                                                                                                                  \
-        UNROLL for (int k = 0; k < 4; k++)                                                                             \
-            x[k] = NAME(function)(x[k]);                                                                               \
-    }
-OF_4(relu)
-OF_4(sigmoid_2)
-OF_4(tanh_2)
-#undef OF_4
-
 #undef MANTISSA_BITS
 #undef MAGIC
 #undef LOG2E
