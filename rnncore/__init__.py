@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .cells import LSTMCell, RNNCell
-from .layers import LSTM, RNN
+from .cells import GRUCell, LSTMCell, RNNCell
+from .layers import GRU, LSTM, RNN, JordanRNN
 from .runtime import get_num_threads, info, set_num_threads
 from .stream import Stream
 from .tape import Tape
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
+    "GRUCell",
+    "JordanRNN",
     "LSTMCell",
     "RNNCell",
     "Stream",

@@ -1,4 +1,4 @@
-"""Recurrent cells: one step of one layer, as `torch.nn.RNNCell` and `LSTMCell`, with a backward step."""
+"""Recurrent cells: one step of one layer, as `torch.nn.RNNCell`, `LSTMCell` and `GRUCell`, with a backward step."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ._kernels import gru as _gru
 from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.driver import Cell
 from ._kernels.step import Stack
 from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
-from .layers import RNG, State, States, as_nonlinearity, pack, recurrent_parameters
+from .layers import RNG, State, States, as_nonlinearity, of_suffix, pack, recurrent_parameters
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 
-__all__ = ["LSTMCell", "RNNCell"]
+__all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
 
 class _RecurrentCell(Module, Generic[State]):
@@ -62,7 +63,7 @@ class _RecurrentCell(Module, Generic[State]):
         H = self.hidden_size
         check_bytes((N, H), self.dtype, "the state")
         shape = (H,) if unbatched else (N, H)
-        arrays = as_states(state, self._state_names, moment, shape, self.dtype)
+        arrays = as_states(state, self._state_names, moment, (shape,) * len(self._state_names), self.dtype)
         return tuple(array.reshape(N, H) for array in arrays)
 
     def _state_as_given(self, states: States, unbatched: bool) -> State:
@@ -77,8 +78,8 @@ class _RecurrentCell(Module, Generic[State]):
         x : array_like (N, I) or (I,)
             The input.
         state : optional
-            The state before: ``h`` for an RNNCell, ``(h, c)`` for an LSTMCell, each (N, H), or (H,) for one row.
-            Zeros by default.
+            The state before: ``h`` for an RNNCell or GRUCell, ``(h, c)`` for an LSTMCell, each (N, H), or (H,) for one
+            row. Zeros by default.
 
         Returns
         -------
@@ -136,7 +137,7 @@ class _RecurrentCell(Module, Generic[State]):
 
     def _stack(self, weights: Weights) -> Stack:
         """Return what runs a step with these weights where nothing needs a conversion."""
-        weights.stack = stack = Stack(self._cell, (pack(weights, ""),), self.dtype)
+        weights.stack = stack = Stack(self._cell, (pack(weights, ""),), self.dtype, False)
         return stack
 
     def _advance(self, weights: Weights, x: ArrayLike, state: Any, keep: bool) -> tuple[State, tuple[Any, ...]]:
@@ -187,14 +188,7 @@ class _RecurrentCell(Module, Generic[State]):
         dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
         dx = np.empty_like(seq)
         grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
-        db = np.zeros(self._gates * self.hidden_size, self.dtype)
-        self._cell.backward(
-            pack(tape._weights, ""), seq, kept[0], None, 0, dstates,
-            dx, False, grads["weight_ih"], grads["weight_hh"], db,
-        )  # fmt: skip
-        if self.bias:
-            grads["bias_ih"] += db
-            grads["bias_hh"] += db
+        self._cell.backward(pack(tape._weights, ""), seq, kept[0], None, 0, dstates, dx, False, of_suffix(grads, ""))
         return dx[0, 0] if unbatched else dx[0], self._state_as_given(dstates, unbatched), grads
 
 
@@ -308,3 +302,63 @@ class LSTMCell(_RecurrentCell[tuple[np.ndarray, np.ndarray]]):
     @property
     def _cell(self) -> Cell:
         return _lstm.cell
+
+
+class GRUCell(_RecurrentCell[np.ndarray]):
+    """One step of a GRU: equations (1) to (6) of `GRU`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    bias : bool
+        Whether bias_ih and bias_hh exist.
+    reset_after : bool
+        Whether r is applied after the product with W_hn, or before it.
+    dtype : {"float32", "float64"}
+        Of parameters and results.
+    rng : numpy.random.Generator, int or None
+        Draws the initial parameters, uniform in ±1/sqrt(H).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it should be.
+
+    Notes
+    -----
+    Parameters are ``weight_ih`` (3*H, I), ``weight_hh`` (3*H, H), ``bias_ih`` and ``bias_hh`` (3*H,), their rows in
+    the order r z n.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore as rc
+    >>> cell = rc.GRUCell(3, 5, rng=0)
+    >>> h, tape = cell.forward(np.ones((2, 3)))
+    >>> dx, dh, grads = cell.backward(tape, np.ones_like(h))
+    >>> dx.shape, grads["bias_hh"].shape
+    ((2, 3), (15,))
+    """
+
+    _gates = 3
+    _state_names = ("h",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        reset_after: bool = True,
+        dtype: DTypeLike = "float32",
+        rng: RNG = None,
+    ) -> None:
+        self.reset_after = as_bool(reset_after, "reset_after")
+        super().__init__(input_size, hidden_size, bias, dtype, rng)
+
+    @property
+    def _cell(self) -> Cell:
+        return _gru.cells[self.reset_after]
+
+    def _repr_words(self) -> list[str]:
+        return [] if self.reset_after else ["reset_after=False"]

@@ -14,7 +14,9 @@ from numpy.typing import DTypeLike
 __all__ = [
     "as_bool",
     "as_dtype",
+    "as_lengths",
     "as_real",
+    "as_rows",
     "as_scalar",
     "as_states",
     "as_threads",
@@ -106,6 +108,70 @@ def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
+def as_integers(value: Any, name: str) -> np.ndarray:
+    """Return `value` as an array of int64; an empty one of any type passes.
+
+    Raises
+    ------
+    TypeError
+        If it holds no integers (booleans are none here).
+    ValueError
+        If nested sequences do not form an array, or an integer is too large.
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"expected {name} to be an array of integers, got {type(value).__name__}: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"expected {name} to be an array of integers: {error}") from error
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"expected {name} to be an array of integers, got dtype {array.dtype}")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"expected {name} of at most {np.iinfo(np.int64).max}, got {array.max()}")
+    return np.array(array, np.int64)
+
+
+def as_lengths(lengths: Any, N: int, T: int, unbatched: bool = False) -> np.ndarray:
+    """Return the lengths of N sequences of at most T steps as an array (N,) of int64.
+
+    Raises
+    ------
+    TypeError
+        If they are no integers.
+    ValueError
+        If there are not N of them, or one is below 0 or above T.
+    """
+    array = as_integers(lengths, "lengths")
+    if unbatched and array.ndim == 0:
+        array = array[None]
+    check_shape(array.shape, (N,), "lengths")
+    wrong = array[(array < 0) | (array > T)]
+    if wrong.size:
+        raise ValueError(f"expected lengths between 0 and {T}, got {wrong[0]}")
+    return array
+
+
+def as_rows(rows: Any, N: int, once: bool = False) -> np.ndarray:
+    """Return `rows` as an array of indices from 0 to N-1, in one dimension; with `once`, each at most once.
+
+    Raises
+    ------
+    TypeError
+        If they are no integers.
+    ValueError
+        If one is out of range or there twice.
+    """
+    array = as_integers(rows, "rows").ravel()
+    if array.size:
+        ascending = np.sort(array)
+        if ascending[0] < 0 or ascending[-1] >= N:
+            wrong = ascending[0] if ascending[0] < 0 else ascending[-1]
+            raise ValueError(f"expected rows between 0 and {N - 1}, got {wrong}")
+        if once and (ascending[1:] == ascending[:-1]).any():
+            raise ValueError(f"expected each row at most once, got {array.tolist()!r:.80}")
+    return array
+
+
 def as_scalar(value: Any, name: str, low: float = -math.inf, below: float | None = None) -> float:
     """Return `value` as a float of at least `low` and, if given, less than `below`.
 
@@ -146,11 +212,11 @@ def check_bytes(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
 
 
 def as_states(
-    state: Any, names: tuple[str, ...], moment: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    state: Any, names: tuple[str, ...], moment: str, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]
 ) -> tuple[np.ndarray, ...]:
     """Return the arrays of a state given as the cell's users write it, `h` or `(h, c)`; zeros for None."""
     if state is None:
-        return tuple(np.zeros(shape, dtype) for _ in names)
+        return tuple(np.zeros(shape, dtype) for shape in shapes)
     full = tuple(name + moment for name in names)
     if len(names) == 1:
         state = (state,)
@@ -158,6 +224,6 @@ def as_states(
         got = f"{len(state)} of them" if isinstance(state, (tuple, list)) else type(state).__name__
         raise TypeError(f"expected a state ({', '.join(full)}), got {got}")
     arrays = tuple(as_real(value, dtype, name) for value, name in zip(state, full, strict=True))
-    for array, name in zip(arrays, full, strict=True):
+    for array, name, shape in zip(arrays, full, shapes, strict=True):
         check_shape(array.shape, shape, name)
     return arrays

@@ -5,55 +5,120 @@ The arithmetic is in `_kernels`; its definition is in `reference`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ._kernels import gru as _gru
 from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
-from ._kernels.driver import BLOCK_ROWS, Cell
+from ._kernels.driver import BLOCK_ROWS, Cell, Ragged
 from ._kernels.pack import Pack
 from ._kernels.step import Stack
-from .checks import as_bool, as_dtype, as_real, as_states, as_threads, check_bytes, check_shape, positive_int
+from .checks import (
+    as_bool,
+    as_dtype,
+    as_lengths,
+    as_real,
+    as_scalar,
+    as_states,
+    as_threads,
+    check_bytes,
+    check_shape,
+    positive_int,
+)
 from .stream import Stream
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 
-__all__ = ["LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "JordanRNN"]
 
 RNG = np.random.Generator | np.random.SeedSequence | int | None
+RAGGED_BYTES = 1 << 20  # of sequences that are packed at a time
 State = TypeVar("State")
 States = tuple[np.ndarray, ...]
 
 
+# What kernels call a parameter, and its name here but for the layer's suffix.
+NAMES = {
+    "W_ih": "weight_ih",
+    "W_hh": "weight_hh",
+    "b_ih": "bias_ih",
+    "b_hh": "bias_hh",
+    "W_hr": "weight_hr",
+    "w_peephole": "weight_peephole",
+}
+
+
 def recurrent_parameters(
-    suffix: str, G: int, I: int, H: int, bias: bool, dtype: np.dtype[Any], rng: np.random.Generator
+    suffix: str,
+    G: int,
+    I: int,
+    H: int,
+    bias: bool,
+    dtype: np.dtype[Any],
+    rng: np.random.Generator,
+    proj_size: int = 0,
+    peephole: bool = False,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the names and initial values of one layer in one direction: torch's, uniform in ±1/sqrt(H)."""
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, H)}
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, proj_size or H)}
     if bias:
         shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
-    bound = 1 / np.sqrt(H)
-    for name, shape in shapes.items():
-        check_bytes(shape, dtype, name + suffix)
-    for name, shape in shapes.items():
-        yield name + suffix, rng.uniform(-bound, bound, shape).astype(dtype)
+    if proj_size:
+        shapes["weight_hr"] = (proj_size, H)
+    if peephole:
+        shapes["weight_peephole"] = (3 * H,)
+    return uniform({name + suffix: shape for name, shape in shapes.items()}, 1 / np.sqrt(H), dtype, rng)
 
 
-def pack(weights: Weights, suffix: str) -> Pack:
+def uniform(
+    shapes: Mapping[str, tuple[int, ...]], bound: float, dtype: np.dtype[Any], rng: np.random.Generator
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and values uniform in ±bound."""
+    for name, shape in shapes.items():
+        check_bytes(shape, dtype, name)
+    for name, shape in shapes.items():
+        yield name, rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+def pack(weights: Weights, suffix: str, names: Mapping[str, str] = NAMES) -> Pack:
     """Return what the kernels read of one layer in one direction; made once per `weights`."""
 
     def make() -> Pack:
-        return Pack(
-            weights["weight_ih" + suffix],
-            weights["weight_hh" + suffix],
-            weights.get("bias_ih" + suffix),
-            weights.get("bias_hh" + suffix),
-        )
+        return Pack(**{k: weights[name + suffix] for k, name in names.items() if name + suffix in weights})
 
     return weights.packed(suffix, make)
+
+
+def of_suffix(grads: dict[str, np.ndarray], suffix: str, names: Mapping[str, str] = NAMES) -> dict[str, np.ndarray]:
+    """Return one layer's and direction's gradients, in one direction, named as kernels name them."""
+    return {k: grads[name + suffix] for k, name in names.items() if name + suffix in grads}
+
+
+DROP_ROWS = 512  # that one counter of a mask's generator draws
+
+
+def drop(y: np.ndarray, p: float, key: np.ndarray, layer: int) -> None:
+    """Multiply a layer's sequence, or its gradient, with its dropout mask, in place.
+
+    The mask is 0 with probability p, else 1/(1-p). It is a function of key, layer and place: drawn again, from any of
+    its blocks of rows on, it is the same.
+    """
+    rows = y.reshape(-1, y.shape[-1])
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    for block, start in enumerate(range(0, len(rows), DROP_ROWS)):
+        part = rows[start : start + DROP_ROWS]
+        random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, block, layer]))
+        part *= (random.random(part.shape, np.float32) >= p) * y.dtype.type(scale)
+
+
+def dropout_key(rng: RNG) -> np.ndarray:
+    """Return a key for `drop`, drawn from a generator or made from a seed; without one, a new one."""
+    return np.random.default_rng(rng).integers(2**64, size=2, dtype=np.uint64)
 
 
 class _Recurrent(Module, Generic[State]):
@@ -61,6 +126,8 @@ class _Recurrent(Module, Generic[State]):
 
     _gates: int
     _state_names: tuple[str, ...]
+    _names: Mapping[str, str] = NAMES
+    _stacked = True  # whether states have an axis of layers and directions
 
     def __init__(
         self,
@@ -74,6 +141,8 @@ class _Recurrent(Module, Generic[State]):
         reverse: bool,
         dtype: DTypeLike,
         rng: RNG,
+        proj_size: int = 0,
+        peephole: bool = False,
     ) -> None:
         self.input_size = I = positive_int(input_size, "input_size")
         self.hidden_size = H = positive_int(hidden_size, "hidden_size")
@@ -82,8 +151,15 @@ class _Recurrent(Module, Generic[State]):
         self.batch_first = as_bool(batch_first, "batch_first")
         self.bidirectional = as_bool(bidirectional, "bidirectional")
         self.reverse = as_bool(reverse, "reverse")
-        if type(dropout) not in (int, float) or dropout != 0:
-            raise ValueError(f"expected dropout=0.0 (this version has no dropout between layers), got {dropout!r}")
+        self.dropout = as_scalar(dropout, "dropout", 0)
+        if self.dropout > 1:
+            raise ValueError(f"expected dropout between 0 and 1, got {dropout!r}")
+        if self.dropout > 0 and L == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={L}",
+                stacklevel=3,
+            )
         if self.bidirectional and self.reverse:
             raise ValueError("expected at most one of bidirectional=True and reverse=True, got both")
         numbers = as_dtype(dtype)
@@ -92,14 +168,21 @@ class _Recurrent(Module, Generic[State]):
         arrays: dict[str, np.ndarray] = {}
         for layer in range(L):
             for direction in range(D):
-                width = D * H if layer else I
+                width = D * (proj_size or H) if layer else I
                 suffix = self._suffix(layer, direction)
-                arrays |= recurrent_parameters(suffix, self._gates, width, H, self.bias, numbers, generator)
+                arrays |= recurrent_parameters(
+                    suffix, self._gates, width, H, self.bias, numbers, generator, proj_size, peephole
+                )
         super().__init__(numbers, arrays)
 
     @property
     def _cell(self) -> Cell:
         raise NotImplementedError
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        """Sizes of the states: h's, which is that of a direction's output, and c's."""
+        return (self.hidden_size,) * len(self._state_names)
 
     @property
     def _directions(self) -> tuple[bool, ...]:
@@ -116,6 +199,7 @@ class _Recurrent(Module, Generic[State]):
             words.append(f"num_layers={self.num_layers}")
         words += [] if self.bias else ["bias=False"]
         words += [f"{name}=True" for name in ("batch_first", "bidirectional", "reverse") if getattr(self, name)]
+        words += [f"dropout={self.dropout}"] if self.dropout else []
         words += self._repr_words()
         if self.dtype != np.float32:
             words.append(f"dtype={self.dtype.name!r}")
@@ -142,30 +226,44 @@ class _Recurrent(Module, Generic[State]):
             return array[:, 0]
         return array.swapaxes(0, 1) if self.batch_first else array
 
+    def _state_shapes(self, N: int, unbatched: bool = False) -> list[tuple[int, ...]]:
+        """Return the shapes of a state's arrays, as the caller has them."""
+        before = (self.num_layers * len(self._directions),) if self._stacked else ()
+        return [(*before, width) if unbatched else (*before, N, width) for width in self._widths]
+
     def _check_state(self, N: int) -> None:
         """Refuse a batch whose state no memory could hold."""
-        check_bytes((self.num_layers * len(self._directions), N, self.hidden_size), self.dtype, "the state")
+        for shape in self._state_shapes(N):
+            check_bytes(shape, self.dtype, "the state")
 
     def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
-        """Return a state as arrays (L*D, N, H)."""
-        k = self.num_layers * len(self._directions)
+        """Return a state as arrays (L*D, N, ·)."""
         self._check_state(N)
-        shape = (k, self.hidden_size) if unbatched else (k, N, self.hidden_size)
-        return tuple(
-            array.reshape(k, N, self.hidden_size)
-            for array in as_states(state, self._state_names, moment, shape, self.dtype)
-        )
+        k = self.num_layers * len(self._directions)
+        arrays = as_states(state, self._state_names, moment, self._state_shapes(N, unbatched), self.dtype)
+        return tuple(array.reshape(k, N, width) for array, width in zip(arrays, self._widths, strict=True))
 
     def _state_as_given(self, states: States, unbatched: bool) -> State:
         arrays = tuple(array[:, 0] if unbatched else array for array in states)
+        arrays = arrays if self._stacked else tuple(array[0] for array in arrays)
         return arrays if len(self._state_names) > 1 else arrays[0]  # type: ignore[return-value]
+
+    def _ragged(self, lengths: Any, N: int, T: int, unbatched: bool) -> Ragged | None:
+        """Return the order of sequences of these lengths; None if all have T steps."""
+        if lengths is None:
+            return None
+        array = as_lengths(lengths, N, T, unbatched)
+        return None if (array == T).all() else Ragged(array, T)
+
+    def _pack(self, weights: Weights, layer: int, direction: int) -> Pack:
+        return pack(weights, self._suffix(layer, direction), self._names)
 
     # --- the runner ---------------------------------------------------------------------------------------------------
 
     def _stack(self, weights: Weights) -> Stack:
         """Return what runs single steps, or one layer, with these weights, in one direction."""
-        packs = tuple(pack(weights, self._suffix(layer, 0)) for layer in range(self.num_layers))
-        weights.stack = stack = Stack(self._cell, packs, self.dtype)
+        packs = tuple(self._pack(weights, layer, 0) for layer in range(self.num_layers))
+        weights.stack = stack = Stack(self._cell, packs, self.dtype, self._stacked)
         return stack
 
     def stream(self, batch_size: int = 1) -> Stream[State]:
@@ -204,24 +302,28 @@ class _Recurrent(Module, Generic[State]):
         initial: States,
         finals: States,
         y: np.ndarray | None,
-        keep: bool,
         n_threads: int,
+        ragged: Ragged | None = None,
+        keep: bool = False,
+        key: np.ndarray | None = None,
     ) -> list[tuple[np.ndarray, Any]]:
-        """Run the stack over x (T, N, I) into `y` and `finals`, whose memory is not `initial`'s.
+        """Run the stack over x (T, N, I), or packed, into `y` and `finals`, whose memory is not `initial`'s.
 
         Returns, layer by layer, the input and, with `keep`, what the kernel's backward pass wants back, direction by
-        direction.
+        direction. With `key`, layers' outputs but the last one's are dropped out.
         """
         run = self._cell.forward if keep else self._cell.infer
         D = len(self._directions)
         kept: list[tuple[np.ndarray, Any]] = []
         for layer in range(self.num_layers):
             last = layer + 1 == self.num_layers
-            out = y if last else np.empty((*x.shape[:2], D * self.hidden_size), self.dtype)
-            packs = tuple(pack(weights, self._suffix(layer, direction)) for direction in range(D))
-            kept.append((x, run(packs, x, initial, layer * D, out, finals, self._directions, n_threads)))
+            out = y if last else np.empty((*x.shape[:-1], D * self._widths[0]), self.dtype)
+            packs = tuple(self._pack(weights, layer, direction) for direction in range(D))
+            kept.append((x, run(packs, x, initial, layer * D, out, finals, self._directions, n_threads, ragged)))
             if out is not None:
                 x = out
+                if key is not None and not last:
+                    drop(out, self.dropout, key, layer)
         return kept
 
     @overload
@@ -230,6 +332,7 @@ class _Recurrent(Module, Generic[State]):
         x: ArrayLike,
         state: Any = None,
         *,
+        lengths: ArrayLike | None = None,
         return_sequence: Literal[True] = True,
         out: np.ndarray | None = None,
         n_threads: int | None = None,
@@ -240,6 +343,7 @@ class _Recurrent(Module, Generic[State]):
         x: ArrayLike,
         state: Any = None,
         *,
+        lengths: ArrayLike | None = None,
         return_sequence: bool,
         out: np.ndarray | None = None,
         n_threads: int | None = None,
@@ -249,6 +353,7 @@ class _Recurrent(Module, Generic[State]):
         x: ArrayLike,
         state: Any = None,
         *,
+        lengths: ArrayLike | None = None,
         return_sequence: bool = True,
         out: np.ndarray | None = None,
         n_threads: int | None = None,
@@ -260,8 +365,12 @@ class _Recurrent(Module, Generic[State]):
         x : array_like (T, N, I), or (N, T, I) with `batch_first`, or (T, I) unbatched
             The sequence. Converted to the layer's dtype and C order if it is neither.
         state : optional
-            The initial state: ``h_0`` for an RNN, ``(h_0, c_0)`` for an LSTM, each (L*D, N, H), or (L*D, H)
-            unbatched. Zeros by default.
+            The initial state: ``h_0`` for an RNN or a GRU, ``(h_0, c_0)`` for an LSTM, each (L*D, N, H), or (L*D, H)
+            unbatched; with projections, ``h_0`` has P in place of H. Zeros by default.
+        lengths : array_like of int (N,), optional
+            The steps of each sequence, in any order: from 0 to T, which is what all have by default. What lies behind
+            them in `x` does not matter. `y` is zero there; the final state is that after a sequence's last step, the
+            initial one for a sequence without steps. The reverse direction begins at each sequence's own end.
         return_sequence : bool
             Whether `y` is wanted. Without, it is None and never stored.
         out : ndarray, optional
@@ -273,7 +382,8 @@ class _Recurrent(Module, Generic[State]):
         Returns
         -------
         y : ndarray (T, N, D*H), or (N, T, D*H) with `batch_first`, or (T, D*H) unbatched
-            The last layer's hidden state at every time; the reverse direction in the second half of the last axis.
+            The last layer's hidden state at every time (P in place of H with projections); the reverse direction in the
+            second half of the last axis.
         state : as `state`
             The final state: after the last step of each direction. An array or tuple of its own.
 
@@ -282,10 +392,13 @@ class _Recurrent(Module, Generic[State]):
         TypeError
             If something is no array of real numbers.
         ValueError
-            If a shape does not fit.
+            If a shape does not fit, or a length is out of range.
 
         Notes
         -----
+        There is no dropout here: it belongs to training (`forward`). With `lengths`, work is proportional to their sum:
+        sequences leave the products as they end.
+
         Any number of threads may call one layer at once; the GIL is released while it works. Memory beyond the
         results, and beyond `x` where it had to be converted, does not grow with T, except in a bidirectional layer
         (one sequence for each layer above the first, and one for `x` with `batch_first`). With `batch_first`, `y` is
@@ -300,7 +413,7 @@ class _Recurrent(Module, Generic[State]):
         ((2, 7, 10), (2, 2, 5))
         """
         weights = self._weights
-        if return_sequence is True and out is None and n_threads is None and not self.bidirectional:
+        if return_sequence is True and out is None and n_threads is None and lengths is None and not self.bidirectional:
             quick = (weights.stack or self._stack(weights)).call(x, state, self.batch_first, self.reverse)
             if quick is not None:
                 return quick  # type: ignore[no-any-return]
@@ -308,26 +421,17 @@ class _Recurrent(Module, Generic[State]):
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
-        finals = tuple(np.empty_like(s) for s in initial)
-        width = len(self._directions) * self.hidden_size
+        ragged = self._ragged(lengths, N, T, unbatched)
+        width = len(self._directions) * self._widths[0]
         y = None
         if as_bool(return_sequence, "return_sequence"):
-            y = self._output(out, (seq, *initial), (T, N, width), unbatched)
+            y = self._output(out, (seq, *initial), (T, N, width), unbatched, ragged is not None)
         elif out is not None:
             raise ValueError("expected out=None with return_sequence=False, got an array")
-
-        chunk = max(1, BLOCK_ROWS // max(N, 1))
-        if self.bidirectional or T <= chunk or N == 0 or (self.num_layers == 1 and seq.flags.c_contiguous):
-            self._run(weights, np.ascontiguousarray(seq), initial, finals, y, False, threads)
-        else:  # block by block, so that neither a layer's sequence nor x in order of time is ever stored
-            starts = range(0, T, chunk)
-            spare = tuple(np.empty_like(s) for s in finals)
-            for t in reversed(starts) if self.reverse else starts:
-                part = slice(t, t + chunk)
-                x_part, y_part = np.ascontiguousarray(seq[part]), None if y is None else y[part]
-                self._run(weights, x_part, initial, finals, y_part, False, threads)
-                initial, finals, spare = finals, spare, finals
-            finals = initial
+        if ragged is not None:
+            finals = self._infer_ragged(weights, seq, initial, y, threads, ragged)
+        else:
+            finals = self._infer(weights, seq, initial, y, threads)
         result = self._state_as_given(finals, unbatched)
         if y is None:
             return None, result
@@ -337,12 +441,56 @@ class _Recurrent(Module, Generic[State]):
             np.copyto(out, self._as_given(y, unbatched))
         return out, result
 
-    def _output(self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool) -> np.ndarray:
+    def _infer(self, weights: Weights, seq: np.ndarray, initial: States, y: np.ndarray | None, threads: int) -> States:
+        """Run over seq (T, N, I), a view, into y; return the final states."""
+        T, N, _ = seq.shape
+        finals = tuple(np.empty_like(s) for s in initial)
+        chunk = max(1, BLOCK_ROWS // max(N, 1))
+        if self.bidirectional or T <= chunk or N == 0 or (self.num_layers == 1 and seq.flags.c_contiguous):
+            self._run(weights, np.ascontiguousarray(seq), initial, finals, y, threads)
+            return finals
+        # block by block, so that neither a layer's sequence nor x in order of time is ever stored
+        starts = range(0, T, chunk)
+        spare = tuple(np.empty_like(s) for s in finals)
+        for t in reversed(starts) if self.reverse else starts:
+            part = slice(t, t + chunk)
+            x_part, y_part = np.ascontiguousarray(seq[part]), None if y is None else y[part]
+            self._run(weights, x_part, initial, finals, y_part, threads)
+            initial, finals, spare = finals, spare, finals
+        return initial
+
+    def _infer_ragged(
+        self, weights: Weights, seq: np.ndarray, initial: States, y: np.ndarray | None, threads: int, ragged: Ragged
+    ) -> States:
+        """The same for sequences of several lengths; y holds zeros, and gets only what there is.
+
+        Sequences are packed block by block, in one direction, so that no packed copy of all is ever stored.
+        """
+        width, N = len(self._directions) * self._widths[0], len(ragged.order)
+        rows = max(BLOCK_ROWS, RAGGED_BYTES // ((self.input_size + width) * self.dtype.itemsize))
+        chunk = max(1, ragged.T if self.bidirectional else rows // max(N, 1))
+        starts = range(0, ragged.T, chunk)
+        before = tuple(s.take(ragged.order, 1) for s in initial)
+        after = tuple(np.empty_like(s) for s in before)
+        for t in reversed(starts) if self.reverse else starts:
+            part = ragged if len(starts) == 1 else ragged.cut(t, min(t + chunk, ragged.T))
+            x = packed(seq, part)
+            y_part = None if y is None else np.empty((len(x), width), self.dtype)
+            self._run(weights, x, before, after, y_part, threads, part)
+            before, after = after, before
+            if y is not None and y_part is not None:
+                unpack(y_part, part, y)
+        return tuple(unsorted(s, ragged) for s in before)
+
+    def _output(
+        self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool, zeros: bool = False
+    ) -> np.ndarray:
         """Return where y (T, N, D*H) goes: into `out` if its layout allows and no array of `reads` lies there, else
-        into memory of its own."""
+        into memory of its own; full of zeros, if asked."""
         check_bytes(shape, self.dtype, "y")
+        new = np.zeros if zeros else np.empty
         if out is None:
-            return np.empty(shape, self.dtype)
+            return new(shape, self.dtype)
         if not isinstance(out, np.ndarray):
             raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {type(out).__name__}")
         plain: np.ndarray = np.asarray(out)  # whatever a subclass says of itself
@@ -353,18 +501,29 @@ class _Recurrent(Module, Generic[State]):
         check_shape(plain.shape, (T, width) if unbatched else (N, T, width) if self.batch_first else shape, "out")
         direct: np.ndarray = plain[:, None] if unbatched else plain.swapaxes(0, 1) if self.batch_first else plain
         if direct.flags.carray and not any(np.may_share_memory(direct, array) for array in reads):
+            if zeros:
+                direct.fill(0)
             return direct
-        return np.empty(shape, self.dtype)
+        return new(shape, self.dtype)
 
     def forward(
-        self, x: ArrayLike, state: Any = None, *, n_threads: int | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        rng: RNG = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, State, Tape]:
         """Run over a sequence and keep what `backward` needs (training).
 
         Parameters
         ----------
-        x, state, n_threads
+        x, state, lengths, n_threads
             As for a call.
+        rng : numpy.random.Generator, int or None
+            Draws the dropout mask between layers, if the layer has dropout: from the generator, which moves on, or
+            from a seed; None for a mask that is new each time.
 
         Returns
         -------
@@ -372,7 +531,7 @@ class _Recurrent(Module, Generic[State]):
             As from a call.
         tape : Tape
             For `backward`: immutable, usable several times, valid until the parameters change. It refers to `x`
-            where `x` needed no conversion; everything else is its own.
+            where `x` needed no conversion and there are no `lengths`; everything else is its own.
 
         Raises
         ------
@@ -381,8 +540,10 @@ class _Recurrent(Module, Generic[State]):
 
         Notes
         -----
-        The tape holds per layer and direction (T+1)*N*H elements for each state and, for an LSTM, T*N*4*H for its
-        gates; between layers T*N*D*H for the sequence.
+        The tape holds per layer and direction, with S = T*N or the sum of `lengths`: (N+S)*H elements for each state
+        (P instead of H for the ``h`` of projections); S*4*H for an LSTM's gates, or a GRU's, S*3*H for those of a GRU
+        that resets before the product; S*H more with projections, or for the latter; between layers S*D*H for the
+        sequence; and with `lengths` S*I for `x`, packed. A dropout mask is drawn again from its key, not kept.
 
         Examples
         --------
@@ -397,10 +558,20 @@ class _Recurrent(Module, Generic[State]):
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
-        finals = tuple(np.empty_like(s) for s in initial)
-        y = self._output(None, (), (T, N, len(self._directions) * self.hidden_size), unbatched)
-        kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, True, threads)
-        tape = Tape(self, weights, (unbatched, *kept))
+        ragged = self._ragged(lengths, N, T, unbatched)
+        y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged is not None)
+        key = dropout_key(rng) if self.dropout and self.num_layers > 1 else None
+        if ragged is None:
+            finals = tuple(np.empty_like(s) for s in initial)
+            kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, threads, None, True, key)
+        else:
+            x_packed, sorted_0 = packed(seq, ragged), tuple(s.take(ragged.order, 1) for s in initial)
+            y_packed = np.empty((len(x_packed), y.shape[2]), self.dtype)
+            finals = tuple(np.empty_like(s) for s in initial)
+            kept = self._run(weights, x_packed, sorted_0, finals, y_packed, threads, ragged, True, key)
+            unpack(y_packed, ragged, y)
+            finals = tuple(unsorted(s, ragged) for s in finals)
+        tape = Tape(self, weights, (unbatched, (T, N), ragged, key, *kept))
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
 
     def backward(
@@ -418,7 +589,8 @@ class _Recurrent(Module, Generic[State]):
         tape : Tape
             From `forward`.
         dy : array_like, optional
-            Gradient of the loss with respect to `y`, in its shape. None stands for zeros.
+            Gradient of the loss with respect to `y`, in its shape. None stands for zeros. What lies behind a sequence's
+            end does not matter.
         dstate : optional
             Gradient with respect to the final state, in its shape: ``dh_n``, or ``(dh_n, dc_n)`` for an LSTM.
         accumulate : dict of str to ndarray, optional
@@ -428,7 +600,7 @@ class _Recurrent(Module, Generic[State]):
         Returns
         -------
         dx : ndarray
-            Gradient with respect to `x`, in its shape.
+            Gradient with respect to `x`, in its shape; exactly zero behind a sequence's end.
         dstate : as `dstate`
             Gradient with respect to the initial state.
         grads : dict of str to ndarray
@@ -454,35 +626,58 @@ class _Recurrent(Module, Generic[State]):
         >>> dx.shape, dh_0.shape, list(grads)
         ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
         """
-        unbatched, *kept = open_tape(tape, self)
-        H, D = self.hidden_size, len(self._directions)
-        T, N, _ = kept[0][0].shape
-        upstream = None
-        if dy is not None:
-            given, flat = self._sequence(dy, D * H, "dy")
-            if flat != unbatched or given.shape[:2] != (T, N):
-                expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, D * H)), unbatched).shape
-                raise ValueError(f"expected dy of shape {expected}, got {self._as_given(given, flat).shape}")
-            upstream = np.ascontiguousarray(given)
-        dstates = tuple(s.copy() for s in self._states(dstate, "_n", N, unbatched))
+        unbatched, (T, N), ragged, key, *kept = open_tape(tape, self)
+        upstream = self._upstream(dy, T, N, unbatched, ragged)
+        dstates = self._states(dstate, "_n", N, unbatched)
+        if ragged is None:
+            dstates = tuple(s.copy() for s in dstates)
+        else:
+            dstates = tuple(s.take(ragged.order, 1) for s in dstates)
         grads = self._grads(accumulate)
+        dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key)
+        if ragged is not None:
+            dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
+            dstates = tuple(unsorted(s, ragged) for s in dstates)
+        return self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
+
+    def _upstream(self, dy: Any, T: int, N: int, unbatched: bool, ragged: Ragged | None) -> np.ndarray | None:
+        """Return dy as the kernels read it: (T, N, D*H), or packed."""
+        if dy is None:
+            return None
+        width = len(self._directions) * self._widths[0]
+        given, flat = self._sequence(dy, width, "dy")
+        if flat != unbatched or given.shape[:2] != (T, N):
+            expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, width)), unbatched).shape
+            raise ValueError(f"expected dy of shape {expected}, got {self._as_given(given, flat).shape}")
+        return np.ascontiguousarray(given) if ragged is None else packed(given, ragged)
+
+    def _run_back(
+        self,
+        tape: Tape,
+        kept: list[tuple[np.ndarray, Any]],
+        upstream: np.ndarray | None,
+        dstates: States,
+        grads: dict[str, np.ndarray],
+        ragged: Ragged | None,
+        key: np.ndarray | None,
+    ) -> np.ndarray:
+        """Run the stack backwards: final states' gradients in `dstates` become initial ones', parameters' are added to
+        `grads`; return that of the input."""
+        D = len(self._directions)
         for layer in reversed(range(self.num_layers)):
             x, states = kept[layer]
             dx = np.empty_like(x)
+            if key is not None and layer + 1 < self.num_layers and upstream is not None:
+                drop(upstream, self.dropout, key, layer)
             for direction, reverse in enumerate(self._directions):
                 k = layer * D + direction
-                suffix = self._suffix(layer, direction)
-                db = np.zeros(self._gates * H, self.dtype)
                 self._cell.backward(
-                    pack(tape._weights, suffix), x, states[direction], upstream, direction * H,
-                    tuple(s[k] for s in dstates), dx, direction > 0, grads["weight_ih" + suffix],
-                    grads["weight_hh" + suffix], db, reverse,
+                    self._pack(tape._weights, layer, direction), x, states[direction], upstream,
+                    direction * self._widths[0], tuple(s[k] for s in dstates), dx, direction > 0,
+                    of_suffix(grads, self._suffix(layer, direction), self._names), reverse, ragged,
                 )  # fmt: skip
-                if self.bias:
-                    grads["bias_ih" + suffix] += db
-                    grads["bias_hh" + suffix] += db
             upstream = dx
-        return self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
+        return dx
 
     def _grads(self, accumulate: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         """Return the arrays that gradients are added to."""
@@ -503,6 +698,29 @@ class _Recurrent(Module, Generic[State]):
         return dict(accumulate)
 
 
+def packed(seq: np.ndarray, ragged: Ragged | Forced) -> np.ndarray:
+    """Return the rows there are of a sequence (T, N, ·), a view, in packed order."""
+    T, N, width = seq.shape
+    if seq.flags.c_contiguous:
+        rows: np.ndarray = seq.reshape(T * N, width).take(ragged.times * N + ragged.rows, 0)
+        return rows
+    return np.ascontiguousarray(seq[ragged.times, ragged.rows])
+
+
+def unpack(rows: np.ndarray, ragged: Ragged | Forced, seq: np.ndarray) -> np.ndarray:
+    """Write rows in packed order to their places in a contiguous sequence (T, N, ·); return it."""
+    T, N, width = seq.shape
+    seq.reshape(T * N, width)[ragged.times * N + ragged.rows] = rows
+    return seq
+
+
+def unsorted(state: np.ndarray, ragged: Ragged | Forced) -> np.ndarray:
+    """Return a state (K, N, ·) whose sequences are in packed order in the caller's."""
+    out: np.ndarray = np.empty_like(state)
+    out[:, ragged.order] = state
+    return out
+
+
 class RNN(_Recurrent[np.ndarray]):
     """Vanilla (Elman) RNN over sequences, as `torch.nn.RNN`, with the sigmoid besides.
 
@@ -521,7 +739,7 @@ class RNN(_Recurrent[np.ndarray]):
     batch_first : bool
         Whether sequences are (N, T, ·) instead of (T, N, ·). States are not affected.
     dropout : float
-        Only 0.0 in this version.
+        Probability with which an output of each layer but the last is dropped in training (`forward`), 0 to 1.
     bidirectional : bool
         Whether a second direction runs from the last step to the first; D is 2 then, else 1.
     reverse : bool
@@ -613,11 +831,13 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
     batch_first : bool
         Whether sequences are (N, T, ·) instead of (T, N, ·). States are not affected.
     dropout : float
-        Only 0.0 in this version.
+        Probability with which an output of each layer but the last is dropped in training (`forward`), 0 to 1.
     bidirectional : bool
         Whether a second direction runs from the last step to the first; D is 2 then, else 1.
     proj_size : int
-        Only 0 in this version.
+        P below, less than H; 0 for no projection.
+    peephole : bool
+        Whether the gates see c (the p below).
     reverse : bool
         Whether the one direction runs from the last step to the first.
     dtype : {"float32", "float64"}
@@ -635,20 +855,25 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
     Math, for one layer and direction (σ the logistic sigmoid, * elementwise)::
 
         (1)  z_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh        rows in the order i f g o
-        (2)  i_t = σ(z_i)           (3)  f_t = σ(z_f)
-        (4)  g_t = tanh(z_g)        (5)  o_t = σ(z_o)
+        (2)  i_t = σ(z_i + p_i * c_{t-1})       (3)  f_t = σ(z_f + p_f * c_{t-1})
+        (4)  g_t = tanh(z_g)                    (5)  o_t = σ(z_o + p_o * c_t)
         (6)  c_t = f_t * c_{t-1} + i_t * g_t
-        (7)  h_t = o_t * tanh(c_t)
+        (7)  m_t = o_t * tanh(c_t)
+        (8)  h_t = W_hr m_t, or m_t without projection
 
     Parameters are named ``weight_ih_l{k}`` (4*H, I or D*H), ``weight_hh_l{k}`` (4*H, H), ``bias_ih_l{k}``,
     ``bias_hh_l{k}`` (4*H,), with the suffix ``_reverse`` for the second direction. The state is ``(h, c)``, each
-    (L*D, N, H).
+    (L*D, N, H). With projections there is ``weight_hr_l{k}`` (P, H), ``weight_hh_l{k}`` is (4*H, P), a layer above the
+    first reads D*P, and ``h`` is (L*D, N, P). With peepholes there is ``weight_peephole_l{k}`` (3*H,): p_i, p_f, p_o.
 
     References
     ----------
     S. Hochreiter, J. Schmidhuber, Long short-term memory, Neural Computation 9 (1997), doi:10.1162/neco.1997.9.8.1735;
     with the forget gate of F. A. Gers, J. Schmidhuber, F. Cummins, Learning to forget, Neural Computation 12 (2000),
-    doi:10.1162/089976600300015015
+    doi:10.1162/089976600300015015; peepholes: F. A. Gers, N. N. Schraudolph, J. Schmidhuber, Learning precise timing
+    with LSTM recurrent networks, Journal of Machine Learning Research 3 (2002); projections: H. Sak, A. Senior, F.
+    Beaufays, Long short-term memory recurrent neural network architectures for large scale acoustic modeling,
+    Interspeech 2014, doi:10.21437/Interspeech.2014-80
 
     Examples
     --------
@@ -674,16 +899,348 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        peephole: bool = False,
         reverse: bool = False,
         dtype: DTypeLike = "float32",
         rng: RNG = None,
     ) -> None:
-        if type(proj_size) is not int or proj_size != 0:
-            raise ValueError(f"expected proj_size=0 (this version has no projections), got {proj_size!r}")
+        if not isinstance(proj_size, int) or isinstance(proj_size, bool):
+            raise TypeError(f"expected proj_size to be an integer, got {proj_size!r}")
+        if not 0 <= proj_size < positive_int(hidden_size, "hidden_size"):
+            raise ValueError(f"expected proj_size from 0 to hidden_size - 1 = {hidden_size - 1}, got {proj_size}")
+        self.proj_size = proj_size
+        self.peephole = as_bool(peephole, "peephole")
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, rng,
+            proj_size, self.peephole,
+        )  # fmt: skip
+
+    @property
+    def _cell(self) -> Cell:
+        return _lstm.cell
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return self.proj_size or self.hidden_size, self.hidden_size
+
+    def _repr_words(self) -> list[str]:
+        words = [f"proj_size={self.proj_size}"] if self.proj_size else []
+        return words + ["peephole=True"] * self.peephole
+
+
+class GRU(_Recurrent[np.ndarray]):
+    """Gated recurrent unit over sequences, as `torch.nn.GRU`; the original's convention besides.
+
+    Parameters
+    ----------
+    input_size : int
+        I, the features of each x_t.
+    hidden_size : int
+        H, the hidden units.
+    num_layers : int
+        L: each layer above the first reads the sequence of the one below.
+    bias : bool
+        Whether b_ih and b_hh exist.
+    batch_first : bool
+        Whether sequences are (N, T, ·) instead of (T, N, ·). States are not affected.
+    dropout : float
+        Probability with which an output of each layer but the last is dropped in training (`forward`), 0 to 1.
+    bidirectional : bool
+        Whether a second direction runs from the last step to the first; D is 2 then, else 1.
+    reverse : bool
+        Whether the one direction runs from the last step to the first.
+    reset_after : bool
+        Whether r_t is applied after the product with W_hn, as torch, cuDNN and Keras do; or before it, as in the
+        original (ONNX: ``linear_before_reset=0``).
+    dtype : {"float32", "float64"}
+        Of parameters and results.
+    rng : numpy.random.Generator, int or None
+        Draws the initial parameters, uniform in ±1/sqrt(H).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it should be.
+
+    Notes
+    -----
+    Math, for one layer and direction (σ the logistic sigmoid, * elementwise)::
+
+        (1)  a_t = W_ih x_t + b_ih          (2)  s_t = W_hh h_{t-1} + b_hh      rows in the order r z n
+        (3)  r_t = σ(a_r + s_r)             (4)  z_t = σ(a_z + s_z)
+        (5)  n_t = tanh(a_n + r_t * s_n)
+        (6)  h_t = (1 - z_t) * n_t + z_t * h_{t-1}
+
+    Without `reset_after`, s_n = W_hn (r_t * h_{t-1}) + b_hn and n_t = tanh(a_n + s_n).
+
+    Parameters are named ``weight_ih_l{k}`` (3*H, I or D*H), ``weight_hh_l{k}`` (3*H, H), ``bias_ih_l{k}``,
+    ``bias_hh_l{k}`` (3*H,), with the suffix ``_reverse`` for the second direction. The state is ``h`` (L*D, N, H).
+
+    References
+    ----------
+    K. Cho et al., Learning phrase representations using RNN encoder-decoder for statistical machine translation, EMNLP
+    2014, doi:10.3115/v1/D14-1179
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore as rc
+    >>> gru = rc.GRU(3, 5, rng=0)
+    >>> y, h_n = gru(np.ones((7, 2, 3)), lengths=[7, 4])
+    >>> y.shape, h_n.shape, float(np.abs(y[4:, 1]).max())
+    ((7, 2, 5), (1, 2, 5), 0.0)
+    """
+
+    _gates = 3
+    _state_names = ("h",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        reverse: bool = False,
+        dtype: DTypeLike = "float32",
+        rng: RNG = None,
+    ) -> None:
+        self.reset_after = as_bool(reset_after, "reset_after")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, rng
         )
 
     @property
     def _cell(self) -> Cell:
-        return _lstm.cell
+        return _gru.cells[self.reset_after]
+
+    def _repr_words(self) -> list[str]:
+        return [] if self.reset_after else ["reset_after=False"]
+
+
+JORDAN_NAMES = {
+    "W_ih": "weight_ih",
+    "W_hh": "weight_oh",
+    "b_ih": "bias_h",
+    "W_hr": "weight_ho",
+    "b_hr": "bias_o",
+}
+
+
+class JordanRNN(_Recurrent[np.ndarray]):
+    """RNN whose recurrence runs from its output, not from its hidden units.
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        I, H and O.
+    nonlinearity : {"tanh", "relu", "sigmoid"}
+        f below.
+    output_nonlinearity : {"identity", "sigmoid", "tanh", "softmax"}
+        g below.
+    bias : bool
+        Whether b_h and b_o exist.
+    batch_first : bool
+        Whether sequences are (N, T, ·) instead of (T, N, ·). States are not affected.
+    dtype : {"float32", "float64"}
+        Of parameters and results.
+    rng : numpy.random.Generator, int or None
+        Draws the initial parameters, uniform in ±1/sqrt(H).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it should be.
+
+    Notes
+    -----
+    Math::
+
+        (1)  a_t = W_ih x_t + W_oh o_{t-1} + b_h
+        (2)  h_t = f(a_t)
+        (3)  s_t = W_ho h_t + b_o
+        (4)  o_t = g(s_t)
+
+    The textbook's U, W, V, b and c are W_ih, W_oh, W_ho, b_h and b_o. The result is the sequence of outputs, y (T, N,
+    O), and the state is the last of them, ``o`` (N, O), or (O,) unbatched. Parameters are named ``weight_ih_l0`` (H,
+    I), ``weight_oh_l0`` (H, O), ``bias_h_l0`` (H,), ``weight_ho_l0`` (O, H) and ``bias_o_l0`` (O,).
+
+    What h_t knows of the past is what the outputs say: less than hidden recurrence can remember. In return, training
+    needs no recurrence where the outputs of the past are known (`forward` with `targets`): all steps run at once.
+
+    References
+    ----------
+    M. I. Jordan, Serial order: a parallel distributed processing approach, Institute for Cognitive Science report 8604,
+    University of California, San Diego (1986); I. Goodfellow, Y. Bengio, A. Courville, Deep Learning (2016), section
+    10.2
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore as rc
+    >>> rnn = rc.JordanRNN(3, 5, 2, output_nonlinearity="softmax", rng=0)
+    >>> y, o_n = rnn(np.ones((7, 4, 3)))
+    >>> y.shape, o_n.shape, np.allclose(y.sum(axis=2), 1)
+    ((7, 4, 2), (4, 2), True)
+    """
+
+    _gates = 1
+    _state_names = ("o",)
+    _names = JORDAN_NAMES
+    _stacked = False
+    num_layers, bidirectional, reverse, dropout = 1, False, False, 0.0
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        nonlinearity: str = "tanh",
+        output_nonlinearity: str = "identity",
+        bias: bool = True,
+        batch_first: bool = False,
+        *,
+        dtype: DTypeLike = "float32",
+        rng: RNG = None,
+    ) -> None:
+        self.input_size = I = positive_int(input_size, "input_size")
+        self.hidden_size = H = positive_int(hidden_size, "hidden_size")
+        self.output_size = O = positive_int(output_size, "output_size")
+        self.nonlinearity = as_nonlinearity(nonlinearity)
+        if not isinstance(output_nonlinearity, str) or output_nonlinearity not in _rnn.OUTPUTS:
+            known = ", ".join(_rnn.OUTPUTS)
+            raise ValueError(f"expected output_nonlinearity to be one of {known}, got {output_nonlinearity!r}")
+        self.output_nonlinearity = output_nonlinearity
+        self.bias = as_bool(bias, "bias")
+        self.batch_first = as_bool(batch_first, "batch_first")
+        numbers = as_dtype(dtype)
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (H, I), "weight_oh_l0": (H, O)}
+        shapes |= {"bias_h_l0": (H,)} if self.bias else {}
+        shapes |= {"weight_ho_l0": (O, H)}
+        shapes |= {"bias_o_l0": (O,)} if self.bias else {}
+        Module.__init__(self, numbers, dict(uniform(shapes, 1 / np.sqrt(H), numbers, np.random.default_rng(rng))))
+
+    @property
+    def _cell(self) -> Cell:
+        return _rnn.jordan_cells[self.nonlinearity, self.output_nonlinearity]
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return (self.output_size,)
+
+    def __repr__(self) -> str:
+        words = [str(n) for n in (self.input_size, self.hidden_size, self.output_size)]
+        words += [] if self.nonlinearity == "tanh" else [f"nonlinearity={self.nonlinearity!r}"]
+        if self.output_nonlinearity != "identity":
+            words.append(f"output_nonlinearity={self.output_nonlinearity!r}")
+        words += [] if self.bias else ["bias=False"]
+        words += ["batch_first=True"] * self.batch_first
+        words += [f"dtype={self.dtype.name!r}"] if self.dtype != np.float32 else []
+        return f"JordanRNN({', '.join(words)})"
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        targets: ArrayLike | None = None,
+        rng: RNG = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, Tape]:
+        """Run over a sequence and keep what `backward` needs (training).
+
+        Parameters
+        ----------
+        x, state, lengths, n_threads
+            As for a call.
+        targets : array_like, optional
+            What the outputs should be, in the shape of `y`. With them (teacher forcing), step t reads targets[t-1] in
+            place of o_{t-1}, and no step waits for another; without (free running), what the network itself said.
+        rng : optional
+            Not used: there is no dropout. Here for the sake of one signature.
+
+        Returns
+        -------
+        y : ndarray
+            The outputs, as from a call.
+        state : ndarray
+            The last output.
+        tape : Tape
+            As from the other layers' `forward`. With `targets`, `backward` passes no gradient from step to step, and
+            none to the targets.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call does.
+
+        Notes
+        -----
+        The tape holds (N+S)*O and S*H elements, S being T*N or the sum of `lengths`; with `targets`, 2*S*O, S*H, and
+        S*I for `x`.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> rnn = rc.JordanRNN(3, 5, 2, rng=0)
+        >>> x, targets = np.ones((7, 4, 3)), np.zeros((7, 4, 2))
+        >>> y, o_n, tape = rnn.forward(x, targets=targets)
+        >>> dx, do_0, grads = rnn.backward(tape, y - targets)
+        >>> dx.shape, do_0.shape, sorted(grads)[0]
+        ((7, 4, 3), (4, 2), 'bias_h_l0')
+        """
+        if targets is None:
+            return super().forward(x, state, lengths=lengths, n_threads=n_threads)
+        weights = self._weights
+        threads = as_threads(n_threads)
+        seq, unbatched = self._sequence(x, self.input_size, "x")
+        T, N, _ = seq.shape
+        (o_0,) = self._states(state, "_0", N, unbatched)
+        given, flat = self._sequence(targets, self.output_size, "targets")
+        if flat != unbatched or given.shape[:2] != (T, N):
+            expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, self.output_size)), unbatched).shape
+            raise ValueError(f"expected targets of shape {expected}, got {self._as_given(given, flat).shape}")
+        forced = Forced(np.full(N, T) if lengths is None else as_lengths(lengths, N, T, unbatched), T)
+        before = np.concatenate([o_0, given[:-1]])[: T or 1]  # (T, N, O), or o_0 alone
+        y = self._output(None, (), (T, N, self.output_size), unbatched, zeros=True)
+        rows = np.empty((1, len(forced.times), self.output_size), self.dtype)
+        x_rows, initial = packed(seq, forced)[None], packed(before, forced)[None]
+        kept = self._run(weights, x_rows, (initial,), (np.empty_like(initial),), rows, threads, keep=True)
+        unpack(rows[0], forced, y)
+        o_n = np.concatenate([o_0, y])[forced.lengths, np.arange(N)][None]
+        tape = Tape(self, weights, (unbatched, (T, N), forced, None, *kept))
+        return self._as_given(y, unbatched), self._state_as_given((o_n,), unbatched), tape
+
+    def _run_back(
+        self,
+        tape: Tape,
+        kept: list[tuple[np.ndarray, Any]],
+        upstream: np.ndarray | None,
+        dstates: States,
+        grads: dict[str, np.ndarray],
+        ragged: Ragged | Forced | None,
+        key: np.ndarray | None,
+    ) -> np.ndarray:
+        if not isinstance(ragged, Forced):
+            return super()._run_back(tape, kept, upstream, dstates, grads, ragged, key)
+        (do,) = dstates
+        dy = np.zeros((len(ragged.times), self.output_size), self.dtype) if upstream is None else upstream
+        last = ragged.times == ragged.lengths[ragged.rows] - 1  # the final state is the last output
+        dy[last] += do[0, ragged.rows[last]]
+        before = np.zeros((1, len(dy), self.output_size), self.dtype)
+        dx: np.ndarray = super()._run_back(tape, kept, dy[None], (before,), grads, None, key)[0]
+        first = ragged.times == 0
+        do[0, ragged.rows[first]] = before[0, first]
+        return dx
+
+
+class Forced:
+    """The rows of sequences whose steps do not wait for each other: all at one time, in order of time. In place of a
+    `Ragged`: `order` is the caller's."""
+
+    def __init__(self, lengths: np.ndarray, T: int) -> None:
+        self.lengths, self.order = lengths, np.arange(len(lengths))
+        self.times, self.rows = np.nonzero(np.arange(T)[:, None] < lengths)

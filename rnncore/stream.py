@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._kernels.step import Steps
-from .checks import as_states, positive_int
+from .checks import as_rows, as_states, positive_int
 
 __all__ = ["Stream"]
 
@@ -20,7 +20,7 @@ class Stream(Steps, Generic[State]):
 
     Parameters
     ----------
-    layer : RNN or LSTM
+    layer : RNN, LSTM, GRU or JordanRNN
         In one direction, forwards. Its weights at each step are those that count: a change is seen by the next one.
     batch_size : int
         N, the sequences.
@@ -28,8 +28,8 @@ class Stream(Steps, Generic[State]):
     Attributes
     ----------
     state : as the layer's
-        ``h`` for an RNN, ``(h, c)`` for an LSTM, each (L, N, H): copies. Assign to go on from another state; None
-        stands for zeros.
+        ``h`` for an RNN or a GRU, ``(h, c)`` for an LSTM, each (L, N, ·); ``o`` (N, O) for a JordanRNN: copies. Assign
+        to go on from another state; None stands for zeros. `read` and `write` do it for some of the sequences.
 
     Raises
     ------
@@ -69,14 +69,75 @@ class Stream(Steps, Generic[State]):
     @property
     def state(self) -> State:
         """The state, a copy."""
-        arrays = self._states()
-        return arrays if len(arrays) > 1 else arrays[0]  # type: ignore[return-value]
+        return self._as_given(self._states())
 
     @state.setter
     def state(self, state: Any) -> None:
+        self._set_states(self._as_arrays(state, self.batch_size))
+
+    def _as_given(self, arrays: tuple[np.ndarray, ...]) -> State:
+        arrays = arrays if self.layer._stacked else tuple(array[0] for array in arrays)
+        return arrays if len(arrays) > 1 else arrays[0]  # type: ignore[return-value]
+
+    def _as_arrays(self, state: Any, N: int) -> tuple[np.ndarray, ...]:
         layer = self.layer
-        shape = (layer.num_layers, self.batch_size, layer.hidden_size)
-        self._set_states(as_states(state, layer._state_names, "", shape, layer.dtype))
+        return as_states(state, layer._state_names, "", layer._state_shapes(N), layer.dtype)
+
+    def read(self, rows: ArrayLike) -> State:
+        """Return the state of some sequences, a copy.
+
+        Parameters
+        ----------
+        rows : array_like of int
+            Which sequences, from 0 to N-1.
+
+        Returns
+        -------
+        state : as `state`
+            With len(rows) in place of N.
+
+        Raises
+        ------
+        TypeError
+            If `rows` holds no integers.
+        ValueError
+            If a row is not one of the stream's.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> h, c = rc.LSTM(3, 5, num_layers=2).stream(batch_size=1000).read([7, 512])
+        >>> h.shape
+        (2, 2, 5)
+        """
+        return self._as_given(self._states(as_rows(rows, self.batch_size)))
+
+    def write(self, rows: ArrayLike, state: Any) -> None:
+        """Set the state of some sequences, as `read` returns it; None stands for zeros.
+
+        Parameters
+        ----------
+        rows : array_like of int
+            Which sequences, from 0 to N-1, each at most once.
+        state : as `state`
+            With len(rows) in place of N.
+
+        Raises
+        ------
+        TypeError
+            If `rows` holds no integers, or the state no real numbers.
+        ValueError
+            If a row is not one of the stream's, or there twice, or a shape does not fit.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> gru = rc.GRU(3, 5, rng=0)
+        >>> stream, other = gru.stream(batch_size=1000), gru.stream()
+        >>> stream.write([512], other.state)  # it goes on here
+        """
+        chosen = as_rows(rows, self.batch_size, once=True)
+        self._set_states(self._as_arrays(state, len(chosen)), chosen)
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Set the state to zeros.
@@ -94,18 +155,7 @@ class Stream(Steps, Generic[State]):
             If a row is not one of the stream's.
         """
         zeros = (np.zeros((), self.layer.dtype),) * len(self.layer._state_names)
-        if rows is None:
-            self._set_states(zeros)
-            return
-        chosen = np.asarray(rows)
-        if chosen.size == 0:
-            chosen = chosen.astype(np.intp)
-        if chosen.dtype.kind not in "iu":
-            raise TypeError(f"expected rows to be integers, got {chosen.dtype}")
-        wrong = chosen[(chosen < 0) | (chosen >= self.batch_size)]
-        if wrong.size:
-            raise ValueError(f"expected rows between 0 and {self.batch_size - 1}, got {wrong.flat[0]}")
-        self._set_states(zeros, chosen.astype(np.intp).ravel())
+        self._set_states(zeros, None if rows is None else as_rows(rows, self.batch_size))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.layer, self.batch_size, self._states())

@@ -130,8 +130,10 @@ def test_sizes(make, sizes, error, words):
     ({"dtype": ","}, ValueError, "expected dtype"),
     ({"dtype": [("a", "f4"), ("a", "f4")]}, ValueError, "expected dtype"),
     ({"dtype": ("f4", -1)}, ValueError, "expected dtype"),
-    ({"dropout": np.zeros(3)}, ValueError, "expected dropout=0.0"),
-    ({"dropout": 0.5}, ValueError, "expected dropout=0.0"),
+    ({"dropout": np.zeros(3)}, TypeError, "expected dropout to be one number"),
+    ({"dropout": -0.1}, ValueError, "expected dropout of at least 0"),
+    ({"dropout": 1.5}, ValueError, "expected dropout between 0 and 1, got 1.5"),
+    ({"dropout": True}, TypeError, "expected dropout to be a number"),
     ({"rng": "seed"}, TypeError, None),
     ({"rng": -1}, ValueError, None),
 ])  # fmt: skip
@@ -142,10 +144,12 @@ def test_options(options, error, words):
 
 
 def test_options_of_one_kind():
-    with pytest.raises(ValueError, match="expected proj_size=0"):
-        rc.LSTM(3, 5, proj_size=2)
-    with pytest.raises(ValueError, match="expected proj_size=0"):
-        rc.LSTM(3, 5, proj_size=np.zeros(2))
+    for bad in (-1, 5, 6):
+        with pytest.raises(ValueError, match=f"expected proj_size from 0 to hidden_size - 1 = 4, got {bad}"):
+            rc.LSTM(3, 5, proj_size=bad)
+    for bad in (np.zeros(2), 2.0, True):
+        with pytest.raises(TypeError, match="expected proj_size to be an integer"):
+            rc.LSTM(3, 5, proj_size=bad)
     for bad in ("gelu", None, 3, ["tanh"]):
         for make in (rc.RNN, rc.RNNCell):
             with pytest.raises(ValueError, match="expected nonlinearity to be one of tanh, relu, sigmoid"):

@@ -211,6 +211,9 @@ def test_interrupt_ends_all_workers():
 # --- contenders -------------------------------------------------------------------------------------------------------
 
 SEQUENCE = Case("sequence", "lstm", N=2, H=16, T=5, I=9)
+GRU, GRU_CALL = replace(SEQUENCE, cell="gru"), Case("call", "gru", 2, 16)
+STACK = replace(SEQUENCE, L=2, D=2)
+RAGGED = replace(SEQUENCE, N=5, T=12, ragged=True)
 
 
 @pytest.mark.parametrize(
@@ -220,16 +223,45 @@ SEQUENCE = Case("sequence", "lstm", N=2, H=16, T=5, I=9)
         ("ort", [SEQUENCE, replace(SEQUENCE, cell="rnn"), Case("call", "lstm", 1, 16), Case("call", "rnn", 2, 16)]),
         ("openvino", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
         ("jax", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
+        ("torch", [STACK, replace(STACK, L=3, D=1)]),
+        ("ort", [STACK, replace(STACK, L=3, D=1)]),
+        ("torch", [GRU, replace(GRU, dtype="float64"), GRU_CALL]),
+        ("ort", [GRU, GRU_CALL]),
+        ("openvino", [GRU]),
+        ("jax", [GRU, replace(GRU, dtype="float64")]),
+        ("torch", [RAGGED]),
+        ("padded", [RAGGED]),
     ],
 )
 def test_peers_agree(workers, peer, cases):
-    for module in peers.PEERS[peer]:
+    for module in peers.PEERS.get(peer, ()):
         import_peer(module)
     for case in cases:
         result = workers.compare(
             peers.contender("rnncore", case), [peers.contender(peer, case)], tolerance=case.tolerance, **FEW
         )
         assert result.ratios[0].median > 0
+
+
+def test_padded_results_count_within_the_lengths(workers):
+    import_peer("torch")
+    packed, padded = peers.contender("torch", RAGGED), peers.contender("padded", RAGGED)
+    workers.compare(packed, [padded], tolerance=RAGGED.tolerance, **FEW)
+    with pytest.raises(ContenderError, match="torch: has other results than padded"):
+        workers.compare(padded, [peers.contender("torch", replace(RAGGED, ragged=False))], **FEW)
+
+
+@pytest.mark.parametrize(
+    ("peer", "case"),
+    [
+        *itertools.product(("ort", "openvino", "jax", "limit"), [RAGGED]),
+        *itertools.product(("jax", "limit"), [STACK, replace(STACK, L=1), replace(STACK, D=1)]),
+        ("ort", replace(GRU_CALL, cell="lstm", L=2)),
+    ],
+)
+def test_peer_for_one_plain_layer(peer, case):
+    with pytest.raises(ValueError, match="expected one layer, one direction and no lengths"):
+        peers.build(peer, asdict(case))
 
 
 def test_peer_that_cannot_do_it():
@@ -243,7 +275,20 @@ def test_case():
     assert SEQUENCE.I == 9 and Case("call", "rnn", 1, 8).I == 8
     assert str(SEQUENCE) == "LSTM float32 sequence, 1 thread, N=2 H=16 I=9 T=5"
     assert str(Case("call", "rnn", 1, 8, threads=2)) == "RNN float32 call, 2 threads, N=1 H=8"
+    assert str(STACK) == "LSTM L=2 D=2 float32 sequence, 1 thread, N=2 H=16 I=9 T=5"
+    assert str(RAGGED) == "LSTM float32 ragged sequence, 1 thread, N=5 H=16 I=9 T=12"
+    assert len({SEQUENCE, replace(SEQUENCE), STACK, RAGGED}) == 3
     assert peers.contender("torch", SEQUENCE) == peers.contender("torch", SEQUENCE)
+
+
+@pytest.mark.parametrize("N", [2, 8, 32, 64])
+def test_ragged_lengths(N):
+    """Evenly spread over T/4 … T, the same at every call, and in no order."""
+    case = Case("sequence", "lstm", N, 16, T=100, ragged=True)
+    assert sorted(case.lengths) == [round(25 + 75 * n / (N - 1)) for n in range(N)]
+    assert np.array_equal(case.lengths, replace(case, threads=2).lengths)
+    assert N == 2 or sorted(case.lengths) not in (list(case.lengths), list(case.lengths[::-1]))
+    assert list(replace(case, ragged=False).lengths) == [100] * N
 
 
 def test_chained_steps_begin_at_zero():
@@ -273,8 +318,9 @@ def test_read_of_nothing():
         leaf.read(np.zeros(0, np.uint8), 1)
 
 
+@pytest.mark.parametrize(("cell", "G"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
 @pytest.mark.parametrize("slow", ["multiply_add", "read"])
-def test_perfect_kernel(monkeypatch, slow):
+def test_perfect_kernel(monkeypatch, slow, cell, G):
     """The projection's operations, then the steps' operations or as many reads of the weights, whichever is slower."""
     done = []
 
@@ -289,11 +335,11 @@ def test_perfect_kernel(monkeypatch, slow):
             time.sleep(0.002 * (slow == "read"))
 
     monkeypatch.setattr(limits, "leaf", Leaf())
-    run = limits.perfect("lstm", "float32", T=3, N=5, I=32, H=64)
+    run = limits.perfect(cell, "float32", T=3, N=5, I=32, H=64)
     done.clear()
     run()
-    projection, steps = 2 * 3 * 5 * 4 * 64 * 32, 2 * 3 * 5 * 4 * 64 * 64
-    rest = ("multiply_add", steps // 10) if slow == "multiply_add" else ("read", 3 * 4 * 64 * 64 * 4)
+    projection, steps = 2 * 3 * 5 * G * 64 * 32, 2 * 3 * 5 * G * 64 * 64
+    rest = ("multiply_add", steps // 10) if slow == "multiply_add" else ("read", 3 * G * 64 * 64 * 4)
     assert done == [("multiply_add", projection // 10), rest]
 
 
@@ -344,6 +390,36 @@ def test_verdict(ratios, bar, reached, lost):
         assert word in str(verdict)
 
 
+def test_best_among_some():
+    """Who is not among them neither counts nor is measured for the bar."""
+    measurement = presets.Measurement(
+        CASES[0], Interval(1, 1, 1), {"torch": Interval(3, 3, 3), "ort": Interval(4, 4, 4), "jax": Interval(2, 2, 2)}
+    )
+    found = ("torch", "ort", "jax")
+    for among, value in ((("torch", "ort"), 3), (("ort",), 4), (tuple(peers.PEERS), 2)):
+        bar = presets.Bar("row", CASES[:1], "best", mean=1.0, among=among)
+        assert bar.others(found) == [name for name in found if name in among]
+        assert f"against best of {', '.join(bar.others(found))}: mean ≥ 1.0" in bar.words(found)
+        assert bar.verdict({CASES[0]: measurement}, found).value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("lost", "high"), [(False, 1.4), (True, 1.3)])
+def test_padded_ratio_is_for_as_much_work(lost, high):
+    """Of 60 steps 38 lie within the lengths: a ragged call may take 1.15 times that part of a padded one's time."""
+    raw = Interval(1.2, 1.1, high)
+    measurement = presets.Measurement(RAGGED, Interval(1, 1, 1), {"padded": raw, "torch": raw})
+    part = 38 / 60
+    assert measurement.ratio("torch") == raw
+    assert measurement.ratio("padded") == Interval(*(pytest.approx(part * value) for value in (1.2, 1.1, high)))
+    bar = presets.Bar("ragged-cost", (RAGGED,), "padded", each=1 / 1.15)
+    assert bar.others(("torch",)) == ["padded"]
+    assert bar.words(()) == f"{RAGGED} against padded × sum(lengths)/(N·T): ≥ 0.87"
+    verdict = bar.verdict({RAGGED: measurement}, ())
+    assert verdict.value == pytest.approx(part * 1.2)
+    assert (verdict.reached, bool(verdict.lost)) == (not lost, lost)
+    assert "padded 1.20" in str(measurement)  # as measured
+
+
 def test_inference_preset_is_the_whole_table():
     preset = presets.inference()
     assert preset.rows == (
@@ -364,6 +440,33 @@ def test_inference_preset_is_the_whole_table():
     grids = [bar for bar in preset.bars if bar.row in ("lstm", "rnn", "lstm-float64")]
     assert all(len(bar.cases) == 28 for bar in grids)
     assert sorted(bar.cases[0].threads for bar in grids if bar.row == "lstm") == [1, 2]
+
+
+def test_layers_preset_is_the_whole_table():
+    preset = presets.layers()
+    assert preset.rows == ("gru", "ragged", "ragged-cost", "bidirectional")
+    found = tuple(peers.PEERS)
+    for threads in (1, 2):
+        bars = [bar for bar in preset.bars if {case.threads for case in bar.cases} == {threads}]
+        assert [(bar.row, len(bar.cases), bar.each, bar.mean) for bar in bars] == [
+            ("gru", 28, 1.0, 1.25),
+            ("gru", 28, None, 2.8),
+            ("ragged", 12, None, 2.5),
+            ("ragged-cost", 12, 1 / 1.15, None),
+            ("bidirectional", 28, None, {1: 1.1, 2: 1.3}[threads]),
+        ]
+        assert [bar.others(found) for bar in bars] == [
+            list(found),
+            ["torch"],
+            ["torch"],
+            ["padded"],
+            ["torch", "ort"],
+        ]
+        assert bars[2].cases == bars[3].cases and all(case.ragged for case in bars[2].cases)
+        assert {(case.L, case.D) for case in bars[4].cases} == {(2, 2)}
+        assert {case.cell for case in bars[0].cases} == {"gru"}
+    assert all(len(bar.narrowed().cases) == (2 if "ragged" in bar.row else 4) for bar in preset.bars)
+    assert len(preset.bars) == 10
 
 
 def tiny():
@@ -451,7 +554,7 @@ def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "fast"], "expected a preset among inference, tiny, got 'fast'"),
+        (["--preset", "fast"], "expected a preset among inference, layers, tiny, got 'fast'"),
         (["--rows", "grid,gird"], "expected rows among grid, limit, two, size, got 'gird'"),
         (["--against", "keras"], "expected peers among torch, ort, openvino, jax, got 'keras'"),
         (["--threads", "3"], "expected threads among 1"),

@@ -13,5 +13,6 @@ cdef void product(
     const void *a, Py_ssize_t lda, const void *b, Py_ssize_t ldb, double beta, void *c, Py_ssize_t ldc,
 ) noexcept nogil
 cdef void product_blocked(
-    int dtype, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const void *a, const void *b, double beta, void *c,
+    int dtype, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const void *a, Py_ssize_t lda, const void *b, double beta, void *c,
+    Py_ssize_t ldc,
 ) noexcept nogil

@@ -166,7 +166,8 @@ def blocked(b):
 
 
 cdef void product_blocked(
-    int dtype, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const void *a, const void *b, double beta, void *c,
+    int dtype, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const void *a, Py_ssize_t lda, const void *b, double beta, void *c,
+    Py_ssize_t ldc,
 ) noexcept nogil:
     """C (m, n) = A (m, k) B (k, n) + beta C, B as `blocked` returns it; in the calling thread alone."""
     cdef Py_ssize_t item = 4 if dtype == FLOAT32 else 8
@@ -177,8 +178,8 @@ cdef void product_blocked(
             for p from 0 <= p < k by TERMS:
                 product(
                     dtype, False, False, min(<Py_ssize_t>ROWS, m - i), width, min(<Py_ssize_t>TERMS, k - p),
-                    <const char *>a + (i * k + p) * item, k, <const char *>b + (j * k + p * width) * item, width,
-                    beta if p == 0 else 1, <char *>c + (i * n + j) * item, n,
+                    <const char *>a + (i * lda + p) * item, lda, <const char *>b + (j * k + p * width) * item, width,
+                    beta if p == 0 else 1, <char *>c + (i * ldc + j) * item, ldc,
                 )
 
 

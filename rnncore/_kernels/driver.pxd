@@ -1,90 +1,118 @@
-from .leaf cimport Leaf
+from .leaf cimport NONLINEARITIES, Leaf, PanelStep
 from .pack cimport Pack
-
-cdef extern from *:
-    # NumPy's headers bring in complex.h, whose macro `I` would stand in the way of the input size
-    """
-    #include <complex.h>
-    #undef I
-    """
 
 cdef enum:
     MAX_GATES = 4
     MAX_STATES = 2  # h; h and c
-    MAX_PHASES = 2
+    MAX_PHASES = 3
+    SOFTMAX = NONLINEARITIES  # an output that is no function of one unit
     BLAS = 0        # engines
     PANELS = 1
     ENGINES = 2
     BLAS_ROWS = 512 # of one block's large products: enough for BLAS to run at full speed
 
-# The order of a run's steps: upwards in the forward pass, or downwards with `reverse`; the other way round in backward.
+# The rows of a run's steps, and their order: upwards in the forward pass, or downwards with `reverse`; the other way round
+# in backward. Rows of one time are contiguous, and follow those of the time before.
 cdef struct Schedule:
     Py_ssize_t T, N
     bint reverse
+    const Py_ssize_t *offsets   # (T+1) rows of all times before t; NULL where all sequences have T steps
+    const Py_ssize_t *lengths   # (N) of the sequences, the longest first; or NULL
 
-# What a cell's phases do at one time: n sequences, from n_0 on, and of the panels the vectors from v_0 to v_1. Rows of
-# one time are contiguous.
+# What a cell's phases do at one time: n sequences, and of the phase's panels the vectors from v_0 to v_1.
 cdef struct Step:
-    Py_ssize_t n, H
+    Py_ssize_t n
     Py_ssize_t v_0, v_1
     bint backwards              # from v_1 down to v_0: by turns, for the cache's sake
     const char *x               # (n, I)    panels: if not NULL, the step does all of its sums itself; else
     const char *z               # sums over x, of which this step's begin at `row` of each vector's `rows`
     Py_ssize_t row, rows
-    void *gates                 # (n, G*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here, if any
-    void *before[MAX_STATES]    # (n, H)    h_{t-1}, c_{t-1}
-    void *after[MAX_STATES]     # (n, H)    h_t, c_t
+    void *gates                 # (n, columns*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here
+    void *inner                 # (n, H)    what one phase leaves for another
+    void *before[MAX_STATES]    # (n, P), (n, H)    h_{t-1}, c_{t-1}
+    void *after[MAX_STATES]     # (n, P), (n, H)    h_t, c_t
     void *y                     # (n, ·)    h_t once more, or NULL
-    void *dgates                # (n, G*H)  backward: the gradient of the gates' pre-activations
-    void *dstate[MAX_STATES]    # (n, H)    backward, in: of h_t, c_t; out: of h_{t-1}, c_{t-1}
+    void *dgates                # (n, columns*H)  backward: the gradient of the gates' pre-activations
+    void *dout                  # (n, P)    of what W_hr gives
+    void *dinner                # (n, H)    of `inner`
+    void *dh                    # (n, H)    of what the cell gives: dinner or dstate[0]
+    void *dstate[MAX_STATES]    # (n, ·)    backward, in: of h_t, c_t; out: of h_{t-1}, c_{t-1}
 
 ctypedef void (*Phase)(const Run *, const Step *) noexcept nogil
 
-# A cell: how many gates and states it has, and the phases of one step.
+# A cell: how many gates and states it has, and the phases of one step. Of a row of `gates`, gate g's sum over x goes to
+# column (g + shift) % G and that over h to column g + shift: a GRU keeps two sums of its last gate apart.
 cdef struct Table:
     Py_ssize_t G
+    Py_ssize_t shift, columns   # columns = G + shift
+    Py_ssize_t split            # gates whose recurrent part is over h; the others' is over `inner`
     int states
     int nonlinearity            # of an RNN
+    int output                  # of W_hr, if there is one
     double scale[MAX_GATES]     # panels hold each gate's weights times this, as its function wants them (simd/math.h)
+    double output_scale
+    bint interleaved            # whether a panel has all gates of the same units, or a block one panel for each
     bint keeps_gates            # whether the tape keeps `gates`; without, states alone lead back
+    bint keeps_inner            # whether the cell has two phases, which need `inner` and `gates`
     int phases
     Phase forward[ENGINES][MAX_PHASES]
-    Phase backward[MAX_PHASES]  # in the order they run
+    Phase backward
 
-# One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`.
+# One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`. P is width[0].
 cdef struct Run:
     const Table *cell
     const Leaf *leaf
     int engine
     Schedule schedule
     Py_ssize_t I, H
+    Py_ssize_t width[MAX_STATES]    # of states: P, H
+    bint projects               # whether h = W_hr inner; else P is H
     int dtype
     Py_ssize_t item             # bytes of an element
+    int phases
+    Phase phase[MAX_PHASES]
+    Py_ssize_t phase_vectors[MAX_PHASES]    # that members of a crew share; 0: they share rows
     const char *W_ih            # (G*H, I)
-    const char *W_hh            # (G*H, H)  in blocks
-    const char *W_hh_T          # (H, G*H)  in blocks
-    const char *bias            # (G*H)     b_ih + b_hh
-    const char *panels_ih       # W_ih, W_hh and bias as simd/panels.h lays them out, in `vectors` vectors
+    const char *W_hh            # (G*H, P)  in blocks
+    const char *W_hh_T          # (P, G*H)  in blocks
+    const char *bias            # (columns*H)
+    const char *W_hr            # (P, H)    in blocks
+    const char *W_hr_T          # (H, P)    in blocks
+    const char *b_hr            # (P)
+    const char *peephole        # (3*H)     i f o, or NULL
+    const char *panels_ih       # the same as simd/panels.h lays them out, in `vectors` vectors of each of `gate_panels`
     const char *panels_hh
     const char *panels_bias
-    Py_ssize_t vectors
-    const char *x               # (T, N, I)
-    char *y                     # (T, N, ·) this direction's first column, or NULL
+    const char *panels_bias_hh  # a GRU's for s_n
+    const char *panels_hr
+    const char *panels_b_hr
+    const char *panels_peephole
+    Py_ssize_t vectors, gate_panels
+    const char *x               # (T, N, I), or packed
+    char *y                     # (T, N, ·), or packed: this direction's first column, or NULL
     Py_ssize_t y_stride         # elements from row to row of y and dy
     bint turned                 # take the weights from the other end first
     bint tape                   # keep every step's states (and gates)
-    char *gates                 # (T*N, G*H) on a tape that keeps them, or NULL
-    char *state[MAX_STATES]     # (T+1, N, H) on a tape, else (2, N, H)
-    const char *initial[MAX_STATES]  # (N, H)
-    char *final[MAX_STATES]     # (N, H)
-    const char *dy              # (T, N, ·) as y, or NULL
-    char *dgates                # (block*N, G*H)
-    char *dstate[MAX_STATES]    # (N, H)    in: of the final states; out: of the initial states
-    char *dx                    # (T, N, I)
+    char *gates                 # (rows, columns*H) on a tape that keeps them; of one step, for a cell that needs them
+    char *inner                 # (rows, H) on a tape, else (N, H)
+    char *state[MAX_STATES]     # (N + rows, ·) on a tape, else (2, N, ·)
+    const char *initial[MAX_STATES]  # (N, ·)
+    char *final[MAX_STATES]     # (N, ·)
+    const char *dy              # as y, or NULL
+    char *dgates                # (block's rows, columns*H)
+    char *dout                  # (block's rows, P)
+    char *dinner                # (N, H)
+    char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
+    char *h_before              # (block's rows, P)     where they have to be copied
+    char *dx                    # as x
     double beta_dx              # 0: dx is written; 1: added to
     char *dW_ih
     char *dW_hh
-    char *db                    # (G*H)
+    char *dW_hr
+    char *dpeephole
+    char *db                    # (columns*H)
+    char *db_hr                 # (P)
+    char *partial               # (columns*H or P)      a block's sums
 
 cdef int engine  # in use
 
@@ -94,14 +122,24 @@ cdef struct Scratch:
     size_t size
 
 cdef void recur(const Run *run, const Step *s) noexcept nogil
-cdef void recur_back(const Run *run, const Step *s) noexcept nogil
+cdef void recur_inner(const Run *run, const Step *s) noexcept nogil
+cdef void recur_back(const Run *run, const Step *s, double beta) noexcept nogil
+cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil
+cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 
+cdef class Ragged:
+    cdef readonly object order, lengths, offsets, times, rows
+    cdef readonly Py_ssize_t T
+    cdef Py_ssize_t N
+    cdef int schedule(self, Schedule *s) except -1
+
+
 cdef class Cell:
     cdef const Table *table
-    cdef tuple scales
+    cdef tuple form
     cdef int begin(self, Run *run, Pack pack, int dtype) except -1
     cdef object prepare(self, Run *run, Pack pack, int dtype)
 

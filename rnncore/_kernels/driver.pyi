@@ -12,6 +12,17 @@ def set_limit(n: int) -> None: ...
 def get_limit() -> int: ...
 
 @final
+class Ragged:
+    T: int
+    order: np.ndarray
+    lengths: np.ndarray
+    offsets: np.ndarray
+    times: np.ndarray
+    rows: np.ndarray
+    def __new__(cls, lengths: np.ndarray, T: int) -> Ragged: ...
+    def cut(self, t_0: int, t_1: int) -> Ragged: ...
+
+@final
 class Cell:
     def infer(
         self,
@@ -23,6 +34,7 @@ class Cell:
         final: tuple[np.ndarray, ...],
         reverses: tuple[bool, ...],
         n_threads: int = 0,
+        ragged: Ragged | None = None,
     ) -> None: ...
     def forward(
         self,
@@ -34,6 +46,7 @@ class Cell:
         final: tuple[np.ndarray, ...],
         reverses: tuple[bool, ...],
         n_threads: int = 0,
+        ragged: Ragged | None = None,
     ) -> list[tuple[np.ndarray | None, ...]]: ...
     def backward(
         self,
@@ -45,8 +58,7 @@ class Cell:
         dstates: tuple[np.ndarray, ...],
         dx: np.ndarray,
         add_dx: bool,
-        dW_ih: np.ndarray,
-        dW_hh: np.ndarray,
-        db: np.ndarray,
+        grads: dict[str, np.ndarray],
         reverse: bool = False,
+        ragged: Ragged | None = None,
     ) -> None: ...

@@ -6,8 +6,11 @@ products by BLAS.
 Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
 each for dW_ih, dW_hh and dx, and a sum for db.
 
+A *schedule* says which rows a step has. Sequences of several lengths come sorted, the longest first, and packed: the rows
+of time t are those still running then, and rows of one time follow those of the time before.
+
 A crew of threads shares a forward pass in one of two ways. *By rows*: each member takes some sequences through all of
-time, and nobody waits for anybody. *By units*: each member owns some of the hidden units, and all meet after each step.
+time, and nobody waits for anybody. *By units*: each member owns some of the hidden units, and all meet after each phase.
 """
 
 import threading
@@ -22,7 +25,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, product_blocked, real
-from .leaf cimport leaf_of
+from .leaf cimport IDENTITY, NONLINEARITIES, PanelStep, leaf_of
 from .pack cimport Pack
 from .pool cimport (
     POOL_MOST, Barrier, Counter, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take,
@@ -75,6 +78,16 @@ cdef inline Py_ssize_t blocks(const Schedule *s, Py_ssize_t block) noexcept nogi
     return (s.T + block - 1) // block
 
 
+cdef inline Py_ssize_t row_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Rows of all times before t."""
+    return t * s.N if s.offsets == NULL else s.offsets[t]
+
+
+cdef inline Py_ssize_t rows_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Sequences that have a step at time t: the first so many."""
+    return s.N if s.offsets == NULL else s.offsets[t + 1] - s.offsets[t]
+
+
 cdef inline Py_ssize_t slot_before(const Schedule *s, Py_ssize_t t) noexcept nogil:
     """Slot of the states that step t reads. Slots are T + 1, so that the initial state needs no branch."""
     return t + 1 if s.reverse else t
@@ -85,17 +98,46 @@ cdef inline Py_ssize_t slot_after(const Schedule *s, Py_ssize_t t) noexcept nogi
     return t if s.reverse else t + 1
 
 
+cdef inline Py_ssize_t state_rows(const Schedule *s) noexcept nogil:
+    """Rows of all slots on a tape: slot 0 has one for each sequence, slot t+1 one for each that has a step t."""
+    return s.N + row_at(s, s.T)
+
+
 cdef inline char *state_at(const Run *run, int k, Py_ssize_t slot) noexcept nogil:
-    """The states (N, H) of a slot. Only a tape keeps them all; else the first and the last are the caller's arrays, and
-    those between take turns in two."""
-    cdef Py_ssize_t first = run.schedule.T if run.schedule.reverse else 0
-    if not run.tape:
-        if slot == first:
-            return <char *>run.initial[k]
-        if slot == run.schedule.T - first:
-            return run.final[k]
-        slot &= 1
-    return run.state[k] + slot * run.schedule.N * run.H * run.item
+    """The states of a slot. Only a tape keeps them all; else slots take turns in two. Where all sequences are of one
+    length, the first slot and the last are then the caller's arrays."""
+    cdef const Schedule *s = &run.schedule
+    cdef Py_ssize_t first = s.T if s.reverse else 0, row
+    if run.tape:
+        row = s.N + row_at(s, slot - 1) if slot else 0
+    else:
+        if s.offsets == NULL:
+            if slot == first:
+                return <char *>run.initial[k]
+            if slot == s.T - first:
+                return run.final[k]
+        row = (slot & 1) * s.N
+    return run.state[k] + row * run.width[k] * run.item
+
+
+cdef void enter_and_leave(const Run *run, bint leave) noexcept nogil:
+    """Copy each sequence's initial state into the slot before its first step, or its final one out of that after its
+    last: where that is not the caller's array."""
+    cdef const Schedule *s = &run.schedule
+    cdef Py_ssize_t n, size, slot
+    cdef char *at
+    cdef int k
+    for k in range(run.cell.states):
+        size = run.width[k] * run.item
+        if s.offsets == NULL:
+            if run.tape:
+                at = state_at(run, k, s.T if s.reverse != leave else 0)
+                memcpy(run.final[k] if leave else at, at if leave else <char *>run.initial[k], s.N * size)
+            continue
+        for n in range(s.N):
+            slot = s.lengths[n] if s.reverse != leave else 0
+            at = state_at(run, k, slot) + n * size
+            memcpy(run.final[k] + n * size if leave else at, at if leave else <char *>run.initial[k] + n * size, size)
 
 
 cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) noexcept nogil:
@@ -103,12 +145,16 @@ cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) 
     cdef const Schedule *schedule = &run.schedule
     cdef Step s
     cdef int k
-    cdef Py_ssize_t row = t * schedule.N + n_0, at = n_0 * run.H * run.item
+    cdef Py_ssize_t row = row_at(schedule, t) + n_0, at
     memset(&s, 0, sizeof(s))
-    s.n, s.H = n_1 - n_0, run.H
-    s.gates = run.gates + row * run.cell.G * run.H * run.item if run.gates != NULL else NULL
+    s.n = n_1 - n_0
+    if run.gates != NULL:
+        s.gates = run.gates + (row if run.tape else n_0) * run.cell.columns * run.H * run.item
+    if run.inner != NULL:
+        s.inner = run.inner + (row if run.tape else n_0) * run.H * run.item
     s.y = run.y + row * run.y_stride * run.item if run.y != NULL else NULL
     for k in range(run.cell.states):
+        at = n_0 * run.width[k] * run.item
         s.before[k] = state_at(run, k, slot_before(schedule, t)) + at
         s.after[k] = state_at(run, k, slot_after(schedule, t)) + at
         s.dstate[k] = run.dstate[k] + at if run.dstate[k] != NULL else NULL
@@ -117,22 +163,103 @@ cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) 
 
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil:
     """Roughly what `rows` steps of one sequence cost, in floating-point operations of a product."""
-    return 2.0 * rows * run.cell.G * run.H * (run.I + run.H + 100)
+    return 2.0 * rows * run.H * (run.cell.G * (run.I + run.width[0] + 100) + (run.width[0] if run.projects else 0))
 
 
-# --- products and sums ------------------------------------------------------------------------------------------------
+# --- products -----------------------------------------------------------------------------------------------------------
+
+cdef void input_product(const Run *run, Py_ssize_t rows, const char *x, char *gates) noexcept nogil:
+    """gates (rows, columns*H) = x (rows, I) W_ih^T; gate g in column (g + shift) % G."""
+    cdef Py_ssize_t row = run.cell.columns * run.H, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
+    product(run.dtype, False, True, rows, most, run.I, x, run.I, run.W_ih, run.I, 0, gates + shift * run.item, row)
+    if shift:
+        product(run.dtype, False, True, rows, shift, run.I, x, run.I, run.W_ih + most * run.I * run.item, run.I, 0, gates, row)
+
 
 cdef void recur(const Run *run, const Step *s) noexcept nogil:
-    """gates (n, G*H) += h_{t-1} (n, H) W_hh^T."""
-    cdef Py_ssize_t GH = run.cell.G * s.H
-    product_blocked(run.dtype, s.n, GH, s.H, s.before[0], run.W_hh_T, 1, s.gates)
+    """gates (n, columns*H), from column `shift` on, += h_{t-1} (n, P) W_hh^T of the first `split` gates."""
+    cdef Py_ssize_t H = run.H, P = run.width[0]
+    product_blocked(run.dtype, s.n, run.cell.split * H, P, s.before[0], P, run.W_hh_T, 1,
+                    <char *>s.gates + run.cell.shift * H * run.item, run.cell.columns * H)
 
 
-cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
-    """dh_{t-1} (n, H) = dgates (n, G*H) W_hh."""
-    cdef Py_ssize_t GH = run.cell.G * s.H
-    product_blocked(run.dtype, s.n, s.H, GH, s.dgates, run.W_hh, 0, s.dstate[0])
+cdef void recur_inner(const Run *run, const Step *s) noexcept nogil:
+    """The other gates += inner (n, H) W_hh^T."""
+    cdef Py_ssize_t H = run.H, cut = run.cell.split * H
+    product_blocked(run.dtype, s.n, run.cell.G * H - cut, H, s.inner, H, run.W_hh_T + cut * H * run.item, 1,
+                    <char *>s.gates + cut * run.item, run.cell.columns * H)
 
+
+cdef void recur_back(const Run *run, const Step *s, double beta) noexcept nogil:
+    """dh_{t-1} (n, P) = beta dh_{t-1} + dgates (n, columns*H) W_hh, of the first `split` gates."""
+    cdef Py_ssize_t H = run.H, P = run.width[0]
+    product_blocked(run.dtype, s.n, P, run.cell.split * H, <char *>s.dgates + run.cell.shift * H * run.item,
+                    run.cell.columns * H, run.W_hh, beta, s.dstate[0], P)
+
+
+cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil:
+    """dinner (n, H) = dgates W_hh, of the other gates."""
+    cdef Py_ssize_t H = run.H, cut = run.cell.split * H
+    product_blocked(run.dtype, s.n, H, run.cell.G * H - cut, <char *>s.dgates + cut * run.item, run.cell.columns * H,
+                    run.W_hh + cut * H * run.item, 0, s.dinner, H)
+
+
+# --- from hidden units to an output that is the state: projections, and Jordan networks -----------------------------------
+#
+# Of an LSTM, (8) h_t = W_hr m_t; of a Jordan network, (3) s_t = W_ho h_t + b_o and (4) o_t = g(s_t).
+
+cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil:
+    """What a cell's phase of the panels engine begins with."""
+    cdef PanelStep step
+    memset(&step, 0, sizeof(step))
+    step.h, step.y, step.y_stride = s.after[0], s.y, run.y_stride
+    if run.projects:
+        step.h, step.y = s.inner, NULL
+    step.gates, step.inner, step.h_before, step.K = s.gates, s.inner, s.before[0], run.width[0]
+    step.z, step.row, step.rows, step.x, step.I = s.z, s.row, s.rows, s.x, run.I
+    step.panels, step.panels_ih, step.bias = run.panels_hh, run.panels_ih, run.panels_bias
+    step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
+    step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
+    return step
+
+
+cdef void project_panels(const Run *run, const Step *s) noexcept nogil:
+    cdef PanelStep step
+    memset(&step, 0, sizeof(step))
+    step.h, step.y, step.y_stride = s.after[0], s.y if run.cell.output != SOFTMAX else NULL, run.y_stride
+    step.x, step.I, step.bias, step.panels_ih = s.inner, run.H, run.panels_b_hr, run.panels_hr
+    step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.width[0], s.v_0, s.v_1, s.backwards
+    run.leaf.rnn_step[run.cell.output if run.cell.output != SOFTMAX else IDENTITY](&step)           # (8), (3) (4)
+
+
+cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil:
+    """Of the rows from v_0 to v_1."""
+    cdef Py_ssize_t P = run.width[0], r
+    cdef char *o = <char *>s.after[0] + s.v_0 * P * run.item
+    run.leaf.softmax(o, s.v_1 - s.v_0, P)                                                           # (4)
+    if s.y != NULL and run.engine == PANELS:
+        for r in range(s.v_1 - s.v_0):
+            memcpy(<char *>s.y + (s.v_0 + r) * run.y_stride * run.item, o + r * P * run.item, P * run.item)
+
+
+cdef void project_blas(const Run *run, const Step *s) noexcept nogil:
+    cdef Py_ssize_t P = run.width[0]
+    product_blocked(run.dtype, s.n, P, run.H, s.inner, run.H, run.W_hr_T, 0, s.after[0], P)         # (8), (3)
+    run.leaf.rnn_forward[run.cell.output if run.cell.output != SOFTMAX else IDENTITY](
+        s.after[0], s.after[0], run.b_hr, s.n, P)                                                   # (4)
+
+
+cdef void project_back(const Run *run, const Step *s) noexcept nogil:
+    """dout (n, P) and dinner (n, H) from dstate[0], the gradient of h_t."""
+    cdef Py_ssize_t P = run.width[0]
+    if run.cell.output == SOFTMAX:
+        run.leaf.softmax_backward(s.dout, s.dstate[0], s.after[0], s.n, P)                          # (4')
+    else:
+        run.leaf.rnn_backward[run.cell.output](s.dout, s.dstate[0], s.after[0], s.n, P)             # (4')
+    product_blocked(run.dtype, s.n, run.H, P, s.dout, P, run.W_hr, 0, s.dinner, run.H)              # (8'), (3')
+
+
+# --- sums ---------------------------------------------------------------------------------------------------------------
 
 cdef void add_rows(real *out, const real *a, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t H) noexcept nogil:
     """out (n, H) += a, whose rows are `stride` apart."""
@@ -166,7 +293,8 @@ cdef struct Job:
     Run *runs
     int count
     bint by_rows
-    Py_ssize_t rows, chunks     # by rows: sequences of a chunk, and chunks of a run
+    Py_ssize_t rows, chunks     # by rows: most sequences of a chunk, and chunks of a run
+    Py_ssize_t *bounds          # by rows: where the chunks begin, and the end of the last
     Py_ssize_t block            # steps of a block of time
     bint fused                  # panels: the product with W_ih is part of each step, not one for all of a block
     char *z                     # by rows: each member's workspace; by units: each run's
@@ -183,7 +311,6 @@ cdef struct Part:               # what one member does of a run
     const Run *run
     char *z
     Py_ssize_t n_0, n_1         # sequences
-    Py_ssize_t v_0, v_1         # vectors of the panels
     Team *team                  # NULL: alone
     int member                  # of the team
     int crew_member
@@ -235,24 +362,41 @@ cdef inline Py_ssize_t slice_of(const Run *run, Py_ssize_t K, Py_ssize_t rows) n
     return max(vectors // 4 * 4, 4)
 
 
-cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1) noexcept nogil:
-    """z = bias + x W_ih^T for the steps from t_0 to t_1: a member's part of it."""
+cdef inline Py_ssize_t share_of(Py_ssize_t vectors, const Part *part, int more) noexcept nogil:
+    """The first vector of a member's share of them, or for more = 1 the first of the next member's."""
+    if part.team == NULL:
+        return vectors * more
+    return panel_start(vectors, panels(vectors) * (part.member + more) // part.team.size)
+
+
+cdef inline Py_ssize_t rows_of(const Part *part, Py_ssize_t t) noexcept nogil:
+    """A part's sequences that have a step at time t."""
+    return max(min(part.n_1, rows_at(&part.run.schedule, t)) - part.n_0, 0)
+
+
+cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows) noexcept nogil:
+    """z = bias + x W_ih^T for the `rows` rows of the steps from t_0 to t_1: a member's part of it."""
     cdef const Run *run = part.run
-    cdef Py_ssize_t N = run.schedule.N, n = part.n_1 - part.n_0, rows = (t_1 - t_0) * n, item = run.I * run.item
-    cdef const char *x = run.x + (t_0 * N + part.n_0) * item
-    cdef Py_ssize_t v, v_1, t, k, q, chunks, shares, row, size, step
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t item = run.I * run.item, gates = run.gate_panels
+    cdef const char *x = run.x + (row_at(schedule, t_0) + part.n_0) * item
+    cdef Py_ssize_t v, v_1, t, k, q, n, chunks, shares, row, size, step
     cdef int other
     if part.team == NULL:
-        step = slice_of(run, run.I, rows)
-        v = part.v_0
-        while v < part.v_1:
-            v_1 = min(v + step, part.v_1)
-            if n == N:
-                run.leaf.project(part.z, run.panels_bias, x, run.panels_ih, run.I, v, v_1, rows, 0, rows)
+        step = slice_of(run, run.I * gates, rows)
+        v = 0
+        while v < run.vectors:
+            v_1 = min(v + step, run.vectors)
+            if part.n_0 == 0 and part.n_1 == schedule.N:
+                run.leaf.project(part.z, run.panels_bias, x, run.panels_ih, gates, run.I, v, v_1, rows, 0, rows)
             else:
-                for t in range(t_1 - t_0):
-                    run.leaf.project(part.z, run.panels_bias, x + t * N * item, run.panels_ih, run.I, v, v_1, n, t * n, rows)
-            look(job, part.crew_member, 2.0 * rows * (v_1 - v) * run.leaf.width * run.I)
+                row = 0
+                for t in range(t_0, t_1):
+                    n = rows_of(part, t)
+                    run.leaf.project(part.z, run.panels_bias, run.x + (row_at(schedule, t) + part.n_0) * item,
+                                     run.panels_ih, gates, run.I, v, v_1, n, row, rows)
+                    row += n
+            look(job, part.crew_member, 2.0 * rows * (v_1 - v) * run.leaf.width * run.I * gates)
             v = v_1
         return
     # Each member begins with shares of its own units, whose weights its cache holds, and then helps the others: a worker
@@ -269,9 +413,10 @@ cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
                 break
             row = q % chunks * SHARE_ROWS
             run.leaf.project(
-                part.z, run.panels_bias, x + row * item, run.panels_ih, run.I, panel_start(run.vectors, v + q // chunks),
-                panel_start(run.vectors, v + q // chunks + 1), min(<Py_ssize_t>SHARE_ROWS, rows - row), row, rows)
-            look(job, part.crew_member, 2.0 * SHARE_ROWS * 4 * run.leaf.width * run.I)
+                part.z, run.panels_bias, x + row * item, run.panels_ih, gates, run.I,
+                panel_start(run.vectors, v + q // chunks), panel_start(run.vectors, v + q // chunks + 1),
+                min(<Py_ssize_t>SHARE_ROWS, rows - row), row, rows)
+            look(job, part.crew_member, 2.0 * SHARE_ROWS * 4 * run.leaf.width * run.I * gates)
 
 
 cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
@@ -290,48 +435,69 @@ cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
 cdef void forward_part(Job *job, const Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, rows, meetings = 0, n = part.n_1 - part.n_0
-    cdef Py_ssize_t GH = run.cell.G * run.H, slices = slice_of(run, run.H + (run.I if job.fused else 0), n)
-    cdef Py_ssize_t count = (part.v_1 - part.v_0 + slices - 1) // slices
+    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, row, rows, v_0, v_1, slices, count, meetings = 0
+    cdef Py_ssize_t CH = run.cell.columns * run.H, P = run.width[0]
     cdef int p
     cdef Step s
     for b in range(blocks(schedule, job.block)):
         t_0 = (blocks(schedule, job.block) - 1 - b if schedule.reverse else b) * job.block
         t_1 = min(t_0 + job.block, schedule.T)
-        rows = (t_1 - t_0) * n
+        if part.n_0 == 0 and part.n_1 == schedule.N:
+            rows = row_at(schedule, t_1) - row_at(schedule, t_0)
+        else:
+            rows = 0
+            for t in range(t_0, t_1):
+                rows += rows_of(part, t)
+            if rows == 0:
+                continue
         if job.fused:
             pass
         elif run.engine == PANELS:
-            project(job, part, b, t_0, t_1)
+            project(job, part, b, t_0, t_1, rows)
         else:
-            product(run.dtype, False, True, rows, GH, run.I, run.x + t_0 * n * run.I * run.item, run.I, run.W_ih, run.I,
-                    0, part.z if run.gates == NULL else run.gates + t_0 * n * GH * run.item, GH)
+            input_product(run, rows, run.x + row_at(schedule, t_0) * run.I * run.item,
+                          run.gates + row_at(schedule, t_0) * CH * run.item if run.tape and run.gates != NULL else part.z)
         if part.team != NULL and not job.fused:
             meetings += 1
             if not meet(job, part, meetings):
                 return
             counter_reset(&job.shares[2 * (part.team.first + part.member) + (b & 1)])
+        row = rows if schedule.reverse else 0  # of the block's
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
-            s = step_at(run, t, part.n_0, part.n_1)
-            s.z, s.row, s.rows, s.backwards = part.z, (t - t_0) * n, rows, (t & 1) ^ run.turned
+            n = rows_of(part, t)
+            if n == 0:
+                continue
+            if schedule.reverse:
+                row -= n
+            s = step_at(run, t, part.n_0, part.n_0 + n)
+            s.z, s.row, s.rows, s.backwards = part.z, row, rows, (t & 1) ^ run.turned
             if job.fused:
-                s.x = run.x + (t * schedule.N + part.n_0) * run.I * run.item
-            if run.engine == BLAS and run.gates == NULL:
-                s.gates = part.z + (t - t_0) * n * GH * run.item
-            for p in range(run.cell.phases):
+                s.x = run.x + (row_at(schedule, t) + part.n_0) * run.I * run.item
+            if run.engine == BLAS and not (run.tape and run.gates != NULL):
+                s.gates = part.z + row * CH * run.item
+            for p in range(run.phases):
+                if run.phase_vectors[p]:
+                    v_0, v_1 = share_of(run.phase_vectors[p], part, 0), share_of(run.phase_vectors[p], part, 1)
+                    slices = slice_of(run, run.gate_panels * (P + (run.I if job.fused else 0)), n)
+                else:  # a phase of rows
+                    v_0, v_1, slices = 0, n, n
+                    if part.team != NULL:
+                        v_0, v_1 = n * part.member // part.team.size, n * (part.member + 1) // part.team.size
+                count = (v_1 - v_0 + slices - 1) // slices
                 for k in range(count):
-                    s.v_0 = part.v_0 + (count - 1 - k if s.backwards else k) * slices
-                    s.v_1 = min(s.v_0 + slices, part.v_1)
-                    run.cell.forward[run.engine][p](run, &s)
-                    look(job, part.crew_member, work(run, n) * (s.v_1 - s.v_0) / run.vectors)
+                    s.v_0 = v_0 + (count - 1 - k if s.backwards else k) * slices
+                    s.v_1 = min(s.v_0 + slices, v_1)
+                    run.phase[p](run, &s)
+                    look(job, part.crew_member, work(run, n) / (run.phases * count))
                 meetings += 1
                 if not meet(job, part, meetings):
                     return
             if run.engine == BLAS and s.y != NULL:
                 for r in range(n):
-                    memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * run.H * run.item,
-                           run.H * run.item)
+                    memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * P * run.item, P * run.item)
+            if not schedule.reverse:
+                row += n
 
 
 cdef void forward_member(void *job_, int member) noexcept nogil:
@@ -343,16 +509,14 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     cdef int r
     part.crew_member = member
     if job.by_rows:
-        part.team, part.v_0, part.member = NULL, 0, 0
+        part.team, part.member = NULL, 0
         part.z = job.z + member * job.z_size
         while counter_peek(&job.stop) == 0:
             k = counter_take(&job.next)
             if k >= job.count * job.chunks:
                 return
             part.run = &job.runs[k // job.chunks]
-            part.v_1 = part.run.vectors
-            part.n_0 = k % job.chunks * job.rows
-            part.n_1 = min(part.n_0 + job.rows, part.run.schedule.N)
+            part.n_0, part.n_1 = job.bounds[k % job.chunks], job.bounds[k % job.chunks + 1]
             forward_part(job, &part)
         return
     r = 1 if job.count == 2 and member >= job.teams[1].first else 0
@@ -360,23 +524,47 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     part.run, part.team, part.member = &job.runs[r], team, member - team.first
     part.z = job.z + r * job.z_size
     part.n_0, part.n_1 = 0, part.run.schedule.N
-    part.v_0 = panel_start(part.run.vectors, panels(part.run.vectors) * part.member // team.size)
-    part.v_1 = panel_start(part.run.vectors, panels(part.run.vectors) * (part.member + 1) // team.size)
     forward_part(job, &part)
+
+
+cdef Py_ssize_t cut_rows(const Schedule *s, Py_ssize_t chunks, Py_ssize_t most, Py_ssize_t *bounds) noexcept nogil:
+    """Cut the sequences into `chunks` of about equal work, or more where one would have more than `most`; return how many
+    there are. `bounds`, unless NULL, gets their beginnings and the end."""
+    cdef Py_ssize_t n = 0, start, k = 0, left = row_at(s, s.T), share, done, step
+    while n < s.N:
+        if bounds != NULL:
+            bounds[k] = n
+        start, done, share = n, 0, left // max(chunks - k, 1)
+        while n < s.N and n - start < most:
+            step = s.T if s.offsets == NULL else s.lengths[n]
+            if n > start and 2 * done + step > 2 * share:
+                break
+            done += step
+            n += 1
+        left -= done
+        k += 1
+    if bounds != NULL:
+        bounds[k] = s.N
+    return k
+
+
+cdef inline Py_ssize_t weight_bytes(const Run *run) noexcept nogil:
+    """Bytes of W_ih and W_hh in panels."""
+    return run.vectors * run.gate_panels * run.leaf.width * (run.I + run.width[0]) * run.item
 
 
 cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
     """Whether a crew is faster by rows than by units: where each member gets rows enough for a tile, and the weights,
     which each member then reads all of, stay in its own cache or are read for many rows at once."""
     cdef Py_ssize_t teams = max(members // count, 1), rows = (run.schedule.N + teams - 1) // teams
-    cdef Py_ssize_t weights = run.vectors * run.leaf.width * (run.I + run.H) * run.item
+    cdef Py_ssize_t weights = weight_bytes(run)
     return members <= count or rows >= 48 or rows >= 4 and weights <= (1 << 20) or panels(run.vectors) < teams
 
 
 cdef bint fuses(const Run *run, Py_ssize_t rows) noexcept nogil:
     """Whether the product with W_ih is faster as part of each step: where the weights stay in the second-level cache, and
     there are rows enough for a step to be busy with more than reading them."""
-    return rows >= 4 and run.vectors * run.leaf.width * (run.I + run.H) * run.item <= PANEL_BYTES
+    return rows >= 4 and weight_bytes(run) <= PANEL_BYTES
 
 
 cdef int worth(const Run *run, int count) noexcept nogil:
@@ -384,7 +572,7 @@ cdef int worth(const Run *run, int count) noexcept nogil:
     them takes time, and so does meeting after each step."""
     cdef Py_ssize_t N = run.schedule.N
     cdef int members = min(limit, <int>POOL_MOST)
-    if work(run, run.schedule.T * N) * count < 4e6:
+    if work(run, row_at(&run.schedule, run.schedule.T)) * count < 4e6:
         return 1
     while members > count and (
         N * count < 4 * members if shared_by_rows(run, count, members) else work(run, N) * count < 1.5e5 * members
@@ -397,24 +585,28 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     """Run one layer in one or both directions, with up to `n_threads` threads; 0 for as many as pay. The workspace is
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
-    cdef Py_ssize_t T = run.schedule.T, N = run.schedule.N, size = N * run.H * run.item, most, rows, z_rows, state, total
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, rows, z_rows, bounds, each, inner, gates
+    cdef Py_ssize_t state[MAX_STATES]
+    cdef Py_ssize_t all_rows = row_at(schedule, T), CH = run.cell.columns * run.H
     cdef Job job
     cdef char small[SMALL]
     cdef char *memory
     cdef char *at
-    cdef size_t needed
+    cdef size_t needed, shares
     cdef int k, r, members
     cdef bint quick
     cdef unsigned long mode
-    cdef bint interruptible = work(run, T * N) * count > LOOK_WORK and main_thread()
+    cdef double all_work = work(run, all_rows) * count
+    cdef bint interruptible = all_work > LOOK_WORK and main_thread()
     if N == 0 or T == 0:
         for r in range(count):
             for k in range(run.cell.states):
-                memcpy(runs[r].final[k], runs[r].initial[k], size)
+                memcpy(runs[r].final[k], runs[r].initial[k], N * run.width[k] * run.item)
         return 0
     members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, count)
     job.runs, job.count = runs, count
-    quick = members == 1 and work(run, T * N) * count < LOOK_WORK
+    quick = members == 1 and all_work < LOOK_WORK
     if quick:
         job.crew.size = 1
     else:
@@ -425,31 +617,44 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
     most = BLAS_ROWS
     if run.engine == PANELS:
-        most = PANEL_BYTES // (run.vectors * run.leaf.width * run.item)
+        most = PANEL_BYTES // (run.vectors * run.gate_panels * run.leaf.width * run.item)
         most = max(min(most, <Py_ssize_t>PANEL_ROWS), <Py_ssize_t>SHARE_ROWS)
-    if job.by_rows:
-        job.chunks = (N + rows - 1) // rows if run.engine == PANELS else 1
-        if run.engine == PANELS:
-            job.chunks *= (rows + most - 1) // most
-        job.rows = (N + job.chunks - 1) // job.chunks
-        job.chunks = (N + job.rows - 1) // job.rows
-    else:
-        job.rows, job.chunks = N, 1
+    job.rows, job.chunks = N, 1
+    if job.by_rows and run.engine == PANELS:
+        job.chunks = (N + rows - 1) // rows
+        job.chunks *= (rows + most - 1) // most
+        rows = (N + job.chunks - 1) // job.chunks
+        if schedule.offsets == NULL:
+            job.rows, job.chunks = rows, (N + rows - 1) // rows
+        else:
+            job.rows = min(most, N)
+            job.chunks = cut_rows(schedule, job.chunks, job.rows, NULL)
     job.block = max(most // job.rows, 1)
     if run.engine == BLAS:
         job.block = max(min(job.block, <Py_ssize_t>(BLOCK_WORK / work(run, N))), 1)
     job.fused = run.engine == PANELS and (job.block == 1 or fuses(run, job.rows))
     job.block = T if job.fused else min(job.block, T)
-    job.block = (T + blocks(&run.schedule, job.block) - 1) // blocks(&run.schedule, job.block)  # of equal length
+    job.block = (T + blocks(schedule, job.block) - 1) // blocks(schedule, job.block)  # of equal length
 
-    # one allocation: shares; z of each member or run; two slots of states of each run
+    # one allocation: shares; bounds; z of each member or run; each run's two slots of states, and what one step leaves
+    # from phase to phase
     z_rows = 0 if job.fused else job.block * job.rows
-    job.z_size = (z_rows * run.vectors * run.leaf.width * run.item + 63) // 64 * 64
+    job.z_size = (z_rows * run.vectors * run.gate_panels * run.leaf.width * run.item + 63) // 64 * 64
     if run.engine == BLAS:
-        job.z_size = z_rows * run.cell.G * run.H * run.item if run.gates == NULL else 0
-    state = 0 if run.tape or T == 1 else 2 * size
-    total = members * 2 * sizeof(Counter) + 64 + (members if job.by_rows else count) * job.z_size
-    needed = total + 64 + count * run.cell.states * state
+        job.z_size = 0 if run.tape and run.cell.keeps_gates else z_rows * CH * run.item
+    each = 0
+    for k in range(run.cell.states):
+        state[k] = 2 * N * run.width[k] * run.item
+        if run.tape or T == 1 and schedule.offsets == NULL:
+            state[k] = 0
+        each += state[k]
+    inner = 0 if run.tape or not (run.projects or run.cell.keeps_inner) else N * run.H * run.item
+    gates = 0 if run.tape or run.engine == BLAS or not run.cell.keeps_inner else N * CH * run.item
+    each += inner + gates
+    bounds = job.chunks + 1
+    shares = members * 2 * sizeof(Counter) + bounds * sizeof(Py_ssize_t)
+    shares += 128 + (members if job.by_rows else count) * job.z_size
+    needed = shares + count * each
     memory = small
     if scratch != NULL:
         if scratch.size < needed:
@@ -463,17 +668,25 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         job.count = 0  # the crew goes home
     else:
         job.shares = <Counter *>memory
-        job.z = <char *>((<uintptr_t>memory + members * 2 * sizeof(Counter) + 63) & ~<uintptr_t>63)
-        at = memory + total
+        job.bounds = <Py_ssize_t *>(memory + members * 2 * sizeof(Counter))
+        job.z = <char *>((<uintptr_t>(job.bounds + bounds) + 63) & ~<uintptr_t>63)
+        at = memory + shares
         for r in range(count):
-            for k in range(run.cell.states):
-                if runs[r].tape:
-                    memcpy(state_at(&runs[r], k, T if runs[r].schedule.reverse else 0), runs[r].initial[k], size)
-                else:
+            if not run.tape:
+                for k in range(run.cell.states):
                     runs[r].state[k] = at
-                    at += state
+                    at += state[k]
+                runs[r].inner = at if inner else NULL
+                runs[r].gates = at + inner if gates else NULL
+                at += inner + gates
+            enter_and_leave(&runs[r], False)
         for k in range(2 * members):
             counter_reset(&job.shares[k])
+        if schedule.offsets != NULL and job.chunks > 1:
+            cut_rows(schedule, job.chunks, job.rows, job.bounds)
+        else:
+            for k in range(job.chunks + 1):
+                job.bounds[k] = min(k * job.rows, N)
         if not job.by_rows:
             job.teams[0].first, job.teams[0].size = 0, (members + count - 1) // count
             job.teams[1].first, job.teams[1].size = job.teams[0].size, members - job.teams[0].size
@@ -489,16 +702,15 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     else:
         job.looked = now()
         pool_run(&job.crew, forward_member, &job)
+    if memory != NULL and not counter_peek(&job.stop):
+        for r in range(count):
+            enter_and_leave(&runs[r], True)
     if scratch == NULL and memory != small:
         free(memory)
     if memory == NULL:
         raise_memory_error()
     if counter_peek(&job.stop):
         raise_stopped()
-    for r in range(count):
-        if runs[r].tape:
-            for k in range(run.cell.states):
-                memcpy(runs[r].final[k], state_at(&runs[r], k, 0 if runs[r].schedule.reverse else T), size)
     return 0
 
 
@@ -519,48 +731,99 @@ cdef int raise_stopped() except -1 with gil:
 
 # --- backwards ----------------------------------------------------------------------------------------------------------
 
+cdef void add_peepholes(real *out, const real *dgates, const real *c, const real *c_before, Py_ssize_t n,
+                        Py_ssize_t H) noexcept nogil:
+    """out (3, H) += the gradients of a step's peepholes, i f o: (2') (3') (5')."""
+    cdef Py_ssize_t r, j
+    for r in range(n):
+        for j in range(H):
+            out[j] += dgates[r * 4 * H + j] * c_before[r * H + j]
+            out[H + j] += dgates[r * 4 * H + H + j] * c_before[r * H + j]
+            out[2 * H + j] += dgates[r * 4 * H + 3 * H + j] * c[r * H + j]
+
+
+cdef const char *h_before_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1) noexcept nogil:
+    """h_{t-1} of a block's steps, one after the other: as the tape has them, or copied where sequences end."""
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t t, size = run.width[0] * run.item, rows = row_at(schedule, t_0)
+    if schedule.reverse or schedule.offsets == NULL:
+        return state_at(run, 0, t_0 + schedule.reverse)
+    for t in range(t_0, t_1):
+        memcpy(run.h_before + (row_at(schedule, t) - rows) * size, state_at(run, 0, t), rows_at(schedule, t) * size)
+    return run.h_before
+
+
+cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1) noexcept nogil:
+    """Add a block's part to the gradients of the weights, and write its dx."""
+    cdef Py_ssize_t row = row_at(&run.schedule, t_0), n = row_at(&run.schedule, t_1) - row, item = run.item
+    cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H
+    cdef Py_ssize_t shift = run.cell.shift * H, most = run.cell.G * H - shift, cut = run.cell.split * H
+    cdef const char *x = run.x + row * I * item
+    cdef char *dx = run.dx + row * I * item
+    cdef const char *h_before = h_before_block(run, t_0, t_1)
+    cdef const char *inner = run.inner + row * H * item if run.inner != NULL else NULL
+    product(run.dtype, True, False, most, I, n, run.dgates + shift * item, CH, x, I, 1, run.dW_ih, I)
+    product(run.dtype, False, False, n, I, most, run.dgates + shift * item, CH, run.W_ih, I, run.beta_dx, dx, I)
+    if shift:
+        product(run.dtype, True, False, shift, I, n, run.dgates, CH, x, I, 1, run.dW_ih + most * I * item, I)
+        product(run.dtype, False, False, n, I, shift, run.dgates, CH, run.W_ih + most * I * item, I, 1, dx, I)
+    product(run.dtype, True, False, cut, P, n, run.dgates + shift * item, CH, h_before, P, 1, run.dW_hh, P)
+    if run.cell.split < run.cell.G:
+        product(run.dtype, True, False, run.cell.G * H - cut, H, n, run.dgates + cut * item, CH, inner, H, 1,
+                run.dW_hh + cut * H * item, H)
+    if run.projects:
+        product(run.dtype, True, False, P, H, n, run.dout, P, inner, H, 1, run.dW_hr, H)
+    if run.dtype == FLOAT32:
+        add_sums(<float *>run.db, <float *>run.partial, <const float *>run.dgates, n, CH)
+        if run.projects:
+            add_sums(<float *>run.db_hr, <float *>run.partial, <const float *>run.dout, n, P)
+    else:
+        add_sums(<double *>run.db, <double *>run.partial, <const double *>run.dgates, n, CH)
+        if run.projects:
+            add_sums(<double *>run.db_hr, <double *>run.partial, <const double *>run.dout, n, P)
+
+
 cdef int backward(const Run *run) except -1 nogil:
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, t, t_0, t_1, n, N = schedule.N, GH = run.cell.G * run.H, block = backward_block(run)
-    cdef const char *x
+    cdef Py_ssize_t b, i, t, t_0, t_1, n, row, H = run.H, P = run.width[0], block = backward_block(run)
     cdef const char *dy
-    cdef const char *h
     cdef int p
     cdef Job job
     cdef Step s
     job.crew.size = 1
-    job.interruptible = work(run, schedule.T * N) > LOOK_WORK and main_thread()
+    job.interruptible = work(run, row_at(schedule, schedule.T)) > LOOK_WORK and main_thread()
     job.done, job.looked = 0, now()
     counter_reset(&job.stop)
     for b in range(blocks(schedule, block)):
         t_0 = (b if schedule.reverse else blocks(schedule, block) - 1 - b) * block
         t_1 = min(t_0 + block, schedule.T)
-        n = (t_1 - t_0) * N
         for i in range(t_1 - t_0):
             t = t_0 + i if schedule.reverse else t_1 - 1 - i
-            s = step_at(run, t, 0, N)
-            s.dgates = run.dgates + (t - t_0) * N * GH * run.item
+            n = rows_at(schedule, t)
+            row = row_at(schedule, t) - row_at(schedule, t_0)
+            s = step_at(run, t, 0, n)
+            s.dgates = run.dgates + row * run.cell.columns * H * run.item
+            s.dinner, s.dh = run.dinner, s.dstate[0]
             if run.dy != NULL:  # dh_t is the gradient through the later steps plus the one through y_t
-                dy = run.dy + t * N * run.y_stride * run.item
+                dy = run.dy + row_at(schedule, t) * run.y_stride * run.item
                 if run.dtype == FLOAT32:
-                    add_rows(<float *>s.dstate[0], <const float *>dy, run.y_stride, s.n, s.H)
+                    add_rows(<float *>s.dstate[0], <const float *>dy, run.y_stride, n, P)
                 else:
-                    add_rows(<double *>s.dstate[0], <const double *>dy, run.y_stride, s.n, s.H)
-            for p in range(run.cell.phases):
-                run.cell.backward[p](run, &s)
-            look(&job, 0, 3 * work(run, N))
+                    add_rows(<double *>s.dstate[0], <const double *>dy, run.y_stride, n, P)
+            if run.projects:
+                s.dout, s.dh = run.dout + row * P * run.item, run.dinner
+                project_back(run, &s)
+            run.cell.backward(run, &s)
+            if run.peephole != NULL and run.dtype == FLOAT32:
+                add_peepholes(<float *>run.dpeephole, <const float *>s.dgates, <const float *>s.after[1],
+                              <const float *>s.before[1], n, H)
+            elif run.peephole != NULL:
+                add_peepholes(<double *>run.dpeephole, <const double *>s.dgates, <const double *>s.after[1],
+                              <const double *>s.before[1], n, H)
+            look(&job, 0, 3 * work(run, n))
             if counter_peek(&job.stop):
                 raise_stopped()
-        x = run.x + t_0 * N * run.I * run.item
-        h = state_at(run, 0, t_0 + schedule.reverse)  # h_{t-1} of the block's steps, one after the other
-        product(run.dtype, True, False, GH, run.I, n, run.dgates, GH, x, run.I, 1, run.dW_ih, run.I)
-        product(run.dtype, True, False, GH, run.H, n, run.dgates, GH, h, run.H, 1, run.dW_hh, run.H)
-        product(run.dtype, False, False, n, run.I, GH, run.dgates, GH, run.W_ih, run.I, run.beta_dx,
-                run.dx + t_0 * N * run.I * run.item, run.I)
-        if run.dtype == FLOAT32:
-            add_sums(<float *>run.db, <float *>run.db + GH, <const float *>run.dgates, n, GH)
-        else:
-            add_sums(<double *>run.db, <double *>run.db + GH, <const double *>run.dgates, n, GH)
+        block_gradients(run, t_0, t_1)
     return 0
 
 
@@ -569,6 +832,76 @@ cdef Py_ssize_t backward_block(const Run *run) noexcept nogil:
     cdef Py_ssize_t N = max(run.schedule.N, 1), block = BLAS_ROWS // N
     block = min(block, <Py_ssize_t>(BLOCK_WORK / work(run, N)))
     return min(max(block, 1), max(run.schedule.T, 1))
+
+
+# --- sequences of several lengths ---------------------------------------------------------------------------------------
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Ragged:
+    """The order in which sequences of several lengths run.
+
+    Parameters
+    ----------
+    lengths : ndarray (N,) of int64
+        Any order, from 0 to `T`.
+    T : int
+        Steps of the padded sequences.
+
+    Attributes
+    ----------
+    T : int
+        The longest length: steps that there are.
+    order : ndarray (N,)
+        The sequences, the longest first.
+    lengths : ndarray (N,)
+        Theirs.
+    offsets : ndarray (T+1,)
+        Rows of all times before t, in packed order.
+    times, rows : ndarray (sum of lengths,)
+        Time and sequence of each row in packed order.
+    """
+
+    def __cinit__(self, lengths not None, Py_ssize_t T):
+        cdef Py_ssize_t N, t, n, k, r
+        if type(lengths) is not np.ndarray or lengths.ndim != 1 or lengths.dtype != np.int64:
+            raise ValueError(f"expected lengths (N,) of int64, got {lengths!r:.80}")
+        if lengths.size and not 0 <= lengths.min() <= lengths.max() <= T:
+            raise ValueError(f"expected lengths between 0 and {T}, got {lengths!r:.80}")
+        N = lengths.size
+        self.order = np.argsort(-lengths, kind="stable").astype(np.intp)
+        self.lengths = lengths[self.order].astype(np.intp)
+        self.N, self.T = N, self.lengths[0] if N else 0
+        self.offsets = np.zeros(self.T + 1, np.intp)
+        self.times, self.rows = (np.empty(int(self.lengths.sum()), np.intp) for _ in range(2))
+        cdef Py_ssize_t[::1] order = self.order, sizes = self.lengths, offsets = self.offsets, times = self.times
+        cdef Py_ssize_t[::1] rows = self.rows
+        n, k = N, 0
+        for t in range(self.T):
+            while sizes[n - 1] <= t:
+                n -= 1
+            offsets[t + 1] = offsets[t] + n
+            for r in range(n):
+                times[k], rows[k] = t, order[r]
+                k += 1
+
+    def cut(self, Py_ssize_t t_0, Py_ssize_t t_1):
+        """Return the order of the steps from t_0 to t_1 alone, as a sequence of its own."""
+        cdef Ragged part = Ragged.__new__(Ragged, np.zeros(0, np.int64), 0)
+        if not 0 <= t_0 <= t_1 <= self.T:
+            raise ValueError(f"expected 0 <= t_0 <= t_1 <= {self.T}, got {t_0} and {t_1}")
+        first, last = self.offsets[t_0], self.offsets[t_1]
+        part.N, part.T, part.order = self.N, t_1 - t_0, self.order
+        part.lengths = np.clip(self.lengths - t_0, 0, t_1 - t_0)
+        part.offsets = self.offsets[t_0 : t_1 + 1] - first
+        part.times, part.rows = self.times[first:last] - t_0, self.rows[first:last]
+        return part
+
+    cdef int schedule(self, Schedule *s) except -1:
+        s.T, s.N = self.T, self.N
+        s.offsets = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.offsets)
+        s.lengths = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.lengths)
+        return 0
 
 
 # --- from arrays to a run ---------------------------------------------------------------------------------------------
@@ -596,27 +929,53 @@ cdef char *data(object array, const Run *run, bint writes, Py_ssize_t a, Py_ssiz
     raise ValueError(f"expected a C-contiguous array of shape {shape} and {run.item} bytes an element, got {array!r:.80}")
 
 
+cdef char *rows_in(object array, const Run *run, bint writes, Py_ssize_t width) except? NULL:
+    """The first byte of an array whose rows, of `width` elements, are those of the schedule: (T, N, width), or packed."""
+    cdef Py_ssize_t rows = row_at(&run.schedule, run.schedule.T)
+    if run.schedule.offsets == NULL:
+        return data(array, run, writes, run.schedule.T, run.schedule.N, width)
+    return data(array, run, writes, rows, width)
+
+
 cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except? NULL:
-    """The first byte of a column of y (T, N, ·), and the stride of its rows in the run; NULL for None."""
+    """The first byte of a column of y (T, N, ·), or packed, and the stride of its rows in the run; NULL for None."""
+    cdef int ndim = 3 if run.schedule.offsets == NULL else 2
     run.y_stride = 0
     if y is None:
         return NULL
-    if type(y) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>y) != 3:
-        raise ValueError(f"expected an array (T, N, ·), got {y!r:.80}")
-    run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, 2)
-    if not 0 <= column <= run.y_stride - run.H:
-        raise ValueError(f"expected a column between 0 and {run.y_stride - run.H}, got {column}")
-    return data(y, run, writes, run.schedule.T, run.schedule.N, run.y_stride) + column * run.item
+    if type(y) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>y) != ndim:
+        raise ValueError(f"expected an array of {ndim} dimensions, got {y!r:.80}")
+    run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, ndim - 1)
+    if not 0 <= column <= run.y_stride - run.width[0]:
+        raise ValueError(f"expected a column between 0 and {run.y_stride - run.width[0]}, got {column}")
+    return rows_in(y, run, writes, run.y_stride) + column * run.item
 
 
-cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, Py_ssize_t count) except? NULL:
-    """The first byte of state k, with `count` of them from there on, of an array (K, N, H)."""
-    cdef Py_ssize_t K = -1
+cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, int state) except? NULL:
+    """The first byte of entry k of a state's array (K, N, width)."""
+    cdef Py_ssize_t K = -1, width = run.width[state]
     if type(array) is np.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>array) == 3:
         K = cnp.PyArray_DIM(<cnp.ndarray>array, 0)
-    if not 0 <= k <= K - count:
-        raise ValueError(f"expected an array of at least {k} + {count} states (N, H), got {array!r:.80}")
-    return data(array, run, writes, K, run.schedule.N, run.H) + k * run.schedule.N * run.H * run.item
+    if not 0 <= k < K:
+        raise ValueError(f"expected an array of more than {k} states (N, {width}), got {array!r:.80}")
+    return data(array, run, writes, K, run.schedule.N, width) + k * run.schedule.N * width * run.item
+
+
+cdef int as_dtype(object x, Py_ssize_t ndim) except -1:
+    """The dtype of an array of so many dimensions, for `data` to check."""
+    if type(x) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != ndim:
+        raise ValueError(f"expected an array x of {ndim} dimensions, got {x!r:.80}")
+    return FLOAT32 if cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.NPY_FLOAT else FLOAT64
+
+
+cdef int timed(Run *run, object x, bint reverse, Ragged ragged) except -1:
+    """Fill in the schedule of a sequence x: (T, N, I), or packed."""
+    run.schedule.reverse = reverse
+    if ragged is not None:
+        return ragged.schedule(&run.schedule)
+    run.schedule.T, run.schedule.N = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    run.schedule.offsets = run.schedule.lengths = NULL
+    return 0
 
 
 cdef Table nothing
@@ -628,20 +987,20 @@ cdef class Cell:
     """A cell's kernels, for one layer in one or both directions. All arrays are C-contiguous and of one dtype.
 
     `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from 0 on are
-    the directions' one after the other, or None. `initial` and `final` hold one array (K, N, H) per state (h; c), of
-    which entry k is the first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as
-    many as pay.
+    the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·), and sequences of
+    all arrays are in its order. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
+    first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay.
     """
 
     def __cinit__(self):
         self.table = &nothing  # until `of` names one: a cell that Python made refuses all weights
-        self.scales = ()
+        self.form = ()
 
     @staticmethod
     cdef Cell of(const Table *table):
         cdef Cell cell = Cell.__new__(Cell)
         cell.table = table
-        cell.scales = tuple([table.scale[g] for g in range(table.G)])
+        cell.form = tuple([table.scale[g] for g in range(table.G)]), table.interleaved, table.shift, table.output_scale
         return cell
 
     cdef int begin(self, Run *run, Pack pack, int dtype) except -1:
@@ -652,84 +1011,116 @@ cdef class Cell:
         run.leaf = leaf_of(dtype)
         run.item = 4 if dtype == FLOAT32 else 8
         run.engine = engine
-        run.H, run.I = pack.hidden_size, pack.input_size
+        run.I, run.H, run.projects = pack.input_size, pack.hidden_size, pack.projects
+        run.width[0], run.width[1] = pack.state_size, pack.hidden_size
         if pack.gates != run.cell.G:
             raise ValueError(f"expected weights of {run.cell.G} gates, got {pack.gates}")
+        if run.cell.keeps_inner and run.projects or run.cell.states < 2 and pack.peeps:
+            raise ValueError("expected weights without projection or peepholes for this cell")
         return 0
 
     cdef object prepare(self, Run *run, Pack pack, int dtype):
         """Begin a forward pass with the weights of the engine in use; return what keeps these in memory."""
-        cdef Py_ssize_t GH, width
+        cdef Py_ssize_t GH, CH, P, width
+        cdef int p
         self.begin(run, pack, dtype)
-        GH = run.cell.G * run.H
+        GH, CH, P = run.cell.G * run.H, run.cell.columns * run.H, run.width[0]
+        run.phases = run.cell.phases
+        for p in range(run.phases):
+            run.phase[p] = run.cell.forward[run.engine][p]
         if run.engine == PANELS:
-            weights = pack.for_panels(run.leaf.width, self.scales)
+            weights = pack.for_panels(run.leaf.width, self.form)
             width = len(weights[2])
-            run.vectors = width // run.leaf.width
+            run.gate_panels = 1 if run.cell.interleaved else run.cell.G
+            run.vectors = width // run.leaf.width // run.gate_panels
             run.panels_ih = data(weights[0], run, False, width * run.I)
-            run.panels_hh = data(weights[1], run, False, width * run.H)
+            run.panels_hh = data(weights[1], run, False, width * P)
             run.panels_bias = data(weights[2], run, False, width)
+            for p in range(run.phases):
+                run.phase_vectors[p] = run.vectors
+            if run.cell.shift:
+                run.panels_bias_hh = data(weights[3], run, False, run.vectors * run.leaf.width)
+            if run.projects:
+                width = len(weights[5])
+                run.panels_hr = data(weights[4], run, False, width * run.H)
+                run.panels_b_hr = data(weights[5], run, False, width)
+                run.phase[run.phases], run.phase_vectors[run.phases] = project_panels, width // run.leaf.width
+                run.phases += 1
+            if pack.peeps:
+                run.panels_peephole = data(weights[6], run, False, len(weights[6]))
         else:
             load()
-            check_dimension(max(GH, run.I))
-            weights = pack.for_blas()
-            run.vectors = 1
+            check_dimension(max(CH, run.I, P))
+            weights = pack.for_blas(run.cell.shift, run.cell.split)
+            run.vectors = run.gate_panels = 1
+            for p in range(run.phases):
+                run.phase_vectors[p] = 1
             run.W_ih = data(weights[0], run, False, GH, run.I)
-            run.W_hh_T = data(weights[1], run, False, GH * run.H)
-            run.bias = data(weights[2], run, False, GH)
+            run.W_hh_T = data(weights[1], run, False, GH * P)
+            run.bias = data(weights[2], run, False, CH)
+            if run.projects:
+                run.W_hr_T = data(weights[3], run, False, run.H * P)
+                run.b_hr = data(weights[4], run, False, P)
+                run.phase[run.phases], run.phase_vectors[run.phases] = project_blas, 1
+                run.phases += 1
+            if pack.peeps:
+                run.peephole = data(weights[5], run, False, 3 * run.H)
+        if run.projects and run.cell.output == SOFTMAX:
+            run.phase[run.phases], run.phase_vectors[run.phases] = softmax_rows, 0
+            run.phases += 1
         return weights
 
     def infer(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-              tuple reverses not None, int n_threads=0):
+              tuple reverses not None, int n_threads=0, Ragged ragged=None):
         """Run forwards and keep nothing but y and the final states."""
-        self._forward(packs, x, initial, k, y, final, reverses, n_threads, False)
+        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False)
 
     def forward(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-                tuple reverses not None, int n_threads=0):
-        """Run forwards and return, for each direction, what `backward` needs: the gates (or None), then each state at
-        T + 1 times."""
-        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, True)
+                tuple reverses not None, int n_threads=0, Ragged ragged=None):
+        """Run forwards and return, for each direction, what `backward` needs: the gates and what lies between two phases
+        (or None), then each state's rows before the first step and after each."""
+        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, True)
 
     def _forward(self, tuple packs, x, tuple initial, Py_ssize_t k, y, tuple final, tuple reverses, int n_threads,
-                 bint tape):
+                 Ragged ragged, bint tape):
         cdef Run runs[2]
         cdef Run *run
-        cdef cnp.ndarray a
-        cdef int r, j, count = len(packs), dtype
-        cdef Py_ssize_t T, N, H
+        cdef int r, j, count = len(packs), dtype = as_dtype(x, 3 if ragged is None else 2)
+        cdef Py_ssize_t rows, column = 0
         if not 1 <= count <= 2 or len(reverses) != count:
             raise ValueError(f"expected one or two packs and as many directions, got {count} and {len(reverses)}")
-        if type(x) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != 3:
-            raise ValueError(f"expected an array x (T, N, I), got {x!r:.80}")
-        a = x
-        dtype = FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
-        T, N = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1)
         alive, kept = [], []
         for r in range(count):
             run = &runs[r]
             alive.append(self.prepare(run, packs[r], dtype))
-            H = run.H
-            run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverses[r]
-            run.x = data(x, run, False, T, N, run.I)
+            timed(run, x, reverses[r], ragged)
+            rows = row_at(&run.schedule, run.schedule.T)
+            run.x = rows_in(x, run, False, run.I)
             if run.engine == BLAS:
-                check_dimension(max(N, BLAS_ROWS))
-            run.y = column_of(y, run, r * H, True)
+                check_dimension(max(run.schedule.N, BLAS_ROWS))
+            run.y = column_of(y, run, column, True)
+            column += run.width[0]
             run.tape = tape
             for j in range(run.cell.states):
-                run.initial[j] = states_at(initial[j], run, False, k + r, 1)
-                run.final[j] = states_at(final[j], run, True, k + r, 1)
+                run.initial[j] = states_at(initial[j], run, False, k + r, j)
+                run.final[j] = states_at(final[j], run, True, k + r, j)
             if tape:
-                gates = None
+                gates = inner = None
                 if self.table.keeps_gates:
-                    gates = np.empty((<object>T * N, run.cell.G * H), x.dtype)
-                    run.gates = data(gates, run, True, T * N, run.cell.G * H)
-                states = [np.empty((T + 1, N, H), x.dtype) for _ in range(run.cell.states)]
+                    gates = np.empty((rows, run.cell.columns * run.H), x.dtype)
+                    run.gates = data(gates, run, True, rows, run.cell.columns * run.H)
+                if self.table.keeps_inner or run.projects:
+                    inner = np.empty((rows, run.H), x.dtype)
+                    run.inner = data(inner, run, True, rows, run.H)
+                states = []
                 for j in range(run.cell.states):
-                    run.state[j] = data(states[j], run, True, T + 1, N, H)
-                kept.append((gates, *states))
+                    states.append(np.empty((state_rows(&run.schedule), run.width[j]), x.dtype))
+                    run.state[j] = data(states[j], run, True, state_rows(&run.schedule), run.width[j])
+                kept.append((gates, inner, *states))
         if (
             runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf
-            or runs[0].H != runs[count - 1].H
+            or runs[0].H != runs[count - 1].H or runs[0].width[0] != runs[count - 1].width[0]
+            or runs[0].projects != runs[count - 1].projects
         ):
             raise ValueError("expected directions of one size, engine and instruction set")
         with nogil:
@@ -737,53 +1128,75 @@ cdef class Cell:
         return kept if tape else None
 
     def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
-                 tuple dstates not None, dx not None, bint add_dx, dW_ih not None, dW_hh not None, db not None,
-                 bint reverse=False):
+                 tuple dstates not None, dx not None, bint add_dx, dict grads not None, bint reverse=False,
+                 Ragged ragged=None):
         """Run one direction backwards from `kept`, as `forward` returned it.
 
-        `dstates`, (N, H) each, hold the final states' gradients and get the initial states'. `dx` is written or, with
-        `add_dx`, added to; `dW_ih`, `dW_hh` and `db` (G*H,) are added to. `column` is this direction's first in dy.
+        `dstates`, (N, ·) each, hold the final states' gradients and get the initial states'. `dx` is written or, with
+        `add_dx`, added to; the arrays of `grads`, keyed like the pack's, are added to. `column` is this direction's first
+        in dy.
         """
         cdef Run run
-        cdef cnp.ndarray a
         cdef int k
         cdef unsigned long mode
-        cdef Py_ssize_t T, N, H, GH
-        if type(x) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != 3:
-            raise ValueError(f"expected an array x (T, N, I), got {x!r:.80}")
-        a = x
-        self.begin(&run, pack, FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64)
-        T, N, H, GH = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), run.H, run.cell.G * run.H
-        run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverse
-        run.x = data(x, &run, False, T, N, run.I)
-        rows = backward_block(&run) * N
+        cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows
+        self.begin(&run, pack, as_dtype(x, 3 if ragged is None else 2))
+        timed(&run, x, reverse, ragged)
+        N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
+        all_rows = row_at(&run.schedule, run.schedule.T)
+        run.x = rows_in(x, &run, False, run.I)
         load()
-        check_dimension(max(rows, GH, run.I))
-        weights = pack.for_backward()
+        rows = backward_block(&run) * N
+        check_dimension(max(rows, CH, run.I, P))
+        rows = min(rows, all_rows)
+        weights = pack.for_backward(run.cell.split)
         run.W_ih = data(weights[0], &run, False, GH, run.I)
-        run.W_hh = data(weights[1], &run, False, GH * H)
+        run.W_hh = data(weights[1], &run, False, GH * P)
         run.tape = True
         for k in range(self.table.states):
-            run.state[k] = data(kept[1 + k], &run, False, T + 1, N, H)
-            run.dstate[k] = data(dstates[k], &run, True, N, H)
+            run.state[k] = data(kept[2 + k], &run, False, state_rows(&run.schedule), run.width[k])
+            run.dstate[k] = data(dstates[k], &run, True, N, run.width[k])
         if self.table.keeps_gates:
-            run.gates = data(kept[0], &run, False, T * N, GH)
+            run.gates = data(kept[0], &run, False, all_rows, CH)
         run.dy = column_of(dy, &run, column, False)
-        rows = min(<object>rows, <object>T * N)
-        dgates = np.empty((rows, GH), x.dtype)
-        sums = np.zeros((2, GH), x.dtype)  # of all blocks; of one
-        run.dgates = data(dgates, &run, True, len(dgates), GH)
-        run.dx = data(dx, &run, True, T, N, run.I)
+        run.dx = rows_in(dx, &run, True, run.I)
         run.beta_dx = 1 if add_dx else 0
-        run.dW_ih = data(dW_ih, &run, True, GH, run.I)
-        run.dW_hh = data(dW_hh, &run, True, GH, H)
-        run.db = data(sums, &run, True, 2, GH)
-        data(db, &run, True, GH)
-        if N > 0:
+        run.dW_ih = data(grads["W_ih"], &run, True, GH, run.I)
+        run.dW_hh = data(grads["W_hh"], &run, True, GH, P)
+        dgates, sums = np.empty((rows, CH), x.dtype), np.zeros(CH, x.dtype)
+        run.dgates, run.db = data(dgates, &run, True, rows, CH), data(sums, &run, True, CH)
+        partial, inner, outer, before = np.empty(max(CH, P), x.dtype), None, None, None
+        run.partial = data(partial, &run, True, max(CH, P))
+        if run.projects or self.table.keeps_inner:
+            run.inner = data(kept[1], &run, False, all_rows, H)
+            inner = np.empty((N, H), x.dtype)
+            run.dinner = data(inner, &run, True, N, H)
+        if run.projects:
+            run.W_hr = data(weights[2], &run, False, H * P)
+            outer, sums_hr = np.empty((rows, P), x.dtype), np.zeros(P, x.dtype)
+            run.dout, run.db_hr = data(outer, &run, True, rows, P), data(sums_hr, &run, True, P)
+            run.dW_hr = data(grads["W_hr"], &run, True, P, H)
+        if pack.peeps:
+            run.peephole = data(weights[3], &run, False, 3 * H)
+            run.dpeephole = data(grads["w_peephole"], &run, True, 3 * H)
+        if ragged is not None and not reverse:
+            before = np.empty((rows, P), x.dtype)
+            run.h_before = data(before, &run, True, rows, P)
+        for name, size in (("b_ih", GH), ("b_hh", GH), ("b_hr", P)):
+            if name in grads:
+                data(grads[name], &run, True, size)
+        if all_rows > 0:
             with nogil:
                 mode = denormals_flush()
                 try:
                     backward(&run)
                 finally:
                     denormals_restore(mode)
-        db += sums[0]
+        shift = run.cell.shift * H
+        if "b_ih" in grads:
+            grads["b_ih"][: GH - shift] += sums[shift:GH]
+            grads["b_ih"][GH - shift :] += sums[:shift]
+        if "b_hh" in grads:
+            grads["b_hh"] += sums[shift:]
+        if "b_hr" in grads:
+            grads["b_hr"] += sums_hr

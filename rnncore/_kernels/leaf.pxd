@@ -1,10 +1,18 @@
 # The leaf kernels in C (simd/): contracts stand in simd/leaf.h.
 
+cdef extern from *:
+    # NumPy's headers bring in complex.h, whose macro `I` would stand in the way of the input size
+    """
+    #include <complex.h>
+    #undef I
+    """
+
 cdef extern from "simd/leaf.h":
     cdef enum Nonlinearity "nonlinearity":
         TANH
         RELU
         SIGMOID
+        IDENTITY
         NONLINEARITIES
 
     cdef enum:
@@ -15,6 +23,7 @@ cdef extern from "simd/leaf.h":
         void *c
         void *gates
         void *y
+        void *inner
         const void *h_before
         const void *c_before
         const void *z
@@ -22,25 +31,44 @@ cdef extern from "simd/leaf.h":
         const void *x
         const void *bias
         const void *panels_ih
-        Py_ssize_t n, I, H, v_0, v_1, row, rows, y_stride
+        const void *bias_hh
+        const void *peephole
+        Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride
         bint backwards
 
     cdef struct Leaf "leaf":
         const char *isa
         int width
         void (*exp)(void *y, const void *x, Py_ssize_t n) noexcept nogil
-        void (*map[3])(void *y, const void *x, Py_ssize_t n) noexcept nogil
-        void (*panel_map[3])(void *y, const void *x, Py_ssize_t n) noexcept nogil
-        void (*rnn_forward[3])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*rnn_backward[3])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
+        void (*panel_map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
+        void (*rnn_forward[4])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*rnn_backward[4])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*softmax)(void *y, Py_ssize_t n, Py_ssize_t P) noexcept nogil
+        void (*softmax_backward)(void *ds, const void *do_, const void *o, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,
-                             Py_ssize_t n, Py_ssize_t H) noexcept nogil
+                             const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*lstm_backward)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
-                              const void *c_before, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t K, Py_ssize_t v_0,
-                        Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
-        void (*rnn_step[3])(const PanelStep *step) noexcept nogil
+                              const void *c_before, const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*gru_forward)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
+                            Py_ssize_t H) noexcept nogil
+        void (*gru_backward)(void *dgates, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
+                             Py_ssize_t H) noexcept nogil
+        void (*gru_reset)(void *rh, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
+                          Py_ssize_t H) noexcept nogil
+        void (*gru_new)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
+                        Py_ssize_t H) noexcept nogil
+        void (*gru_new_backward)(void *dgates, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
+                                 Py_ssize_t H) noexcept nogil
+        void (*gru_reset_backward)(void *dgates, void *dh, const void *drh, const void *gates, const void *h_before,
+                                   Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t gates, Py_ssize_t K,
+                        Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
+        void (*rnn_step[4])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
+        void (*gru_step)(const PanelStep *step) noexcept nogil
+        void (*gru_reset_step)(const PanelStep *step) noexcept nogil
+        void (*gru_new_step)(const PanelStep *step) noexcept nogil
         double (*multiply_add)(void *chains, Py_ssize_t rounds) noexcept nogil
         void (*read)(void *sink, const void *x, Py_ssize_t n, Py_ssize_t times) noexcept nogil
 

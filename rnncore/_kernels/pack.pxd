@@ -6,7 +6,9 @@ cdef cnp.ndarray aligned(object size, object dtype)
 cdef class Pack:
     cdef object arrays
     cdef object blas_forward, blas_backward, panels
-    cdef Py_ssize_t gates, input_size, hidden_size
-    cdef tuple for_blas(self)
-    cdef tuple for_backward(self)
-    cdef tuple for_panels(self, int width, tuple scales)
+    cdef Py_ssize_t gates, input_size, hidden_size, state_size
+    cdef bint projects, peeps
+    cdef object bias(self, int shift)
+    cdef tuple for_blas(self, int shift, int split)
+    cdef tuple for_backward(self, int split)
+    cdef tuple for_panels(self, int width, tuple form)

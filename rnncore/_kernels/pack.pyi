@@ -5,5 +5,12 @@ import numpy as np
 @final
 class Pack:
     def __new__(
-        cls, W_ih: np.ndarray, W_hh: np.ndarray, b_ih: np.ndarray | None = None, b_hh: np.ndarray | None = None
+        cls,
+        W_ih: np.ndarray,
+        W_hh: np.ndarray,
+        b_ih: np.ndarray | None = None,
+        b_hh: np.ndarray | None = None,
+        W_hr: np.ndarray | None = None,
+        b_hr: np.ndarray | None = None,
+        w_peephole: np.ndarray | None = None,
     ) -> Self: ...

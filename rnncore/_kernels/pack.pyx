@@ -17,25 +17,28 @@ cdef cnp.ndarray aligned(object size, object dtype):
     return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
-cdef object in_panels(W, scales, width):
+cdef object in_panels(W, scales, width, interleaved=False):
     """Return a matrix (gates*H, K), each gate times its scale, as simd/panels.h lays it out: vectors of `width` units of
-    one gate, all gates of the same units side by side, units beyond H zero; then in panels of 4, 2 or 1 vectors."""
+    one gate, units beyond H zero, in panels of 4, 2 or 1 vectors; all gates of the same vectors side by side, in a panel
+    each or, `interleaved`, as the vectors of one."""
     gates = len(scales)
     H, K = W.shape[0] // gates, W.shape[1]
     groups = -(-H // width)
-    padded = np.zeros((gates, groups * width, K), W.dtype)
+    vectors = np.zeros((gates, groups * width, K), W.dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for gate, scale in enumerate(scales):
             part = W[gate * H : (gate + 1) * H]
-            padded[gate, :H] = part if scale == 1 else part * np.float64(scale)  # rounded once
-    vectors = padded.reshape(gates, groups, width, K).swapaxes(0, 1).reshape(gates * groups, width, K)
+            vectors[gate, :H] = part if scale == 1 else part * np.float64(scale)  # rounded once
+    vectors = vectors.reshape(gates, groups, width, K)
+    if interleaved:
+        vectors = vectors.swapaxes(0, 1).reshape(1, gates * groups, width, K)
     out = aligned(vectors.size, W.dtype)
-    first = 0
+    first, at = 0, 0
     for size in (4, 2, 1):
-        last = first + (len(vectors) - first) // size * size
-        part = vectors[first:last].reshape(-1, size, width, K).transpose(0, 3, 1, 2)
-        out[first * width * K : last * width * K].reshape(part.shape)[...] = part
-        first = last
+        last = first + (vectors.shape[1] - first) // size * size
+        part = vectors[:, first:last].reshape(len(vectors), -1, size, width, K).transpose(1, 0, 4, 2, 3)
+        out[at : at + part.size].reshape(part.shape)[...] = part
+        first, at = last, at + part.size
     return out
 
 
@@ -47,40 +50,85 @@ cdef class Pack:
     Parameters
     ----------
     W_ih : ndarray (G*H, I)
-    W_hh : ndarray (G*H, H)
+    W_hh : ndarray (G*H, P), P being H without W_hr
     b_ih, b_hh : ndarray (G*H,) or None
+    W_hr : ndarray (P, H) or None
+        What turns a cell's hidden units into its state and output.
+    b_hr : ndarray (P,) or None
+    w_peephole : ndarray (3*H,) or None
+        i f o.
     """
 
-    def __cinit__(self, W_ih not None, W_hh not None, b_ih=None, b_hh=None):
-        if type(W_ih) is not np.ndarray or type(W_hh) is not np.ndarray or W_ih.ndim != 2 or W_hh.ndim != 2:
-            raise ValueError(f"expected matrices W_ih and W_hh, got {W_ih!r:.80} and {W_hh!r:.80}")
-        if W_ih.size == 0 or W_hh.size == 0 or len(W_ih) != len(W_hh) or len(W_hh) % W_hh.shape[1]:
-            raise ValueError(f"expected weights (G*H, I) and (G*H, H), got {W_ih.shape} and {W_hh.shape}")
-        bias = np.zeros(len(W_ih), W_ih.dtype) if b_ih is None else np.asarray(b_ih + b_hh)
-        if bias.shape != (len(W_ih),):
-            raise ValueError(f"expected biases ({len(W_ih)},), got {bias.shape}")
-        self.gates, self.input_size, self.hidden_size = len(W_hh) // W_hh.shape[1], W_ih.shape[1], W_hh.shape[1]
-        self.arrays = W_ih, W_hh, bias
+    def __cinit__(self, W_ih not None, W_hh not None, b_ih=None, b_hh=None, W_hr=None, b_hr=None, w_peephole=None):
+        for name, W in (("W_ih", W_ih), ("W_hh", W_hh), ("W_hr", W_hr)):
+            if (W is not None or name != "W_hr") and (type(W) is not np.ndarray or W.ndim != 2 or W.size == 0):
+                raise ValueError(f"expected a matrix {name}, got {W!r:.80}")
+        P = W_hh.shape[1]
+        H = P if W_hr is None else W_hr.shape[1]
+        if len(W_ih) != len(W_hh) or len(W_hh) % H:
+            raise ValueError(f"expected weights (G*H, I) and (G*H, P) with H = {H}, got {W_ih.shape} and {W_hh.shape}")
+        if W_hr is not None and len(W_hr) != P:
+            raise ValueError(f"expected W_hr of shape ({P}, H), got {W_hr.shape}")
 
-    cdef tuple for_blas(self):
-        """W_ih, W_hh^T in blocks, bias."""
-        W_ih, W_hh, bias = self.arrays
+        def vector(value, size, name):
+            if value is None:
+                return np.zeros(size, W_ih.dtype)
+            if type(value) is not np.ndarray or value.shape != (size,):
+                raise ValueError(f"expected {name} of shape ({size},), got {value!r:.80}")
+            return value
+
+        self.gates, self.input_size, self.hidden_size, self.state_size = len(W_hh) // H, W_ih.shape[1], H, P
+        self.projects, self.peeps = W_hr is not None, w_peephole is not None
+        self.arrays = (
+            W_ih, W_hh, vector(b_ih, len(W_ih), "b_ih"), vector(b_hh, len(W_ih), "b_hh"), W_hr, vector(b_hr, P, "b_hr"),
+            vector(w_peephole, 3 * H, "w_peephole"),
+        )
+
+    cdef object bias(self, int shift):
+        """The bias of the gates' columns: those of x, gate g in place (g + shift) % G, plus those of h, in g + shift."""
+        _, _, b_ih, b_hh, _, _, _ = self.arrays
+        bias = np.zeros(((self.gates + shift), self.hidden_size), b_ih.dtype)
+        bias[: self.gates] += np.roll(b_ih.reshape(self.gates, -1), shift, axis=0)
+        bias[shift:] += b_hh.reshape(self.gates, -1)
+        return bias.ravel()
+
+    cdef tuple for_blas(self, int shift, int split):
+        """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; bias; W_hr^T in blocks; its bias; the
+        peepholes."""
+        W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
         if self.blas_forward is None:
-            self.blas_forward = W_ih, blocked(W_hh.T), bias
+            cut = split * self.hidden_size
+            W_hh_T = np.concatenate([blocked(W.T) for W in (W_hh[:cut], W_hh[cut:]) if len(W)])
+            W_hr_T = None if W_hr is None else blocked(W_hr.T)
+            self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole
         return self.blas_forward
 
-    cdef tuple for_backward(self):
-        """W_ih, W_hh in blocks."""
-        W_ih, W_hh, _ = self.arrays
+    cdef tuple for_backward(self, int split):
+        """W_ih; W_hh in blocks, of the first `split` gates and of the others; W_hr in blocks; the peepholes."""
+        W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
         if self.blas_backward is None:
-            self.blas_backward = W_ih, blocked(W_hh)
+            cut = split * self.hidden_size
+            blocks = np.concatenate([blocked(W) for W in (W_hh[:cut], W_hh[cut:]) if len(W)])
+            self.blas_backward = W_ih, blocks, None if W_hr is None else blocked(W_hr), w_peephole
         return self.blas_backward
 
-    cdef tuple for_panels(self, int width, tuple scales):
-        """W_ih, W_hh and bias in panels, each gate times its scale; the width of a vector, and the scales."""
-        W_ih, W_hh, bias = self.arrays
+    cdef tuple for_panels(self, int width, tuple form):
+        """In panels, each gate times its scale: W_ih, W_hh, the bias, that of a gate's part over h alone, W_hr and its
+        bias, the peepholes; then the width of a vector, and `form`: the gates' scales, whether their vectors interleave,
+        the shift of `bias`, and the output's scale."""
         made = self.panels
-        if made is None or made[3:] != (width, scales):
-            made = (*[in_panels(W, scales, width) for W in (W_ih, W_hh, bias[:, None])], width, scales)
+        if made is None or made[-2:] != (width, form):
+            W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
+            scales, interleaved, shift, out_scale = form
+            bias, H = self.bias(shift)[:, None], self.hidden_size
+            of_h = bias[self.gates * H :]
+            bias = np.roll(bias[: self.gates * H], -shift * H, axis=0)
+            made = (
+                *[in_panels(W, scales, width, interleaved) for W in (W_ih, W_hh, bias)],
+                in_panels(of_h, scales[-1:], width) if shift else None,
+                *[in_panels(W, (out_scale,), width) if self.projects else None for W in (W_hr, b_hr[:, None])],
+                in_panels(w_peephole[:, None], (scales[0],) * 3, width, True) if self.peeps else None,
+                width, form,
+            )
             self.panels = made
         return made

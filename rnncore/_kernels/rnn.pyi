@@ -1,3 +1,6 @@
 from .driver import Cell
 
+FUNCTIONS: dict[str, int]
+OUTPUTS: dict[str, int]
 cells: dict[str, Cell]
+jordan_cells: dict[tuple[str, str], Cell]

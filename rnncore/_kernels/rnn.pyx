@@ -1,47 +1,55 @@
-"""The vanilla RNN cell: one phase per step and engine. Equations (1) and (2) are those of `rnncore.reference.rnn`.
+"""The vanilla RNN cell: one phase per step and engine. Equations (1) and (2) are those of `rnncore.reference.rnn`, and of
+`rnncore.reference.jordan`, whose output, (3) and (4), is the driver's.
 
 The derivative of each activation follows from h_t alone: the tape keeps no gates.
 """
 
 from libc.math cimport M_LOG2E
 
-from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, recur, recur_back
-from .leaf cimport NONLINEARITIES, RELU, SIGMOID, TANH, PanelStep
+from .driver cimport BLAS, PANELS, SOFTMAX, Cell, Run, Step, Table, panel_step, recur, recur_back
+from .leaf cimport IDENTITY, RELU, SIGMOID, TANH, PanelStep
 
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step
-    step.h, step.y, step.y_stride = s.after[0], s.y, run.y_stride
-    step.h_before, step.z, step.panels = s.before[0], s.z, run.panels_hh
-    step.n, step.H, step.v_0, step.v_1, step.row, step.rows = s.n, s.H, s.v_0, s.v_1, s.row, s.rows
-    step.x, step.bias, step.panels_ih, step.I, step.backwards = s.x, run.panels_bias, run.panels_ih, run.I, s.backwards
+    cdef PanelStep step = panel_step(run, s)
     run.leaf.rnn_step[run.cell.nonlinearity](&step)                                                 # (1) (2)
 
 
 cdef void forward(const Run *run, const Step *s) noexcept nogil:
     recur(run, s)                                                                                   # (1)
-    run.leaf.rnn_forward[run.cell.nonlinearity](s.after[0], s.gates, run.bias, s.n, s.H)            # (2)
+    run.leaf.rnn_forward[run.cell.nonlinearity](s.inner if run.projects else s.after[0], s.gates, run.bias, s.n,
+                                                run.H)                                              # (2)
 
 
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
-    run.leaf.rnn_backward[run.cell.nonlinearity](s.dgates, s.dstate[0], s.after[0], s.n, s.H)       # (2')
-    recur_back(run, s)                                                                              # (1')
+    run.leaf.rnn_backward[run.cell.nonlinearity](s.dgates, s.dh, s.inner if run.projects else s.after[0], s.n,
+                                                 run.H)                                             # (2')
+    recur_back(run, s, 0)                                                                           # (1')
 
 
-cdef Table[<int>NONLINEARITIES] tables
+cdef double scale(int function):
+    """By which weights are multiplied for a function of panels' sums."""
+    return 2 * M_LOG2E if function == TANH else -M_LOG2E if function == SIGMOID else 1
 
-cdef object fill(int nonlinearity):
-    cdef Table *table = &tables[nonlinearity]
-    table.G = 1
-    table.states = 1
+
+FUNCTIONS = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID}
+OUTPUTS = {"identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "softmax": SOFTMAX}
+cdef Table[3][5] tables
+
+
+cdef object fill(int nonlinearity, int output):
+    cdef Table *table = &tables[nonlinearity][output]
+    table.G = table.split = table.columns = table.states = 1
+    table.shift = 0
+    table.nonlinearity, table.scale[0] = nonlinearity, scale(nonlinearity)
+    table.output, table.output_scale = output, scale(output)
     table.keeps_gates = False
-    table.nonlinearity = nonlinearity
-    table.scale[0] = 2 * M_LOG2E if nonlinearity == TANH else -M_LOG2E if nonlinearity == SIGMOID else 1
     table.phases = 1
     table.forward[BLAS][0] = forward
     table.forward[PANELS][0] = forward_panels
-    table.backward[0] = backward
+    table.backward = backward
     return Cell.of(table)
 
 
-cells = {"tanh": fill(TANH), "relu": fill(RELU), "sigmoid": fill(SIGMOID)}
+jordan_cells = {(f, g): fill(FUNCTIONS[f], OUTPUTS[g]) for f in FUNCTIONS for g in OUTPUTS}
+cells = {f: jordan_cells[f, "identity"] for f in FUNCTIONS}

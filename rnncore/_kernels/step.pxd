@@ -1,13 +1,19 @@
-from .driver cimport Cell, Run, Scratch
+cimport numpy as cnp
+
+from .driver cimport MAX_STATES, Cell, Run, Scratch
 
 
 cdef class Stack:
     cdef Run *runs
     cdef int layers, states, dtype
-    cdef Py_ssize_t I, H
+    cdef Py_ssize_t I
+    cdef Py_ssize_t width[MAX_STATES]   # of states
+    cdef bint stacked
     cdef object alive
     cdef bint usable(self) noexcept
     cdef tuple states_of(self, object state, bint stacked, bint batched, Py_ssize_t N)
+    cdef int state_shape(self, cnp.npy_intp *shape, bint stacked, bint batched, Py_ssize_t N) noexcept
+    cdef tuple new(self, int ndim, cnp.npy_intp *shape, bint zeros)
     cdef object result(self, tuple states)
     cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
                  char **final, char *y, Scratch *scratch) except -1

@@ -4,7 +4,7 @@ layer's or a cell's Python does before it reaches the kernels would take longer 
 
 import numpy as np
 
-from ..checks import as_real, check_shape
+from ..checks import as_real, as_rows, check_shape
 
 cimport cython
 cimport numpy as cnp
@@ -66,26 +66,30 @@ cdef inline char *first(object array) noexcept:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Stack:
-    """The layers of a stack in one direction, ready for single steps, or sequences if it is one layer. Immutable; made
-    for one set of weights."""
+    """The layers of a stack in one direction, ready for single steps, or sequences if it is one layer; `stacked` says
+    whether states have an axis of layers. Immutable; made for one set of weights."""
 
-    def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None):
+    def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None, bint stacked=True):
         cdef int k
         if len(packs) == 0:
             raise ValueError("expected at least one pack")
         self.dtype = FLOAT32 if dtype == np.float32 else FLOAT64
-        self.layers = len(packs)
+        self.layers, self.stacked = len(packs), stacked
         self.runs = <Run *>PyMem_Calloc(self.layers, sizeof(Run))
         if self.runs == NULL:
             raise MemoryError()
         self.alive = []
         for k in range(self.layers):
             self.alive.append(cell.prepare(&self.runs[k], packs[k], self.dtype))
-            if self.runs[k].H != self.runs[0].H or k > 0 and self.runs[k].I != self.runs[0].H:
+            if (
+                self.runs[k].H != self.runs[0].H or self.runs[k].width[0] != self.runs[0].width[0]
+                or k > 0 and self.runs[k].I != self.runs[0].width[0]
+            ):
                 raise ValueError("expected each pack to take what the one before gives")
-            self.runs[k].y_stride = self.runs[k].H
+            self.runs[k].y_stride = self.runs[k].width[0]
         self.states = self.runs[0].cell.states
-        self.I, self.H = self.runs[0].I, self.runs[0].H
+        self.I = self.runs[0].I
+        self.width = self.runs[0].width
 
     def __dealloc__(self):
         PyMem_Free(self.runs)
@@ -96,10 +100,10 @@ cdef class Stack:
 
     cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
                  char **final, char *y, Scratch *scratch) except -1:
-        """T steps, just one if there are several layers: x (T, N, I), states (L, N, H), y (T, N, H) or NULL."""
+        """T steps, just one if there are several layers: x (T, N, I), states (L, N, ·), y (T, N, P) or NULL."""
         cdef Run run
         cdef int k, l
-        cdef Py_ssize_t size = N * self.H * self.runs[0].item
+        cdef Py_ssize_t size
         cdef bint quick = work(&self.runs[0], T * N) * self.layers < KEEP_GIL
         if self.runs[0].engine == BLAS:
             check_dimension(max(N, BLAS_ROWS))
@@ -109,6 +113,7 @@ cdef class Stack:
             run.x, run.turned = x, turned
             run.y = y if l + 1 == self.layers else NULL
             for k in range(self.states):
+                size = N * self.width[k] * run.item
                 run.initial[k], run.final[k] = initial[k] + l * size, final[k] + l * size
             if quick:
                 forward(&run, 1, 0, scratch)
@@ -122,29 +127,41 @@ cdef class Stack:
         return 0
 
     cdef tuple states_of(self, object state, bint stacked, bint batched, Py_ssize_t N):
-        """The arrays of a state, ([L,] [N,] H) each; None if they are not as the kernels want them."""
+        """The arrays of a state, ([L,] [N,] ·) each; None if they are not as the kernels want them."""
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
-        cdef int ndim = 0
-        if stacked:
-            shape[ndim] = self.layers
-            ndim += 1
-        if batched:
-            shape[ndim] = N
-            ndim += 1
-        shape[ndim] = self.H
-        ndim += 1
-        cdef int typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
+        cdef int k, ndim = self.state_shape(shape, stacked, batched, N)
         if state is None:
-            array = cnp.PyArray_ZEROS(ndim, shape, typenum, 0)
-            return (array,) if self.states == 1 else (array, array)
-        if self.states == 1:
-            return (state,) if fits(state, self.dtype) and has_shape(state, ndim, shape) else None
-        if type(state) is not tuple or len(<tuple>state) != self.states:
+            return self.new(ndim, shape, True)
+        arrays = (state,) if self.states == 1 else state
+        if type(arrays) is not tuple or len(<tuple>arrays) != self.states:
             return None
-        for array in <tuple>state:
+        for k in range(self.states):
+            shape[ndim - 1] = self.width[k]
+            array = (<tuple>arrays)[k]
             if not fits(array, self.dtype) or not has_shape(array, ndim, shape):
                 return None
-        return <tuple>state
+        return <tuple>arrays
+
+    cdef int state_shape(self, cnp.npy_intp *shape, bint stacked, bint batched, Py_ssize_t N) noexcept:
+        """Fill in the shape of a state but for its width, which is last; return how many dimensions it has."""
+        cdef int ndim = 1
+        if stacked:
+            shape[ndim - 1] = self.layers
+            ndim += 1
+        if batched:
+            shape[ndim - 1] = N
+            ndim += 1
+        return ndim
+
+    cdef tuple new(self, int ndim, cnp.npy_intp *shape, bint zeros):
+        """New arrays for a state."""
+        cdef int typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
+        shape[ndim - 1] = self.width[0]
+        h = cnp.PyArray_ZEROS(ndim, shape, typenum, 0) if zeros else cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
+        if self.states == 1:
+            return (h,)
+        shape[ndim - 1] = self.width[1]
+        return h, cnp.PyArray_ZEROS(ndim, shape, typenum, 0) if zeros else cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
 
     cdef object result(self, tuple states):
         return states[0] if self.states == 1 else states
@@ -169,18 +186,17 @@ cdef class Stack:
             N = cnp.PyArray_DIM(a, 0 if batch_first else 1)
         if T != 1 and (T == 0 or self.layers > 1 or N > 1 and batch_first) or N == 0 or not self.usable():
             return None
-        initial = self.states_of(state, True, ndim == 3, N)
+        initial = self.states_of(state, self.stacked, ndim == 3, N)
         if initial is None:
             return None
         for k in range(ndim):
             shape[k] = cnp.PyArray_DIM(a, k)
-        shape[ndim - 1] = self.H
-        if T > PY_SSIZE_T_MAX // 8 // self.H // N:
+        shape[ndim - 1] = self.width[0]
+        if T > PY_SSIZE_T_MAX // 8 // self.width[0] // N:
             return None  # more bytes than an address can count
         y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(a), 0)
-        shape[0] = self.layers
-        shape[1] = N if ndim == 3 else self.H
-        final = new(self.states, ndim, shape, cnp.PyArray_TYPE(a))
+        ndim = self.state_shape(shape, self.stacked, ndim == 3, N)
+        final = self.new(ndim, shape, False)
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
         self.run(T, N, reverse, False, first(x), before, after, first(y), NULL)
@@ -202,20 +218,15 @@ cdef class Stack:
             N = cnp.PyArray_DIM(<cnp.ndarray>x, 0)
         if N == 0 or self.layers != 1:
             return None
-        initial = self.states_of(state, False, ndim == 2, N)
+        initial = self.states_of(state, self.stacked, ndim == 2, N)
         if initial is None:
             return None
-        shape[0], shape[ndim - 1] = N, self.H
-        final = new(self.states, ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>x))
+        ndim = self.state_shape(shape, self.stacked, ndim == 2, N)
+        final = self.new(ndim, shape, False)
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
         self.run(1, N, False, False, first(x), before, after, NULL, NULL)
         return self.result(final)
-
-
-cdef tuple new(int count, int ndim, cnp.npy_intp *shape, int typenum):
-    a = cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
-    return (a,) if count == 1 else (a, cnp.PyArray_EMPTY(ndim, shape, typenum, 0))
 
 
 @cython.auto_pickle(False)
@@ -226,23 +237,19 @@ cdef class Steps:
     cdef readonly Py_ssize_t batch_size
     cdef object weights         # those `stack` was made for
     cdef Stack stack
-    cdef tuple now, spare       # states (L, N, H): of now; to be written by the next step
+    cdef tuple now, spare       # states (L, N, ·): of now; to be written by the next step
     cdef Scratch scratch
     cdef bint turned            # whether the next step takes the weights from the other end than the last
     cdef bint busy
 
     def __cinit__(self, layer, Py_ssize_t batch_size):
-        cdef int k
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
         if batch_size < 1:
             raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
         self.layer, self.batch_size = layer, batch_size
         self.refresh()
-        cdef Stack stack = self.stack
-        shape[0], shape[1], shape[2] = stack.layers, batch_size, stack.H
-        cdef int typenum = cnp.NPY_FLOAT if stack.dtype == FLOAT32 else cnp.NPY_DOUBLE
-        self.now = tuple([cnp.PyArray_ZEROS(3, shape, typenum, 0) for _ in range(stack.states)])
-        self.spare = new(stack.states, 3, shape, typenum)
+        cdef int ndim = self.stack.state_shape(shape, True, True, batch_size)
+        self.now, self.spare = self.stack.new(ndim, shape, True), self.stack.new(ndim, shape, False)
 
     def __dealloc__(self):
         free(self.scratch.memory)
@@ -257,8 +264,8 @@ cdef class Steps:
         if stack is None or not stack.usable():
             stack = self.layer._stack(weights)
         if self.stack is not None and (
-            stack.I != self.stack.I or stack.H != self.stack.H or stack.layers != self.stack.layers
-            or stack.states != self.stack.states or stack.dtype != self.stack.dtype
+            stack.I != self.stack.I or stack.width[0] != self.stack.width[0] or stack.width[1] != self.stack.width[1]
+            or stack.layers != self.stack.layers or stack.states != self.stack.states or stack.dtype != self.stack.dtype
         ):
             raise ValueError("expected weights of the sizes the stream was made for")
         self.weights, self.stack = weights, stack
@@ -270,11 +277,11 @@ cdef class Steps:
         self.busy = True
         return 0
 
-    def _states(self):
-        """Return copies of the state's arrays."""
+    def _states(self, rows=None):
+        """Return copies of the state's arrays, or of their rows."""
         self.enter()
         try:
-            return tuple([array.copy() for array in self.now])
+            return tuple([array.copy() if rows is None else array[:, rows] for array in self.now])
         finally:
             self.busy = False
 
@@ -287,27 +294,30 @@ cdef class Steps:
         finally:
             self.busy = False
 
-    def step(self, x_t, out=None):
+    def step(self, x_t, out=None, rows=None):
         """Run one step of the whole stack, from the stream's state, which moves on.
 
         Parameters
         ----------
         x_t : array_like (N, I), or (I,) where N is 1
-            The input of each sequence.
+            The input of each sequence; or (len(rows), I), of those of `rows`, in their order.
         out : ndarray, optional
             Where to write the result: an array of its shape and the layer's dtype.
+        rows : array_like of int, optional
+            Which sequences to step, each at most once: from 0 to N-1, in any order. The others stay where they are, and
+            cost nothing. All of them by default.
 
         Returns
         -------
-        y_t : ndarray (N, H) or (H,)
-            The last layer's hidden state: `out`, or a new array.
+        y_t : ndarray (N, H), or (H,), or (len(rows), H)
+            The last layer's hidden state (of size P with projections): `out`, or a new array.
 
         Raises
         ------
         TypeError
-            If `x_t` is no array of real numbers, or `out` no writable array of the layer's dtype.
+            If `x_t` is no array of real numbers, `out` no writable array of the layer's dtype, or `rows` holds no integers.
         ValueError
-            If a shape does not fit.
+            If a shape does not fit, or `rows` has a row that is not the stream's, or one twice.
         RuntimeError
             If another thread is inside this stream.
 
@@ -321,43 +331,56 @@ cdef class Steps:
         >>> stream = rc.LSTM(3, 5, rng=0).stream()
         >>> stream.step(np.ones(3)).shape
         (5,)
+        >>> stream = rc.LSTM(3, 5, rng=0).stream(batch_size=1000)
+        >>> stream.step(np.ones((2, 3)), rows=[7, 512]).shape
+        (2, 5)
         """
         self.enter()
         try:
-            return self.step_alone(x_t, out)
+            return self.step_alone(x_t, out, None if rows is None else as_rows(rows, self.batch_size, True))
         finally:
             self.busy = False
 
-    cdef object step_alone(self, object x_t, object out):
+    cdef object step_alone(self, object x_t, object out, object rows):
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
         cdef char *before[MAX_STATES]
         cdef char *after[MAX_STATES]
-        cdef Py_ssize_t N = self.batch_size
+        cdef Py_ssize_t N = self.batch_size if rows is None else len(rows), P, size
         cdef int k, ndim
+        cdef tuple now = self.now, spare = self.spare
         self.refresh()
         cdef Stack stack = self.stack
+        P, size = stack.width[0], stack.runs[0].item
         if not fits(x_t, stack.dtype):
             x_t = as_real(x_t, self.now[0].dtype, "x_t")
-        ndim = 1 if N == 1 and cnp.PyArray_NDIM(<cnp.ndarray>x_t) == 1 else 2
+        ndim = 1 if N == 1 and rows is None and cnp.PyArray_NDIM(<cnp.ndarray>x_t) == 1 else 2
         shape[0], shape[ndim - 1] = N, stack.I
         if not has_shape(x_t, ndim, shape):
             check_shape(x_t.shape, (N, stack.I), "x_t")
-        shape[0], shape[ndim - 1] = N, stack.H
+        shape[0], shape[ndim - 1] = N, P
         y = out
         if out is None or not (
             fits(out, stack.dtype)
             and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
             and has_shape(out, ndim, shape)
-            and (first(out) + N * stack.H * stack.runs[0].item <= first(x_t)
-                 or first(x_t) + N * stack.I * stack.runs[0].item <= first(out))
+            and (first(out) + N * P * size <= first(x_t) or first(x_t) + N * stack.I * size <= first(out))
         ):
             y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>self.now[0]), 0)
             if out is not None:
                 self.check_out(out, y)
+        if rows is not None:
+            now = tuple([array.take(rows, 1) for array in self.now])
+            spare = tuple([np.empty_like(array) for array in now])
         for k in range(stack.states):
-            before[k], after[k] = first(self.now[k]), first(self.spare[k])
-        stack.run(1, N, False, self.turned, first(x_t), before, after, first(y), &self.scratch)
-        self.now, self.spare, self.turned = self.spare, self.now, not self.turned
+            before[k], after[k] = first(now[k]), first(spare[k])
+        if N > 0:
+            stack.run(1, N, False, self.turned, first(x_t), before, after, first(y), &self.scratch)
+        if rows is None:
+            self.now, self.spare = spare, now
+        else:
+            for array, value in zip(self.now, spare):
+                array[:, rows] = value
+        self.turned = not self.turned
         if out is None or y is out:
             return y
         np.copyto(out, y)

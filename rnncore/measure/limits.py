@@ -18,7 +18,7 @@ from .._kernels import leaf
 
 __all__ = ["GATES", "Limits", "cache_sizes", "measure", "perfect"]
 
-GATES = {"rnn": 1, "lstm": 4}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
 LARGEST_BUFFER = 512 << 20
 RUN_SECONDS = 0.001
@@ -121,7 +121,7 @@ def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Call
 
     Parameters
     ----------
-    cell : {"rnn", "lstm"}
+    cell : {"rnn", "lstm", "gru"}
     dtype : float32 or float64
     T, N, I, H : int
     """

@@ -41,16 +41,23 @@ class Case:
         "sequence": T steps in one call, from zero state. "call": one step a call, with the state of the last.
         "stream": the same through `Stream.step`, where there is such a thing. "streams": steps of as many streams as
         threads, each in a Python thread of its own.
+    L, D : int
+        Layers and directions.
+    ragged : bool
+        Whether sequences are only as long as `lengths` says, and padded to T.
     """
 
     kind: Literal["sequence", "call", "stream", "streams"]
-    cell: Literal["rnn", "lstm"]
+    cell: Literal["rnn", "lstm", "gru"]
     N: int
     H: int
     T: int = 1
     I: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     threads: int = 1
+    L: int = 1
+    D: Literal[1, 2] = 1
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "I", self.I or self.H)
@@ -58,11 +65,21 @@ class Case:
     @property
     def group(self) -> str:
         """Return all but the sizes."""
-        return f"{self.cell.upper()} {self.dtype} {self.kind}, {self.threads} thread" + "s" * (self.threads > 1)
+        stack = f"L={self.L} D={self.D} " * (self.L * self.D > 1)
+        kind = "ragged " * self.ragged + self.kind
+        threads = f"{self.threads} thread" + "s" * (self.threads > 1)
+        return f"{self.cell.upper()} {stack}{self.dtype} {kind}, {threads}"
 
     def __str__(self) -> str:
         sizes = [f"N={self.N}", f"H={self.H}"] + [f"I={self.I}"] * (self.I != self.H) + [f"T={self.T}"] * (self.T > 1)
         return f"{self.group}, {' '.join(sizes)}"
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return each sequence's steps (N,): T, or if ragged evenly spread over T/4 … T, in a fixed, shuffled order."""
+        shortest = self.T / 4 if self.ragged else self.T
+        spread = np.linspace(shortest, self.T, self.N).round().astype(np.int64)
+        return np.random.default_rng(2).permutation(spread)
 
     @property
     def tolerance(self) -> float:
@@ -87,12 +104,12 @@ def build(name: str, case: dict[str, Any]) -> Built:
 
 def layer_of(case: Case) -> Any:
     """Return rnncore's layer, whose seeded weights are everybody's."""
-    kind = rc.LSTM if case.cell == "lstm" else rc.RNN
-    return kind(case.I, case.H, dtype=case.dtype, rng=0)
+    kind = getattr(rc, case.cell.upper())
+    return kind(case.I, case.H, case.L, bidirectional=case.D == 2, dtype=case.dtype, rng=0)
 
 
 def parameters(case: Case) -> list[np.ndarray]:
-    """Return W_ih, W_hh, b_ih and b_hh, writable."""
+    """Return W_ih, W_hh, b_ih and b_hh, writable, of each direction of each layer."""
     return list(layer_of(case).state_dict().values())
 
 
@@ -102,8 +119,15 @@ def sequence(case: Case) -> np.ndarray:
 
 
 def zero_state(case: Case) -> tuple[np.ndarray, ...]:
-    """Return the states that a cell begins with, each (1, N, H)."""
-    return tuple(np.zeros((1, case.N, case.H), case.dtype) for _ in range(2 if case.cell == "lstm" else 1))
+    """Return the states that a cell begins with, each (L*D, N, H)."""
+    shape = case.L * case.D, case.N, case.H
+    return tuple(np.zeros(shape, case.dtype) for _ in range(2 if case.cell == "lstm" else 1))
+
+
+def check_plain(case: Case) -> None:
+    """Refuse what is not one layer in one direction on sequences of one length."""
+    if case.L * case.D > 1 or case.ragged:
+        raise ValueError("expected one layer, one direction and no lengths")
 
 
 def carried(step: Step, zero: Any, h: Callable[[Any], Any]) -> Built:
@@ -129,6 +153,9 @@ def carried(step: Step, zero: Any, h: Callable[[Any], Any]) -> Built:
 
 def rnncore(case: Case) -> Built:
     layer, x = layer_of(case), sequence(case)
+    if case.ragged:
+        lengths = case.lengths
+        return lambda: layer(x, lengths=lengths), lambda: layer(x, lengths=lengths)[0]
     if case.kind == "sequence":
         return lambda: layer(x), lambda: layer(x)[0]
     if case.kind == "call":
@@ -162,8 +189,16 @@ def rnncore(case: Case) -> Built:
     return run, results
 
 
+def padded(case: Case) -> Built:
+    """Return rnncore's work on all steps of a ragged batch, whose results count within the lengths."""
+    layer, x = layer_of(case), sequence(case)
+    valid = np.arange(case.T)[:, None, None] < case.lengths[:, None]
+    return lambda: layer(x), lambda: layer(x)[0] * valid
+
+
 def limit(case: Case) -> Built:
     """Return the work that no kernel can do without, which has no results."""
+    check_plain(case)
     return limits.perfect(case.cell, case.dtype, case.T, case.N, case.I, case.H), lambda: None
 
 
@@ -174,44 +209,57 @@ def torch(case: Case) -> Built:
     import torch
 
     torch.set_num_threads(case.threads)
-    module = getattr(torch.nn, case.cell.upper())(case.I, case.H, dtype=getattr(torch, case.dtype))
+    kind, dtype = getattr(torch.nn, case.cell.upper()), getattr(torch, case.dtype)
+    module = kind(case.I, case.H, case.L, bidirectional=case.D == 2, dtype=dtype)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in layer_of(case).state_dict().items()})
-    x = torch.from_numpy(sequence(case))
+    x, lengths = torch.from_numpy(sequence(case)), torch.from_numpy(case.lengths)
 
     def run() -> Any:
         with torch.inference_mode():
             return module(x)
 
+    def run_packed() -> Any:
+        with torch.inference_mode():
+            packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            y, state = module(packed)
+            return torch.nn.utils.rnn.pad_packed_sequence(y, total_length=case.T)[0], state
+
     def step(state: Any) -> Any:
         with torch.inference_mode():
             return module(x, state)[1]
 
+    if case.ragged:
+        return run_packed, lambda: run_packed()[0].numpy()
     if case.kind == "sequence":
         return run, lambda: run()[0].numpy()
     zero = tuple(torch.from_numpy(array) for array in zero_state(case))
-    if case.cell == "rnn":
-        return carried(step, zero[0], lambda state: state.numpy())
-    return carried(step, zero, lambda state: state[0].numpy())
+    if case.cell == "lstm":
+        return carried(step, zero, lambda state: state[0].numpy())
+    return carried(step, zero[0], lambda state: state.numpy())
 
 
 # --- ONNX Runtime and OpenVINO ----------------------------------------------------------------------------------------
 
 
+GATE_ORDER = {"rnn": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+"""ONNX's order of gates, LSTM i o f c and GRU z r h, as places in torch's i f g o and r z n."""
+
+
 def onnx_model(case: Case) -> bytes:
-    """Return a model of one node with constant weights: Y from X, or for single steps the states from X and states."""
+    """Return a model of one node a layer, with constant weights: Y (T, D, N, H) from X, or for single steps the states
+    from X and states."""
+    if case.kind != "sequence" or case.ragged:
+        check_plain(case)
     from onnx import TensorProto, helper, numpy_helper
 
     def gates(array: np.ndarray) -> np.ndarray:
-        """ONNX's order of an LSTM's gates, i o f c, from i f g o; with its axis of directions."""
-        if case.cell == "lstm":
-            i, f, g, o = np.split(array, 4)
-            array = np.concatenate([i, o, f, g])
-        return array[None]
+        parts = np.split(array, len(GATE_ORDER[case.cell]))
+        return np.concatenate([parts[k] for k in GATE_ORDER[case.cell]])
 
-    W_ih, W_hh, b_ih, b_hh = (gates(array) for array in parameters(case))
-    constants = {"W": W_ih, "R": W_hh, "B": np.concatenate([b_ih, b_hh], axis=1)}
     kind = TensorProto.FLOAT if case.dtype == "float32" else TensorProto.DOUBLE
     states = ["h", "c"] if case.cell == "lstm" else ["h"]
+    attributes: dict[str, Any] = {"linear_before_reset": 1} if case.cell == "gru" else {}
+    attributes |= {"hidden_size": case.H, "direction": "forward" if case.D == 1 else "bidirectional"}
 
     def values(names: list[str], *shape: int) -> list[Any]:
         return [helper.make_tensor_value_info(name, kind, shape) for name in names]
@@ -219,19 +267,37 @@ def onnx_model(case: Case) -> bytes:
     x = values(["X"], case.T, case.N, case.I)
     if case.kind == "sequence":
         before: list[str] = []
-        inputs, outputs = x, values(["Y"], case.T, 1, case.N, case.H)
+        inputs, outputs = x, values(["Y"], case.T, case.D, case.N, case.H)
         names = ["Y"]
     else:
         before = ["", *(f"{name}_0" for name in states)]  # no lengths
         inputs = x + values(before[1:], 1, case.N, case.H)
         names = ["", *(f"{name}_n" for name in states)]  # no sequence
         outputs = values(names[1:], 1, case.N, case.H)
-    node = helper.make_node(case.cell.upper(), ["X", *constants, *before], names, hidden_size=case.H)
+    constants = {"joined": np.array([0, 0, -1])} if case.L > 1 else {}
+    arrays = [gates(array) for array in parameters(case)]
+    nodes, below = [], "X"
+    for layer in range(case.L):
+        directions = slice(4 * case.D * layer, 4 * case.D * (layer + 1))
+        W_ih, W_hh, b_ih, b_hh = (np.stack(arrays[directions][k::4]) for k in range(4))
+        own = {f"W{layer}": W_ih, f"R{layer}": W_hh, f"B{layer}": np.concatenate([b_ih, b_hh], axis=1)}
+        constants |= own
+        above = names if layer + 1 == case.L else [f"Y{layer}"]
+        nodes.append(helper.make_node(case.cell.upper(), [below, *own, *before], above, **attributes))
+        if layer + 1 < case.L:  # (T, D, N, H) to (T, N, D*H)
+            below = f"X{layer + 1}"
+            nodes.append(helper.make_node("Transpose", above, [f"turned{layer}"], perm=[0, 2, 1, 3]))
+            nodes.append(helper.make_node("Reshape", [f"turned{layer}", "joined"], [below]))
     initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    graph = helper.make_graph([node], case.cell, inputs, outputs, initializers)
+    graph = helper.make_graph(nodes, case.cell, inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def joined(Y: np.ndarray) -> np.ndarray:
+    """Return y (T, N, D*H), a copy, from ONNX's Y (T, D, N, H)."""
+    return np.concatenate(Y.swapaxes(0, 1), axis=2)
 
 
 def ort(case: Case) -> Built:
@@ -243,7 +309,7 @@ def ort(case: Case) -> Built:
     session = onnxruntime.InferenceSession(onnx_model(case), options, providers=["CPUExecutionProvider"])
     feed = {"X": sequence(case)}
     if case.kind == "sequence":
-        return lambda: session.run(None, feed), lambda: session.run(None, feed)[0][:, 0]
+        return lambda: session.run(None, feed), lambda: joined(session.run(None, feed)[0])
     names = [value.name for value in session.get_inputs()[1:]]
 
     def step(state: Any) -> Any:
@@ -266,7 +332,7 @@ def openvino(case: Case) -> Built:
     def run() -> Any:
         return request.infer([x], share_inputs=True, share_outputs=True)
 
-    return run, lambda: np.array(run()[0][:, 0])
+    return run, lambda: joined(run()[0])
 
 
 # --- JAX --------------------------------------------------------------------------------------------------------------
@@ -275,13 +341,17 @@ def openvino(case: Case) -> Built:
 def jax(case: Case) -> Built:
     if case.kind != "sequence":
         raise ValueError("expected a sequence")
+    check_plain(case)
     import jax
     import jax.numpy as jnp
 
     if case.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     W_ih, W_hh, b_ih, b_hh = parameters(case)
-    weights = [jnp.asarray(array) for array in (W_ih.T.copy(), W_hh.T.copy(), b_ih + b_hh)]
+    b, b_n = b_ih + b_hh, jnp.asarray(b_hh[2 * case.H :])
+    if case.cell == "gru":  # whose reset gate multiplies b_n too
+        b[2 * case.H :] = b_ih[2 * case.H :]
+    weights = [jnp.asarray(array) for array in (W_ih.T.copy(), W_hh.T.copy(), b)]
     zero = tuple(jnp.asarray(array[0]) for array in zero_state(case))
     x = jnp.asarray(sequence(case))
 
@@ -296,7 +366,16 @@ def jax(case: Case) -> Built:
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
 
-    step = lstm if case.cell == "lstm" else rnn
+    def gru(state: Any, a: Any, W_hh: Any) -> Any:
+        (h,) = state
+        a_r, a_z, a_n = jnp.split(a, 3, axis=1)
+        s_r, s_z, s_n = jnp.split(h @ W_hh, 3, axis=1)
+        r, z = jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z)
+        n = jnp.tanh(a_n + r * (s_n + b_n))
+        h = n + z * (h - n)
+        return (h,), h
+
+    step = {"rnn": rnn, "lstm": lstm, "gru": gru}[case.cell]
 
     def layer(x: Any, W_ih: Any, W_hh: Any, b: Any) -> Any:
         _, y = jax.lax.scan(lambda state, a: step(state, a, W_hh), zero, x @ W_ih + b)  # x W_ih for all steps at once
@@ -312,6 +391,7 @@ def jax(case: Case) -> Built:
 
 BUILDERS: dict[str, Callable[[Case], Built]] = {
     "rnncore": rnncore,
+    "padded": padded,
     "limit": limit,
     "torch": torch,
     "ort": ort,

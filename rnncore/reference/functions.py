@@ -23,11 +23,25 @@ def relu(a: np.ndarray) -> np.ndarray:
     return np.where(a < 0, np.zeros_like(a), a)
 
 
-functions: dict[str, Function] = {"tanh": np.tanh, "relu": relu, "sigmoid": sigmoid}
+def softmax(a: np.ndarray) -> np.ndarray:
+    """e^a_j / Σ_k e^a_k over a row."""
+    e = np.exp(a - a.real.max(axis=-1, keepdims=True))  # a row's shift cancels; so e^a does not overflow
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
-# dh, h = f(a) -> dh f'(a)
+
+functions: dict[str, Function] = {
+    "identity": lambda a: a,
+    "tanh": np.tanh,
+    "relu": relu,
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+}
+
+# dh, h = f(a) -> da: dh f'(a) elementwise; for the softmax dh times the Jacobian diag(h) - h hᵀ, row by row
 slopes: dict[str, Slope] = {
+    "identity": lambda dh, h: dh,
     "tanh": lambda dh, h: np.asarray(dh * (1 - h * h)),
     "relu": lambda dh, h: np.where(h <= 0, np.zeros_like(dh), dh),
     "sigmoid": lambda dh, h: np.asarray(dh * h * (1 - h)),
+    "softmax": lambda dh, h: np.asarray(h * (dh - (dh * h).sum(axis=-1, keepdims=True))),
 }

@@ -41,12 +41,18 @@
         FOR_VECTORS(n, { STORE(y + j, NAME(function)(LOAD(x + j))); });                                                \
     }
 
+static inline V NAME(identity)(V x)
+{
+    return x;
+}
+
 MAP(exp)
 MAP(tanh)
 MAP(relu)
 MAP(sigmoid)
 MAP(tanh_2)
 MAP(sigmoid_2)
+MAP(identity)
 
 /* --- RNN -------------------------------------------------------------------------------------------------------- */
 
@@ -64,6 +70,12 @@ static inline V NAME(relu_slope)(V dh, V h)
 static inline V NAME(sigmoid_slope)(V dh, V h)
 {
     return dh * h * (ALL(1) - h);
+}
+
+static inline V NAME(identity_slope)(V dh, V h)
+{
+    (void)h;
+    return dh;
 }
 
 #define RNN(function)                                                                                                  \
@@ -87,7 +99,7 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
 #define RNN_STEP(stem, function)                                                                                       \
     static void NAME(stem##_step)(const struct panel_step *s)                                                          \
     {                                                                                                                  \
-        FOR_BATCHES(s, {                                                                                               \
+        FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {                                                                 \
             NAME(recur)(s, sums, r, rows, v, vectors, v * WIDTH, vectors * WIDTH);                                     \
             for (ptrdiff_t p = 0, count; p < vectors; p += count) {                                                    \
                 count = NAME(panel_vectors)(vectors - p);                                                              \
@@ -118,24 +130,67 @@ static inline V NAME(sigmoid_slope)(V dh, V h)
 RNN(tanh)
 RNN(relu)
 RNN(sigmoid)
+RNN(identity)
 RNN_STEP(tanh, tanh_2)
 RNN_STEP(relu, relu)
 RNN_STEP(sigmoid, sigmoid_2)
+RNN_STEP(identity, identity)
+
+/* --- softmax ---------------------------------------------------------------------------------------------------- */
+
+/* Sums of a row are taken in WIDTH parts, element by element of a vector, then from first to last. */
+
+static void NAME(softmax)(void *y_, ptrdiff_t n, ptrdiff_t P)
+{
+    real *y = y_;
+    for (; n > 0; n--, y += P) {
+        real most = y[0], sum = 0;
+        V part = {0};
+        for (ptrdiff_t j = 1; j < P; j++)
+            most = y[j] > most ? y[j] : most; /* NaN comes through the sum */
+        FOR_VECTORS(P, {
+            V e = NAME(exp)(LOAD(y + j) - ALL(most));                                      /* (4) */
+            STORE(y + j, e);
+            part += LOAD(y + j);
+        });
+        for (ptrdiff_t k = 0; k < WIDTH; k++)
+            sum += part[k];
+        FOR_VECTORS(P, { STORE(y + j, LOAD(y + j) / ALL(sum)); });
+    }
+}
+
+static void NAME(softmax_backward)(void *ds_, const void *do__, const void *o_, ptrdiff_t n, ptrdiff_t P)
+{
+    real *ds = ds_;
+    const real *do_ = do__, *o = o_;
+    for (; n > 0; n--, ds += P, do_ += P, o += P) {
+        real sum = 0;
+        V part = {0};
+        FOR_VECTORS(P, { part = FMA(LOAD(do_ + j), LOAD(o + j), part); });
+        for (ptrdiff_t k = 0; k < WIDTH; k++)
+            sum += part[k];
+        FOR_VECTORS(P, { STORE(ds + j, (LOAD(do_ + j) - ALL(sum)) * LOAD(o + j)); });      /* (4') */
+    }
+}
 
 /* --- LSTM ------------------------------------------------------------------------------------------------------- */
 
 static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_before_, const void *bias_,
-                               ptrdiff_t n, ptrdiff_t H)
+                               const void *peephole, ptrdiff_t n, ptrdiff_t H)
 {
     real *h = h_, *c = c_, *gates = gates_;
-    const real *c_before = c_before_, *bias = bias_;
+    const real *c_before = c_before_, *bias = bias_, *w = peephole;
     for (; n > 0; n--, h += H, c += H, gates += 4 * H, c_before += H)
         FOR_VECTORS(H, {
-            V i = NAME(sigmoid)(LOAD(gates + j) + LOAD(bias + j));                         /* (2) */
-            V f = NAME(sigmoid)(LOAD(gates + H + j) + LOAD(bias + H + j));                 /* (3) */
+            V c_t = LOAD(c_before + j);
+            V i = LOAD(gates + j) + LOAD(bias + j);
+            V f = LOAD(gates + H + j) + LOAD(bias + H + j);
             V g = NAME(tanh)(LOAD(gates + 2 * H + j) + LOAD(bias + 2 * H + j));            /* (4) */
-            V o = NAME(sigmoid)(LOAD(gates + 3 * H + j) + LOAD(bias + 3 * H + j));         /* (5) */
-            V c_t = FMA(f, LOAD(c_before + j), i * g);                                     /* (6) */
+            V o = LOAD(gates + 3 * H + j) + LOAD(bias + 3 * H + j);
+            i = NAME(sigmoid)(w ? FMA(LOAD(w + j), c_t, i) : i);                           /* (2) */
+            f = NAME(sigmoid)(w ? FMA(LOAD(w + H + j), c_t, f) : f);                       /* (3) */
+            c_t = FMA(f, c_t, i * g);                                                      /* (6) */
+            o = NAME(sigmoid)(w ? FMA(LOAD(w + 2 * H + j), c_t, o) : o);                   /* (5) */
             STORE(h + j, o * NAME(tanh)(c_t));                                             /* (7) */
             STORE(c + j, c_t);
             STORE(gates + j, i);
@@ -147,18 +202,28 @@ static void NAME(lstm_forward)(void *h_, void *c_, void *gates_, const void *c_b
 
 /* A step's equations (2) to (6) for `rows` rows from r on, and the units from u on: WIDTH of them if WHOLE, else `first`.
    Sums are those of i, f and o times -1/ln 2, of g times 2/ln 2. Leaves c_t and the inverse of o in their place. */
-INLINE void NAME(lstm_cells)(const int WHOLE, const struct panel_step *s, real *a, ptrdiff_t r, ptrdiff_t rows,
-                             ptrdiff_t u, ptrdiff_t first)
+INLINE void NAME(lstm_cells)(const int WHOLE, const int PEEPHOLE, const struct panel_step *s, real *a, ptrdiff_t r,
+                             ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
 {
     const ptrdiff_t H = s->H;
-    const real *c_before = (const real *)s->c_before + r * H + u;
+    const real *c_before = (const real *)s->c_before + r * H + u, *w = PEEPHOLE ? (const real *)s->peephole + 3 * u : NULL;
     real *c_t = (real *)s->c + r * H + u, *gates = s->gates ? (real *)s->gates + r * 4 * H + u : NULL;
     for (ptrdiff_t q = 0; q < rows; q++, a += 4 * WIDTH, c_before += H, c_t += H) {
-        V i = NAME(one_plus_exp2)(NAME(load)(a));                           /* (2), inverse */
-        V f = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a + WIDTH));          /* (3) */
+        V c = LOAD(c_before), a_i = NAME(load)(a), a_f = NAME(load)(a + WIDTH), a_o = NAME(load)(a + 3 * WIDTH);
+        if (PEEPHOLE) {
+            a_i = FMA(NAME(load)(w), c, a_i);
+            a_f = FMA(NAME(load)(w + WIDTH), c, a_f);
+        }
+        V i = NAME(one_plus_exp2)(a_i);                                     /* (2), inverse */
+        V f = ALL(1) / NAME(one_plus_exp2)(a_f);                            /* (3) */
         V below, g = NAME(tanh_parts_2)(NAME(load)(a + 2 * WIDTH), &below); /* (4) is g / below */
-        V o = NAME(one_plus_exp2)(NAME(load)(a + 3 * WIDTH));               /* (5), inverse */
-        V c = FMA(f, LOAD(c_before), g / (i * below));                      /* (6) */
+        if (PEEPHOLE) {
+            c = FMA(f, c, g / (i * below));                                 /* (6) */
+            a_o = FMA(NAME(load)(w + 2 * WIDTH), c, a_o);
+        }
+        V o = NAME(one_plus_exp2)(a_o);                                     /* (5), inverse */
+        if (!PEEPHOLE)
+            c = FMA(f, c, g / (i * below));                                 /* (6) */
         STORE(c_t, c);
         NAME(store)(a, c);
         NAME(store)(a + WIDTH, o);
@@ -189,15 +254,15 @@ INLINE void NAME(lstm_outputs)(const int WHOLE, const struct panel_step *s, cons
 /* One step from packed weights, whose panels are the four gates of WIDTH units. In two passes over a batch of sums: the
    functions of one row wait for each other, (7) for (6) for (2), but not for other rows', and a core sees only so far
    ahead. */
-static void NAME(lstm_step)(const struct panel_step *s)
+INLINE void NAME(lstm_step_of)(const int PEEPHOLE, const struct panel_step *s)
 {
-    FOR_BATCHES(s, {
+    FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {
         const ptrdiff_t u_0 = v / 4 * WIDTH, u_1 = (v + vectors) / 4 * WIDTH, whole = u_1 <= s->H ? u_1 : u_1 - WIDTH;
         NAME(recur)(s, sums, r, rows, v, vectors, u_0, u_1 - u_0);
         for (ptrdiff_t u = u_0; u < whole; u += WIDTH)
-            NAME(lstm_cells)(1, s, sums + (u - u_0) * 4 * rows, r, rows, u, WIDTH);
+            NAME(lstm_cells)(1, PEEPHOLE, s, sums + (u - u_0) * 4 * rows, r, rows, u, WIDTH);
         if (whole < u_1)
-            NAME(lstm_cells)(0, s, sums + (whole - u_0) * 4 * rows, r, rows, whole, s->H - whole);
+            NAME(lstm_cells)(0, PEEPHOLE, s, sums + (whole - u_0) * 4 * rows, r, rows, whole, s->H - whole);
         for (ptrdiff_t u = u_0; u < whole; u += WIDTH)
             NAME(lstm_outputs)(1, s, sums + (u - u_0) * 4 * rows, r, rows, u, WIDTH);
         if (whole < u_1)
@@ -205,22 +270,300 @@ static void NAME(lstm_step)(const struct panel_step *s)
     });
 }
 
+static __attribute__((noinline)) void NAME(lstm_peephole_step)(const struct panel_step *s)
+{
+    NAME(lstm_step_of)(1, s);
+}
+
+static void NAME(lstm_step)(const struct panel_step *s)
+{
+    if (s->peephole)
+        NAME(lstm_peephole_step)(s);
+    else
+        NAME(lstm_step_of)(0, s);
+}
+
 static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const void *gates_, const void *c_,
-                                const void *c_before_, ptrdiff_t n, ptrdiff_t H)
+                                const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H)
 {
     real *dgates = dgates_, *dc = dc_;
-    const real *dh = dh_, *gates = gates_, *c = c_, *c_before = c_before_;
+    const real *dh = dh_, *gates = gates_, *c = c_, *c_before = c_before_, *w = peephole;
     for (; n > 0; n--, dgates += 4 * H, dc += H, dh += H, gates += 4 * H, c += H, c_before += H)
         FOR_VECTORS(H, {
             V i = LOAD(gates + j), f = LOAD(gates + H + j), g = LOAD(gates + 2 * H + j), o = LOAD(gates + 3 * H + j);
             V tanh_c = NAME(tanh)(LOAD(c + j)), dh_t = LOAD(dh + j);
             V dc_t = FMA(dh_t * o, FMA(-tanh_c, tanh_c, ALL(1)), LOAD(dc + j));            /* (7') */
-            STORE(dgates + 3 * H + j, NAME(sigmoid_slope)(dh_t * tanh_c, o));              /* (7') (5') */
+            V dz_o = NAME(sigmoid_slope)(dh_t * tanh_c, o);                                /* (7') (5') */
+            if (w)
+                dc_t = FMA(LOAD(w + 2 * H + j), dz_o, dc_t);                               /* (5') */
+            V dz_i = NAME(sigmoid_slope)(dc_t * g, i);                                     /* (6') (2') */
+            V dz_f = NAME(sigmoid_slope)(dc_t * LOAD(c_before + j), f);                    /* (6') (3') */
+            V dc_before = dc_t * f;                                                        /* (6') */
+            if (w)
+                dc_before = FMA(LOAD(w + j), dz_i, FMA(LOAD(w + H + j), dz_f, dc_before)); /* (2') (3') */
+            STORE(dgates + 3 * H + j, dz_o);
             STORE(dgates + 2 * H + j, NAME(tanh_slope)(dc_t * i, g));                      /* (6') (4') */
-            STORE(dgates + H + j, NAME(sigmoid_slope)(dc_t * LOAD(c_before + j), f));      /* (6') (3') */
-            STORE(dgates + j, NAME(sigmoid_slope)(dc_t * g, i));                           /* (6') (2') */
-            STORE(dc + j, dc_t * f);                                                       /* (6') */
+            STORE(dgates + H + j, dz_f);
+            STORE(dgates + j, dz_i);
+            STORE(dc + j, dc_before);
         });
+}
+
+/* --- GRU -------------------------------------------------------------------------------------------------------- */
+
+static void NAME(gru_forward)(void *h_, void *gates_, const void *h_before_, const void *bias_, ptrdiff_t n, ptrdiff_t H)
+{
+    real *h = h_, *gates = gates_;
+    const real *h_before = h_before_, *bias = bias_;
+    for (; n > 0; n--, h += H, gates += 4 * H, h_before += H)
+        FOR_VECTORS(H, {
+            V r = NAME(sigmoid)(LOAD(gates + H + j) + LOAD(bias + H + j));                 /* (3) */
+            V z = NAME(sigmoid)(LOAD(gates + 2 * H + j) + LOAD(bias + 2 * H + j));         /* (4) */
+            V s_n = LOAD(gates + 3 * H + j) + LOAD(bias + 3 * H + j);
+            V new = NAME(tanh)(FMA(r, s_n, LOAD(gates + j) + LOAD(bias + j)));             /* (5) */
+            STORE(h + j, FMA(z, LOAD(h_before + j), (ALL(1) - z) * new));                  /* (6) */
+            STORE(gates + j, new);
+            STORE(gates + H + j, r);
+            STORE(gates + 2 * H + j, z);
+            STORE(gates + 3 * H + j, s_n);
+        });
+}
+
+static void NAME(gru_backward)(void *dgates_, void *dh_, const void *gates_, const void *h_before_, ptrdiff_t n,
+                               ptrdiff_t H)
+{
+    real *dgates = dgates_, *dh = dh_;
+    const real *gates = gates_, *h_before = h_before_;
+    for (; n > 0; n--, dgates += 4 * H, dh += H, gates += 4 * H, h_before += H)
+        FOR_VECTORS(H, {
+            V new = LOAD(gates + j), r = LOAD(gates + H + j), z = LOAD(gates + 2 * H + j), s_n = LOAD(gates + 3 * H + j);
+            V dh_t = LOAD(dh + j);
+            V da_n = NAME(tanh_slope)(dh_t * (ALL(1) - z), new);                           /* (6') (5') */
+            STORE(dgates + j, da_n);
+            STORE(dgates + H + j, NAME(sigmoid_slope)(da_n * s_n, r));                     /* (5') (3') */
+            STORE(dgates + 2 * H + j, NAME(sigmoid_slope)(dh_t * (LOAD(h_before + j) - new), z)); /* (6') (4') */
+            STORE(dgates + 3 * H + j, da_n * r);                                           /* (5') */
+            STORE(dh + j, dh_t * z);                                                       /* (6') */
+        });
+}
+
+static void NAME(gru_reset)(void *rh_, void *gates_, const void *h_before_, const void *bias_, ptrdiff_t n, ptrdiff_t H)
+{
+    real *rh = rh_, *gates = gates_;
+    const real *h_before = h_before_, *bias = bias_;
+    for (; n > 0; n--, rh += H, gates += 3 * H, h_before += H)
+        FOR_VECTORS(H, {
+            V r = NAME(sigmoid)(LOAD(gates + j) + LOAD(bias + j));                         /* (3) */
+            STORE(gates + j, r);
+            STORE(gates + H + j, NAME(sigmoid)(LOAD(gates + H + j) + LOAD(bias + H + j))); /* (4) */
+            STORE(rh + j, r * LOAD(h_before + j));                                         /* (2) */
+        });
+}
+
+static void NAME(gru_new)(void *h_, void *gates_, const void *h_before_, const void *bias_, ptrdiff_t n, ptrdiff_t H)
+{
+    real *h = h_, *gates = gates_;
+    const real *h_before = h_before_, *bias = bias_;
+    for (; n > 0; n--, h += H, gates += 3 * H, h_before += H)
+        FOR_VECTORS(H, {
+            V new = NAME(tanh)(LOAD(gates + 2 * H + j) + LOAD(bias + 2 * H + j));          /* (5) */
+            V z = LOAD(gates + H + j);
+            STORE(gates + 2 * H + j, new);
+            STORE(h + j, FMA(z, LOAD(h_before + j), (ALL(1) - z) * new));                  /* (6) */
+        });
+}
+
+static void NAME(gru_new_backward)(void *dgates_, void *dh_, const void *gates_, const void *h_before_, ptrdiff_t n,
+                                   ptrdiff_t H)
+{
+    real *dgates = dgates_, *dh = dh_;
+    const real *gates = gates_, *h_before = h_before_;
+    for (; n > 0; n--, dgates += 3 * H, dh += H, gates += 3 * H, h_before += H)
+        FOR_VECTORS(H, {
+            V z = LOAD(gates + H + j), new = LOAD(gates + 2 * H + j), dh_t = LOAD(dh + j);
+            STORE(dgates + H + j, NAME(sigmoid_slope)(dh_t * (LOAD(h_before + j) - new), z)); /* (6') (4') */
+            STORE(dgates + 2 * H + j, NAME(tanh_slope)(dh_t * (ALL(1) - z), new));         /* (6') (5') */
+            STORE(dh + j, dh_t * z);                                                       /* (6') */
+        });
+}
+
+static void NAME(gru_reset_backward)(void *dgates_, void *dh_, const void *drh_, const void *gates_,
+                                     const void *h_before_, ptrdiff_t n, ptrdiff_t H)
+{
+    real *dgates = dgates_, *dh = dh_;
+    const real *drh = drh_, *gates = gates_, *h_before = h_before_;
+    for (; n > 0; n--, dgates += 3 * H, dh += H, drh += H, gates += 3 * H, h_before += H)
+        FOR_VECTORS(H, {
+            V r = LOAD(gates + j), drh_t = LOAD(drh + j);
+            STORE(dgates + j, NAME(sigmoid_slope)(drh_t * LOAD(h_before + j), r));         /* (2') (3') */
+            STORE(dh + j, FMA(drh_t, r, LOAD(dh + j)));                                    /* (2') */
+        });
+}
+
+/* From packed weights, a GRU's blocks: sums of one are [gate][rows][vectors][WIDTH], r and z times -1/ln 2, n times 2/ln 2.
+   A batch's sums: those of r, z, a_n and s_n of 4 vectors, or of more where there are few rows. */
+enum { NAME(gru_sums) = TILE_ROWS * 4 * 4 };
+
+INLINE ptrdiff_t NAME(gru_batch)(ptrdiff_t n)
+{
+    return n == 1 ? 12 : n == 2 ? 8 : 4;
+}
+
+/* Run the statements for every block of a batch, of `count` vectors from p on, in the step's direction. */
+#define FOR_BLOCKS(s, ...)                                                                                             \
+    do {                                                                                                               \
+        const ptrdiff_t blocks = NAME(panels)(vectors);                                                                \
+        for (ptrdiff_t k = 0; k < blocks; k++) {                                                                       \
+            const ptrdiff_t p = NAME(panel_start)(vectors, (s)->backwards ? blocks - 1 - k : k);                       \
+            const ptrdiff_t count = NAME(panel_vectors)(vectors - p);                                                  \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+    } while (0)
+
+/* The panel of r that comes after the block of `count` vectors from v on, in the step's direction; negative if there is no
+   whole one. */
+INLINE ptrdiff_t NAME(next_block)(const struct panel_step *s, ptrdiff_t v, ptrdiff_t count)
+{
+    const ptrdiff_t next = s->backwards ? v - 4 : v + count;
+    return next >= s->v_0 && next + 4 <= s->v_1 ? 3 * next : -1;
+}
+
+/* The sums of one block, `count` vectors from v on: of the gates from `first` to `last`, one after the other, with the
+   recurrent product. */
+INLINE void NAME(block_sums)(const struct panel_step *s, const int first, const int last, real *sums, ptrdiff_t r,
+                             ptrdiff_t rows, ptrdiff_t v, ptrdiff_t count)
+{
+    for (int g = first; g < last; g++, sums += count * rows * WIDTH) {
+        const ptrdiff_t at = 3 * v + g * count, next = g < 2 ? at + count : NAME(next_block)(s, v, count);
+        NAME(panel_sums)(s, 1, sums, r, rows, at, count, next, (r + TILE_ROWS - 1) / TILE_ROWS);
+    }
+}
+
+/* Equations (3), and (5) up to its tanh, for one vector of each row: leaves the latter in a_n's place. `stride` is that of
+   rows, `gate` that of gates. */
+INLINE void NAME(gru_resets)(const int WHOLE, const struct panel_step *s, real *a, ptrdiff_t stride, ptrdiff_t gate,
+                             ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+{
+    const ptrdiff_t H = s->H;
+    real *gates = s->gates ? (real *)s->gates + r * 4 * H + u : NULL;
+    for (ptrdiff_t q = 0; q < rows; q++, a += stride) {
+        V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a)), s_n = NAME(load)(a + 3 * gate); /* (3) */
+        NAME(store)(a + 2 * gate, FMA(reset, s_n, NAME(load)(a + 2 * gate)));                  /* (5) */
+        if (gates) {
+            STORE(gates + q * 4 * H + H, reset);
+            STORE(gates + q * 4 * H + 3 * H, s_n * ALL((real)0.34657359027997265471)); /* without its scale, 2/ln 2 */
+        }
+    }
+}
+
+/* Equations (4), (5) and (6) of the same. z is 1/(1+t), and 1-z is t/(1+t): one division for z and tanh. */
+INLINE V NAME(gru_output)(V t, V above, V below, V h_before)
+{
+    return FMA(t, above, h_before * below) / FMA(t, below, below);
+}
+
+INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t gate,
+                              ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+{
+    const ptrdiff_t H = s->H, y_stride = s->y_stride;
+    const real *h_before = (const real *)s->h_before + r * H + u;
+    real *h = (real *)s->h + r * H + u, *y = s->y ? (real *)s->y + r * y_stride + u : NULL;
+    real *gates = s->gates ? (real *)s->gates + r * 4 * H + u : NULL;
+    for (ptrdiff_t q = 0; q < rows; q++, a += stride, h_before += H, h += H) {
+        V t = NAME(exp2)(NAME(load)(a + gate)), below, above = NAME(tanh_parts_2)(NAME(load)(a + 2 * gate), &below);
+        V h_t = NAME(gru_output)(t, above, below, LOAD(h_before));                             /* (4) (5) (6) */
+        STORE(h, h_t);
+        if (y)
+            STORE(y + q * y_stride, h_t);
+        if (gates) {
+            STORE(gates + q * 4 * H, above / below);
+            STORE(gates + q * 4 * H + 2 * H, ALL(1) / (ALL(1) + t));
+        }
+    }
+}
+
+/* Call a pass for each vector of a block, whole ones and what is left of the last. */
+#define FOR_UNITS(s, pass, a, gate)                                                                                    \
+    for (ptrdiff_t k = 0; k < count; k++) {                                                                            \
+        const ptrdiff_t u = (v + p + k) * WIDTH;                                                                       \
+        if (u + WIDTH <= (s)->H)                                                                                       \
+            pass(1, s, (a) + k * WIDTH, count * WIDTH, gate, r, rows, u, WIDTH);                                       \
+        else                                                                                                           \
+            pass(0, s, (a) + k * WIDTH, count * WIDTH, gate, r, rows, u, (s)->H - u);                                  \
+    }
+
+static void NAME(gru_step)(const struct panel_step *s)
+{
+    FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
+        const ptrdiff_t gate_rows = rows * WIDTH;
+        NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), v * WIDTH, vectors * WIDTH);
+        FOR_BLOCKS(s, {
+            real *a = sums + 4 * p * gate_rows;
+            const ptrdiff_t at = 3 * (v + p) + 2 * count, next = NAME(next_block)(s, v + p, count);
+            NAME(block_sums)(s, 0, 2, a, r, rows, v + p, count);                                /* (1) (2) */
+            NAME(panel_sums)(s, 0, a + 2 * count * gate_rows, r, rows, at, count, -1, 0);
+            if (!s->x)
+                memcpy(a + 2 * count * gate_rows, (const real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH,
+                       (size_t)(count * gate_rows) * sizeof(real));
+            NAME(tile)(rows, count, a + 3 * count * gate_rows, (const real *)s->bias_hh + (v + p) * WIDTH, 0,
+                       (const real *)s->h_before + r * s->K, s->K, (const real *)s->panels + at * WIDTH * s->K,
+                       next >= 0 ? NAME(ahead)((const real *)s->panels + next * WIDTH * s->K, s->K, s->n,
+                                               (r + TILE_ROWS - 1) / TILE_ROWS)
+                                 : NULL);
+        });
+        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_resets), sums + 4 * p * gate_rows, count * gate_rows));
+        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_outputs), sums + 4 * p * gate_rows, count * gate_rows));
+    });
+}
+
+/* The original: r and z, and r * h_before for the product that n waits for. z is kept as it comes out of the sum. */
+INLINE void NAME(gru_gates)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t gate,
+                            ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+{
+    const ptrdiff_t H = s->H;
+    real *gates = (real *)s->gates + r * 3 * H + u;
+    for (ptrdiff_t q = 0; q < rows; q++, a += stride, gates += 3 * H) {
+        V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a));                                 /* (3) */
+        STORE((real *)s->inner + (r + q) * H + u, reset * LOAD((const real *)s->h_before + (r + q) * H + u)); /* (2) */
+        STORE(gates, reset);
+        STORE(gates + H, ALL(1) / NAME(one_plus_exp2)(NAME(load)(a + gate)));                  /* (4) */
+    }
+}
+
+static void NAME(gru_reset_step)(const struct panel_step *s)
+{
+    FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
+        const ptrdiff_t gate_rows = rows * WIDTH;
+        FOR_BLOCKS(s, NAME(block_sums)(s, 0, 2, sums + 2 * p * gate_rows, r, rows, v + p, count););   /* (1) (2) */
+        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_gates), sums + 2 * p * gate_rows, count * gate_rows));
+    });
+}
+
+INLINE void NAME(gru_news)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t gate,
+                           ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+{
+    (void)gate;
+    const ptrdiff_t H = s->H, y_stride = s->y_stride;
+    const real *h_before = (const real *)s->inner + r * H + u;
+    real *h = (real *)s->h + r * H + u, *y = s->y ? (real *)s->y + r * y_stride + u : NULL;
+    real *gates = (real *)s->gates + r * 3 * H + u;
+    for (ptrdiff_t q = 0; q < rows; q++, a += stride, h_before += H, h += H, gates += 3 * H) {
+        V new = NAME(tanh_2)(NAME(load)(a)), z = LOAD(gates + H);                              /* (5) */
+        V h_t = FMA(z, LOAD(h_before), (ALL(1) - z) * new);                                    /* (6) */
+        STORE(gates + 2 * H, new);
+        STORE(h, h_t);
+        if (y)
+            STORE(y + q * y_stride, h_t);
+    }
+}
+
+static void NAME(gru_new_step)(const struct panel_step *s)
+{
+    FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
+        const ptrdiff_t gate_rows = rows * WIDTH;
+        FOR_BLOCKS(s, NAME(block_sums)(s, 2, 3, sums + p * gate_rows, r, rows, v + p, count););       /* (1) (2) */
+        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_news), sums + p * gate_rows, count * gate_rows));
+    });
 }
 
 #undef V
@@ -237,6 +580,8 @@ static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const
 #undef RNN
 #undef RNN_STEP
 #undef FOR_BATCHES
+#undef FOR_BLOCKS
+#undef FOR_UNITS
 #undef INLINE
 #undef UNROLL
 #undef TILE_ROWS

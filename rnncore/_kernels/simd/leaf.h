@@ -11,40 +11,70 @@
 /* y (n) = f(x (n)); y may be x */
 typedef void (*map_function)(void *y, const void *x, ptrdiff_t n);
 
-/* h (n, H) from a (n, H), which lacks the bias (H): equation (2) of the RNN */
+/* h (n, H) from a (n, H), which lacks the bias (H): equation (2) of the RNN; h may be a */
 typedef void (*rnn_forward_function)(void *h, const void *a, const void *bias, ptrdiff_t n, ptrdiff_t H);
 
 /* da (n, H) from dh and h: equation (2') of the RNN */
 typedef void (*rnn_backward_function)(void *da, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H);
 
-/* h, c (n, H) from gates (n, 4*H), which lack the bias (4*H), and c_before: equations (2) to (7) of the LSTM.
-   gates are left activated: i, f, g, o side by side. */
+/* softmax of each row of y (n, P), in place: equation (4) of a Jordan network */
+typedef void (*softmax_function)(void *y, ptrdiff_t n, ptrdiff_t P);
+
+/* ds (n, P) from do and o = softmax(s): equation (4') of a Jordan network */
+typedef void (*softmax_backward_function)(void *ds, const void *do_, const void *o, ptrdiff_t n, ptrdiff_t P);
+
+/* h, c (n, H) from gates (n, 4*H), which lack the bias (4*H), and c_before: equations (2) to (7) of the LSTM, with
+   peepholes (3*H), i f o, unless NULL. gates are left activated: i, f, g, o side by side. */
 typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void *c_before, const void *bias,
-                                      ptrdiff_t n, ptrdiff_t H);
+                                      const void *peephole, ptrdiff_t n, ptrdiff_t H);
 
 /* dgates (n, 4*H), before activation, from dh (n, H), the activated gates, c and c_before: equations (7') to (2').
    dc goes in as the gradient of c and out as that of c_before. */
 typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
-                                       const void *c_before, ptrdiff_t n, ptrdiff_t H);
+                                       const void *c_before, const void *peephole, ptrdiff_t n, ptrdiff_t H);
+
+/* GRU, reset after the product. Gates stand in the order n r z s_n, so that those of x and those of h_before are side by
+   side. h (n, H) from gates (n, 4*H), which lack the bias (4*H), and h_before: equations (3) to (6); gates are left
+   activated, with s_n complete. */
+typedef void (*gru_forward_function)(void *h, void *gates, const void *h_before, const void *bias, ptrdiff_t n,
+                                     ptrdiff_t H);
+
+/* dgates (n, 4*H): equations (6') to (3'). dh goes in as the gradient of h and out as that of h_before, as far as it does
+   not pass through the gates. */
+typedef void (*gru_backward_function)(void *dgates, void *dh, const void *gates, const void *h_before, ptrdiff_t n,
+                                      ptrdiff_t H);
+
+/* GRU, reset before the product, in two parts; gates (n, 3*H) are r z n. Of r and z, and rh (n, H) = r * h_before:
+   equations (3) and (4); then, when rh's product has been added to n, (5) and (6). */
+typedef void (*gru_reset_function)(void *rh, void *gates, const void *h_before, const void *bias, ptrdiff_t n, ptrdiff_t H);
+typedef void (*gru_new_function)(void *h, void *gates, const void *h_before, const void *bias, ptrdiff_t n, ptrdiff_t H);
+
+/* And back: dgates of z and n, dh as above, (6') and (5'); then, from drh, dgates of r, and dh completed, (3'). */
+typedef void (*gru_new_backward_function)(void *dgates, void *dh, const void *gates, const void *h_before, ptrdiff_t n,
+                                          ptrdiff_t H);
+typedef void (*gru_reset_backward_function)(void *dgates, void *dh, const void *drh, const void *gates,
+                                            const void *h_before, ptrdiff_t n, ptrdiff_t H);
 
 /* The panels engine: weights packed as simd/panels.h says, `vectors` of them. They, and the bias, are multiplied by
    -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
 
 /* z (vectors, rows) = bias + a (n, K) W^T for n of the rows, from `row` on, and the vectors from v_0 to v_1, which are
-   whole panels */
-typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t K, ptrdiff_t v_0,
-                                 ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows);
+   whole blocks of so many gates' panels */
+typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t gates, ptrdiff_t K,
+                                 ptrdiff_t v_0, ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows);
 
-/* One step of n rows, for the units of the vectors from v_0 to v_1, which are whole panels. The rows' sums over x begin
+/* One step of n rows, for the units of the vectors from v_0 to v_1, which are whole blocks. The rows' sums over x begin
    at `row` of z (vectors, rows); or, if x (n, I) is not NULL, the step forms them itself from x, bias and panels_ih. Reads
-   h_before and c_before (n, H), writes h and c; h also to y, whose rows are y_stride apart, and an LSTM's activated gates
-   to `gates` (n, 4*H), unless these are NULL. `backwards` takes the units from the last to the first: steps that do so by
-   turns find the weights that the one before read last still in the cache. */
+   h_before (n, K) and c_before (n, H), writes h and c (n, H); h also to y, whose rows are y_stride apart, and the
+   activated gates to `gates` as for the functions above, unless these are NULL. Without `panels` there is no recurrent
+   part. An LSTM's peephole, unless NULL, holds i f o of WIDTH units after WIDTH units, scaled as the gates. A GRU's bias_hh
+   is that of s_n. `inner` (n, H) is r * h_before of a GRU that resets before the product. `backwards` takes the units from
+   the last to the first: steps that do so by turns find the weights that the one before read last still in the cache. */
 struct panel_step {
-    void *h, *c, *gates, *y;
+    void *h, *c, *gates, *y, *inner;
     const void *h_before, *c_before, *z, *panels;
-    const void *x, *bias, *panels_ih;
-    ptrdiff_t n, I, H, v_0, v_1, row, rows, y_stride;
+    const void *x, *bias, *panels_ih, *bias_hh, *peephole;
+    ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride;
     int backwards;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
@@ -58,7 +88,7 @@ typedef double (*multiply_add_function)(void *chains, ptrdiff_t rounds);
 /* x (n), n a multiple of 8 vectors, read `times` times; sink (width) keeps the compiler from leaving it out */
 typedef void (*read_function)(void *sink, const void *x, ptrdiff_t n, ptrdiff_t times);
 
-enum nonlinearity { TANH, RELU, SIGMOID, NONLINEARITIES };
+enum nonlinearity { TANH, RELU, SIGMOID, IDENTITY, NONLINEARITIES };
 
 struct leaf {
     const char *isa;
@@ -68,11 +98,21 @@ struct leaf {
     map_function panel_map[NONLINEARITIES]; /* of a panel's sums: tanh(x ln(2)/2), relu(x), sigmoid(-x ln 2) */
     rnn_forward_function rnn_forward[NONLINEARITIES];
     rnn_backward_function rnn_backward[NONLINEARITIES];
+    softmax_function softmax;
+    softmax_backward_function softmax_backward;
     lstm_forward_function lstm_forward;
     lstm_backward_function lstm_backward;
+    gru_forward_function gru_forward;
+    gru_backward_function gru_backward;
+    gru_reset_function gru_reset;
+    gru_new_function gru_new;
+    gru_new_backward_function gru_new_backward;
+    gru_reset_backward_function gru_reset_backward;
     project_function project;
     panel_step_function rnn_step[NONLINEARITIES];
     panel_step_function lstm_step;
+    panel_step_function gru_step;                    /* reset after the product */
+    panel_step_function gru_reset_step, gru_new_step; /* before it: r, z and inner; then h from inner in h_before's place */
     multiply_add_function multiply_add;
     read_function read;
 };

@@ -143,6 +143,13 @@ INLINE V NAME(one_plus_exp2)(V v)
     return FMA(NAME(power_of_two)(m), p, ALL(1));
 }
 
+/* 2^v, but at most nearly the largest power of 2, so that 1 + 2^v and twice that are numbers */
+INLINE V NAME(exp2)(V v)
+{
+    V r, m = NAME(split_2)(NAME(at_least)(LOWEST_POWER, NAME(at_most)(HIGHEST_POWER - 2, v)), &r);
+    return NAME(power_of_two)(m) * FMA(FMA(NAME(exp2_rest)(r), r, ALL(LN2)), r, ALL(1));
+}
+
 /* From 2^n and p with t = 2^n (1 + p): 1 - t, without cancellation and with the sign of x; and 1 + t. Their ratio is the
    tanh of |ln(t)/2|, and neither is ever large. */
 INLINE V NAME(tanh_parts)(V power, V p, V x, V *below)

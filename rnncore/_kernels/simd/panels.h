@@ -2,8 +2,10 @@
    a few vectors with all sums in registers.
 
    A *panel* is 4, 2 or 1 neighbouring vectors over all K terms, stored [K][vectors][WIDTH], so that one step over k
-   reads it from front to back. Panels follow each other: 4 vectors as long as that many are left, then 2, then 1.
-   Sums of R rows over a panel are stored [R][vectors][WIDTH].
+   reads it from front to back. Panels follow each other: 4 vectors as long as that many are left, then 2, then 1. A GRU's
+   matrix has three gates' panels side by side: a *block* is those of the same 4, 2 or 1 vectors, and blocks follow each
+   other. (An LSTM's vectors are its gates' by turns: four of the same units make a panel.) Sums of R rows over a panel are
+   stored [R][vectors][WIDTH].
 
    Every sum is one chain, init + a_0 w_0 + a_1 w_1 + ..., rounded once per term where there is FMA, in this order for
    every tile: a sequence's numbers depend neither on the rows beside it nor on where the work was cut. */
@@ -125,20 +127,22 @@ INLINE void NAME(fetch)(const real *a, ptrdiff_t n)
 }
 
 /* z = bias + a W^T: the sums of each panel over all n rows, one panel after the other. */
-static void NAME(project)(void *z_, const void *bias_, const void *a_, const void *panels_, ptrdiff_t K, ptrdiff_t v_0,
-                          ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows)
+static void NAME(project)(void *z_, const void *bias_, const void *a_, const void *panels_, ptrdiff_t gates, ptrdiff_t K,
+                          ptrdiff_t v_0, ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows)
 {
     real *z = z_;
     const real *bias = bias_, *a = a_, *panels = panels_;
     for (ptrdiff_t v = v_0, count; v < v_1; v += count) {
         count = NAME(panel_vectors)(v_1 - v);
-        const real *panel = panels + v * WIDTH * K;
-        for (ptrdiff_t r = 0, tile, k = 0; r < n; r += tile, k++) {
-            tile = NAME(tile_rows)(n - r);
-            if (v == v_0) /* a comes from far: the next tile's rows */
-                NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
-            NAME(tile)(tile, count, z + (v * rows + (row + r) * count) * WIDTH, bias + v * WIDTH, 0, a + r * K, K,
-                       panel, v + 8 <= v_1 ? NAME(ahead)(panel + 4 * WIDTH * K, K, n, k) : NULL);
+        for (ptrdiff_t at = v * gates; at < (v + count) * gates; at += count) {
+            const real *panel = panels + at * WIDTH * K;
+            for (ptrdiff_t r = 0, tile, k = 0; r < n; r += tile, k++) {
+                tile = NAME(tile_rows)(n - r);
+                if (at == v_0 * gates) /* a comes from far: the next tile's rows */
+                    NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
+                NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K,
+                           panel, at + 8 <= v_1 * gates ? NAME(ahead)(panel + 4 * WIDTH * K, K, n, k) : NULL);
+            }
         }
     }
 }
@@ -164,43 +168,57 @@ INLINE ptrdiff_t NAME(panel_start)(ptrdiff_t vectors, ptrdiff_t p)
     return p <= vectors / 4 ? 4 * p : vectors / 4 * 4 + 2;
 }
 
-/* sums = z + h_before U^T, or bias + x W^T + h_before U^T, for `rows` rows from r on, at most a tile's, and a batch of
-   vectors from v on: each panel's sums [rows][vectors][WIDTH] after the other's. What comes from far is fetched
-   meanwhile: the next tile's rows of x, and those of y for the cell to write, from unit u on as many as the batch has. */
-static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
-                               ptrdiff_t vectors, ptrdiff_t u, ptrdiff_t units)
+/* Sums over one panel of `vectors`, the at-th of all, for `rows` rows from r on: z, or bias + x W^T if the step has x, and
+   then + h_before U^T if `recurrent`. `next` is the panel whose weights are fetched meanwhile, or negative. */
+INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, real *out, ptrdiff_t r, ptrdiff_t rows,
+                             ptrdiff_t at, ptrdiff_t vectors, ptrdiff_t next, ptrdiff_t tile)
+{
+    const real *panels = s->panels, *panels_ih = s->panels_ih, *z = out;
+    if (s->x)
+        NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I,
+                   panels_ih + at * WIDTH * s->I,
+                   next >= 0 ? NAME(ahead)(panels_ih + next * WIDTH * s->I, s->I, s->n, tile) : NULL);
+    else
+        z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
+    if (recurrent)
+        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K,
+                   panels + at * WIDTH * s->K,
+                   next >= 0 ? NAME(ahead)(panels + next * WIDTH * s->K, s->K, s->n, tile) : NULL);
+}
+
+/* Fetch what comes from far while the sums of `rows` rows from r on are formed: the next tile's rows of x, at the first
+   batch of vectors, and those of y for the cell to write, from unit u on as many as the batch has. */
+INLINE void NAME(fetch_rows)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t rows, int first, ptrdiff_t u,
+                             ptrdiff_t units)
 {
     if (s->y && rows > 2)
         for (ptrdiff_t q = r; q < r + rows; q++)
             NAME(fetch)((const real *)s->y + q * s->y_stride + u, units < s->H - u ? units : s->H - u);
-    if (s->x && v == (s->backwards ? s->v_1 - vectors : s->v_0))
+    if (s->x && first)
         NAME(fetch)((const real *)s->x + (r + rows) * s->I,
                     (s->n - r - rows < TILE_ROWS ? s->n - r - rows : TILE_ROWS) * s->I);
+}
+
+/* The sums of `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
+   [rows][vectors][WIDTH] after the other's. */
+static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
+                               ptrdiff_t vectors, ptrdiff_t u, ptrdiff_t units)
+{
+    NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), u, units);
     const ptrdiff_t count = NAME(panels)(vectors), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t k = 0; k < count; k++) {
         const ptrdiff_t p = NAME(panel_start)(vectors, s->backwards ? count - 1 - k : k);
         const ptrdiff_t width = NAME(panel_vectors)(vectors - p), next = v + p + (s->backwards ? -4 : 4);
-        const real *panels = s->panels, *panels_ih = s->panels_ih, *z;
-        real *out = sums + p * rows * WIDTH;
-        const int far = next >= s->v_0 && next + 4 <= s->v_1;
-        if (s->x) {
-            NAME(tile)(rows, width, out, (const real *)s->bias + (v + p) * WIDTH, 0, (const real *)s->x + r * s->I, s->I,
-                       panels_ih + (v + p) * WIDTH * s->I,
-                       far ? NAME(ahead)(panels_ih + next * WIDTH * s->I, s->I, s->n, tile) : NULL);
-            z = out;
-        } else
-            z = (const real *)s->z + ((v + p) * s->rows + (s->row + r) * width) * WIDTH;
-        NAME(tile)(rows, width, out, z, width * WIDTH, (const real *)s->h_before + r * s->H, s->H,
-                   panels + (v + p) * WIDTH * s->H,
-                   far ? NAME(ahead)(panels + next * WIDTH * s->H, s->H, s->n, tile) : NULL);
+        NAME(panel_sums)(s, s->panels != NULL, sums + p * rows * WIDTH, r, rows, v + p, width,
+                         next >= s->v_0 && next + 4 <= s->v_1 ? next : -1, tile);
     }
 }
 
 /* Run the statements for every batch of a step, `vectors` from v on, and its rows, `rows` from r on, with `sums`. */
-#define FOR_BATCHES(s, ...)                                                                                            \
+#define FOR_BATCHES(s, SUMS, SIZE, ...)                                                                                \
     do {                                                                                                               \
-        real sums[BATCH * 4 * WIDTH] __attribute__((aligned(64)));                                                     \
-        const ptrdiff_t size = NAME(batch)((s)->n), batches = ((s)->v_1 - (s)->v_0 + size - 1) / size;                 \
+        real sums[(SUMS) * WIDTH] __attribute__((aligned(64)));                                                        \
+        const ptrdiff_t size = SIZE, batches = ((s)->v_1 - (s)->v_0 + size - 1) / size;                                \
         for (ptrdiff_t b = 0; b < batches; b++) {                                                                      \
             const ptrdiff_t v = (s)->v_0 + ((s)->backwards ? batches - 1 - b : b) * size;                              \
             const ptrdiff_t vectors = (s)->v_1 - v < size ? (s)->v_1 - v : size;                                       \

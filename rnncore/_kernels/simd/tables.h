@@ -16,14 +16,15 @@
 #include "cells.h"
 #undef REAL_BITS
 
+#define OF_RNN(stem) {NAME(tanh##stem), NAME(relu##stem), NAME(sigmoid##stem), NAME(identity##stem)}
 #define TABLE                                                                                                          \
     {                                                                                                                  \
-        STRING(ISA), NAME(width), NAME(exp_map), {NAME(tanh_map), NAME(relu_map), NAME(sigmoid_map)},                  \
-            {NAME(tanh_2_map), NAME(relu_map), NAME(sigmoid_2_map)},                                                   \
-            {NAME(tanh_forward), NAME(relu_forward), NAME(sigmoid_forward)},                                           \
-            {NAME(tanh_backward), NAME(relu_backward), NAME(sigmoid_backward)}, NAME(lstm_forward),                    \
-            NAME(lstm_backward), NAME(project), {NAME(tanh_step), NAME(relu_step), NAME(sigmoid_step)},                \
-            NAME(lstm_step), NAME(multiply_add), NAME(read)                                                            \
+        STRING(ISA), NAME(width), NAME(exp_map), OF_RNN(_map),                                                         \
+            {NAME(tanh_2_map), NAME(relu_map), NAME(sigmoid_2_map), NAME(identity_map)}, OF_RNN(_forward),             \
+            OF_RNN(_backward), NAME(softmax), NAME(softmax_backward), NAME(lstm_forward), NAME(lstm_backward),         \
+            NAME(gru_forward), NAME(gru_backward), NAME(gru_reset), NAME(gru_new), NAME(gru_new_backward),             \
+            NAME(gru_reset_backward), NAME(project), OF_RNN(_step), NAME(lstm_step), NAME(gru_step),                   \
+            NAME(gru_reset_step), NAME(gru_new_step), NAME(multiply_add), NAME(read)                                   \
     }
 
 const struct leaf JOIN4(leaf, _, ISA, )[2] = {

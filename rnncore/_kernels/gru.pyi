@@ -1,0 +1,3 @@
+from .driver import Cell
+
+cells: dict[bool, Cell]
