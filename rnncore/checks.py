@@ -124,6 +124,8 @@ def as_integers(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"expected {name} to be an array of integers, got {type(value).__name__}: {error}") from error
     except (ValueError, OverflowError) as error:
         raise ValueError(f"expected {name} to be an array of integers: {error}") from error
+    if array.dtype == np.int64 and type(array) is np.ndarray:
+        return array
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"expected {name} to be an array of integers, got dtype {array.dtype}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
@@ -131,28 +133,25 @@ def as_integers(value: Any, name: str) -> np.ndarray:
     return np.array(array, np.int64)
 
 
-def as_lengths(lengths: Any, N: int, T: int, unbatched: bool = False) -> np.ndarray:
-    """Return the lengths of N sequences of at most T steps as an array (N,) of int64.
+def as_lengths(lengths: Any, N: int, unbatched: bool = False) -> np.ndarray:
+    """Return the lengths of N sequences as an array (N,) of int64; whether they fit the sequences is not looked at.
 
     Raises
     ------
     TypeError
         If they are no integers.
     ValueError
-        If there are not N of them, or one is below 0 or above T.
+        If there are not N of them.
     """
     array = as_integers(lengths, "lengths")
     if unbatched and array.ndim == 0:
         array = array[None]
     check_shape(array.shape, (N,), "lengths")
-    wrong = array[(array < 0) | (array > T)]
-    if wrong.size:
-        raise ValueError(f"expected lengths between 0 and {T}, got {wrong[0]}")
     return array
 
 
 def as_rows(rows: Any, N: int, once: bool = False) -> np.ndarray:
-    """Return `rows` as an array of indices from 0 to N-1, in one dimension; with `once`, each at most once.
+    """Return a copy of `rows` as an array of indices from 0 to N-1, in one dimension; with `once`, each at most once.
 
     Raises
     ------
@@ -161,7 +160,7 @@ def as_rows(rows: Any, N: int, once: bool = False) -> np.ndarray:
     ValueError
         If one is out of range or there twice.
     """
-    array = as_integers(rows, "rows").ravel()
+    array = as_integers(rows, "rows").flatten()
     if array.size:
         ascending = np.sort(array)
         if ascending[0] < 0 or ascending[-1] >= N:

@@ -37,7 +37,6 @@ from .weights import Module, Weights
 __all__ = ["GRU", "LSTM", "RNN", "JordanRNN"]
 
 RNG = np.random.Generator | np.random.SeedSequence | int | None
-RAGGED_BYTES = 1 << 20  # of sequences that are packed at a time
 State = TypeVar("State")
 States = tuple[np.ndarray, ...]
 
@@ -252,8 +251,8 @@ class _Recurrent(Module, Generic[State]):
         """Return the order of sequences of these lengths; None if all have T steps."""
         if lengths is None:
             return None
-        array = as_lengths(lengths, N, T, unbatched)
-        return None if (array == T).all() else Ragged(array, T)
+        ragged = Ragged(as_lengths(lengths, N, unbatched), T)
+        return None if ragged.T == T and ragged.full else ragged
 
     def _pack(self, weights: Weights, layer: int, direction: int) -> Pack:
         return pack(weights, self._suffix(layer, direction), self._names)
@@ -306,20 +305,26 @@ class _Recurrent(Module, Generic[State]):
         ragged: Ragged | None = None,
         keep: bool = False,
         key: np.ndarray | None = None,
+        batch_first: bool = False,
     ) -> list[tuple[np.ndarray, Any]]:
-        """Run the stack over x (T, N, I), or packed, into `y` and `finals`, whose memory is not `initial`'s.
+        """Run the stack over x (T, N, I), or as `Cell` takes it besides, into `y` and `finals`, whose memory is not
+        `initial`'s.
 
         Returns, layer by layer, the input and, with `keep`, what the kernel's backward pass wants back, direction by
         direction. With `key`, layers' outputs but the last one's are dropped out.
         """
-        run = self._cell.forward if keep else self._cell.infer
         D = len(self._directions)
         kept: list[tuple[np.ndarray, Any]] = []
+        rows = x.shape[:-1] if ragged is None else (int(ragged.offsets[-1]),)
         for layer in range(self.num_layers):
             last = layer + 1 == self.num_layers
-            out = y if last else np.empty((*x.shape[:-1], D * self._widths[0]), self.dtype)
+            out = y if last else np.empty((*rows, D * self._widths[0]), self.dtype)
             packs = tuple(self._pack(weights, layer, direction) for direction in range(D))
-            kept.append((x, run(packs, x, initial, layer * D, out, finals, self._directions, n_threads, ragged)))
+            arguments = packs, x, initial, layer * D, out, finals, self._directions, n_threads, ragged
+            if keep:
+                kept.append((x, self._cell.forward(*arguments)))
+            else:
+                self._cell.infer(*arguments, batch_first and layer == 0)
             if out is not None:
                 x = out
                 if key is not None and not last:
@@ -462,25 +467,17 @@ class _Recurrent(Module, Generic[State]):
     def _infer_ragged(
         self, weights: Weights, seq: np.ndarray, initial: States, y: np.ndarray | None, threads: int, ragged: Ragged
     ) -> States:
-        """The same for sequences of several lengths; y holds zeros, and gets only what there is.
-
-        Sequences are packed block by block, in one direction, so that no packed copy of all is ever stored.
-        """
-        width, N = len(self._directions) * self._widths[0], len(ragged.order)
-        rows = max(BLOCK_ROWS, RAGGED_BYTES // ((self.input_size + width) * self.dtype.itemsize))
-        chunk = max(1, ragged.T if self.bidirectional else rows // max(N, 1))
-        starts = range(0, ragged.T, chunk)
-        before = tuple(s.take(ragged.order, 1) for s in initial)
-        after = tuple(np.empty_like(s) for s in before)
+        """The same for sequences of several lengths; y holds zeros, and gets only what there is."""
+        swapped = not seq.flags.c_contiguous  # the caller's x is (N, T, I)
+        x = seq.swapaxes(0, 1) if swapped else seq
+        before, after = initial, tuple(np.empty_like(s) for s in initial)
+        chunk = ragged.T if self.bidirectional or self.num_layers == 1 else BLOCK_ROWS // max(len(ragged.order), 1)
+        starts = range(0, ragged.T, max(chunk, 1))  # so that no layer's sequence is ever stored, in one direction
         for t in reversed(starts) if self.reverse else starts:
             part = ragged if len(starts) == 1 else ragged.cut(t, min(t + chunk, ragged.T))
-            x = packed(seq, part)
-            y_part = None if y is None else np.empty((len(x), width), self.dtype)
-            self._run(weights, x, before, after, y_part, threads, part)
-            before, after = after, before
-            if y is not None and y_part is not None:
-                unpack(y_part, part, y)
-        return tuple(unsorted(s, ragged) for s in before)
+            self._run(weights, x, before, after, y, threads, part, batch_first=swapped)
+            before, after = after, tuple(np.empty_like(s) for s in initial) if before is initial else before
+        return tuple(s.copy() for s in initial) if before is initial else before
 
     def _output(
         self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool, zeros: bool = False
@@ -565,12 +562,11 @@ class _Recurrent(Module, Generic[State]):
             finals = tuple(np.empty_like(s) for s in initial)
             kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, threads, None, True, key)
         else:
-            x_packed, sorted_0 = packed(seq, ragged), tuple(s.take(ragged.order, 1) for s in initial)
+            x_packed = packed(seq, ragged)
             y_packed = np.empty((len(x_packed), y.shape[2]), self.dtype)
             finals = tuple(np.empty_like(s) for s in initial)
-            kept = self._run(weights, x_packed, sorted_0, finals, y_packed, threads, ragged, True, key)
+            kept = self._run(weights, x_packed, initial, finals, y_packed, threads, ragged, True, key)
             unpack(y_packed, ragged, y)
-            finals = tuple(unsorted(s, ragged) for s in finals)
         tape = Tape(self, weights, (unbatched, (T, N), ragged, key, *kept))
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
 
@@ -701,16 +697,18 @@ class _Recurrent(Module, Generic[State]):
 def packed(seq: np.ndarray, ragged: Ragged | Forced) -> np.ndarray:
     """Return the rows there are of a sequence (T, N, ·), a view, in packed order."""
     T, N, width = seq.shape
+    times, rows = ragged.places()
     if seq.flags.c_contiguous:
-        rows: np.ndarray = seq.reshape(T * N, width).take(ragged.times * N + ragged.rows, 0)
-        return rows
-    return np.ascontiguousarray(seq[ragged.times, ragged.rows])
+        flat: np.ndarray = seq.reshape(T * N, width).take(times * N + rows, 0)
+        return flat
+    return np.ascontiguousarray(seq[times, rows])
 
 
-def unpack(rows: np.ndarray, ragged: Ragged | Forced, seq: np.ndarray) -> np.ndarray:
+def unpack(packed_rows: np.ndarray, ragged: Ragged | Forced, seq: np.ndarray) -> np.ndarray:
     """Write rows in packed order to their places in a contiguous sequence (T, N, ·); return it."""
     T, N, width = seq.shape
-    seq.reshape(T * N, width)[ragged.times * N + ragged.rows] = rows
+    times, rows = ragged.places()
+    seq.reshape(T * N, width)[times * N + rows] = packed_rows
     return seq
 
 
@@ -1203,7 +1201,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         if flat != unbatched or given.shape[:2] != (T, N):
             expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, self.output_size)), unbatched).shape
             raise ValueError(f"expected targets of shape {expected}, got {self._as_given(given, flat).shape}")
-        forced = Forced(np.full(N, T) if lengths is None else as_lengths(lengths, N, T, unbatched), T)
+        forced = Forced(np.full(N, T) if lengths is None else as_lengths(lengths, N, unbatched), T)
         before = np.concatenate([o_0, given[:-1]])[: T or 1]  # (T, N, O), or o_0 alone
         y = self._output(None, (), (T, N, self.output_size), unbatched, zeros=True)
         rows = np.empty((1, len(forced.times), self.output_size), self.dtype)
@@ -1243,4 +1241,7 @@ class Forced:
 
     def __init__(self, lengths: np.ndarray, T: int) -> None:
         self.lengths, self.order = lengths, np.arange(len(lengths))
-        self.times, self.rows = np.nonzero(np.arange(T)[:, None] < lengths)
+        self.times, self.rows = Ragged(lengths, T).places()
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.times, self.rows

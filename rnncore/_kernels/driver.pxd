@@ -18,6 +18,7 @@ cdef struct Schedule:
     bint reverse
     const Py_ssize_t *offsets   # (T+1) rows of all times before t; NULL where all sequences have T steps
     const Py_ssize_t *lengths   # (N) of the sequences, the longest first; or NULL
+    const Py_ssize_t *order     # (N) their places among the caller's; or NULL
 
 # What a cell's phases do at one time: n sequences, and of the phase's panels the vectors from v_0 to v_1.
 cdef struct Step:
@@ -91,6 +92,8 @@ cdef struct Run:
     const char *x               # (T, N, I), or packed
     char *y                     # (T, N, ·), or packed: this direction's first column, or NULL
     Py_ssize_t y_stride         # elements from row to row of y and dy
+    Py_ssize_t x_step, x_sequence   # where they are padded: rows from one time to the next, and from one of the caller's
+    Py_ssize_t y_step, y_sequence   # sequences to the next; else 0
     bint turned                 # take the weights from the other end first
     bint tape                   # keep every step's states (and gates)
     char *gates                 # (rows, columns*H) on a tape that keeps them; of one step, for a cell that needs them
@@ -131,9 +134,9 @@ cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 
 cdef class Ragged:
-    cdef readonly object order, lengths, offsets, times, rows
+    cdef readonly object order, lengths, offsets
     cdef readonly Py_ssize_t T
-    cdef Py_ssize_t N
+    cdef Py_ssize_t N, t_0
     cdef int schedule(self, Schedule *s) except -1
 
 

@@ -17,9 +17,10 @@ class Ragged:
     order: np.ndarray
     lengths: np.ndarray
     offsets: np.ndarray
-    times: np.ndarray
-    rows: np.ndarray
     def __new__(cls, lengths: np.ndarray, T: int) -> Ragged: ...
+    @property
+    def full(self) -> bool: ...
+    def places(self) -> tuple[np.ndarray, np.ndarray]: ...
     def cut(self, t_0: int, t_1: int) -> Ragged: ...
 
 @final
@@ -35,6 +36,7 @@ class Cell:
         reverses: tuple[bool, ...],
         n_threads: int = 0,
         ragged: Ragged | None = None,
+        batch_first: bool = False,
     ) -> None: ...
     def forward(
         self,

@@ -7,7 +7,8 @@ Backward, per block: step by step the cell's phases, which leave the gates' grad
 each for dW_ih, dW_hh and dx, and a sum for db.
 
 A *schedule* says which rows a step has. Sequences of several lengths come sorted, the longest first, and packed: the rows
-of time t are those still running then, and rows of one time follow those of the time before.
+of time t are those still running then, and rows of one time follow those of the time before. In inference x and y may be
+padded and in another order all the same: x is then gathered block by block, and y scattered step by step.
 
 A crew of threads shares a forward pass in one of two ways. *By rows*: each member takes some sequences through all of
 time, and nobody waits for anybody. *By units*: each member owns some of the hidden units, and all meet after each phase.
@@ -124,7 +125,7 @@ cdef void enter_and_leave(const Run *run, bint leave) noexcept nogil:
     """Copy each sequence's initial state into the slot before its first step, or its final one out of that after its
     last: where that is not the caller's array."""
     cdef const Schedule *s = &run.schedule
-    cdef Py_ssize_t n, size, slot
+    cdef Py_ssize_t n, size, slot, place
     cdef char *at
     cdef int k
     for k in range(run.cell.states):
@@ -137,7 +138,8 @@ cdef void enter_and_leave(const Run *run, bint leave) noexcept nogil:
         for n in range(s.N):
             slot = s.lengths[n] if s.reverse != leave else 0
             at = state_at(run, k, slot) + n * size
-            memcpy(run.final[k] + n * size if leave else at, at if leave else <char *>run.initial[k] + n * size, size)
+            place = s.order[n] * size
+            memcpy(run.final[k] + place if leave else at, at if leave else <char *>run.initial[k] + place, size)
 
 
 cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) noexcept nogil:
@@ -152,7 +154,7 @@ cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) 
         s.gates = run.gates + (row if run.tape else n_0) * run.cell.columns * run.H * run.item
     if run.inner != NULL:
         s.inner = run.inner + (row if run.tape else n_0) * run.H * run.item
-    s.y = run.y + row * run.y_stride * run.item if run.y != NULL else NULL
+    s.y = run.y + row * run.y_stride * run.item if run.y != NULL and not run.y_step else NULL
     for k in range(run.cell.states):
         at = n_0 * run.width[k] * run.item
         s.before[k] = state_at(run, k, slot_before(schedule, t)) + at
@@ -299,6 +301,8 @@ cdef struct Job:
     bint fused                  # panels: the product with W_ih is part of each step, not one for all of a block
     char *z                     # by rows: each member's workspace; by units: each run's
     Py_ssize_t z_size
+    char *x                     # the same for gathered rows of x; fused, each member's
+    Py_ssize_t x_size
     Counter next                # chunk
     Team teams[2]               # by units: of each run
     Counter *shares             # by units: of each member, for blocks even and odd
@@ -310,6 +314,7 @@ cdef struct Job:
 cdef struct Part:               # what one member does of a run
     const Run *run
     char *z
+    char *x
     Py_ssize_t n_0, n_1         # sequences
     Team *team                  # NULL: alone
     int member                  # of the team
@@ -374,8 +379,45 @@ cdef inline Py_ssize_t rows_of(const Part *part, Py_ssize_t t) noexcept nogil:
     return max(min(part.n_1, rows_at(&part.run.schedule, t)) - part.n_0, 0)
 
 
-cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows) noexcept nogil:
-    """z = bias + x W_ih^T for the `rows` rows of the steps from t_0 to t_1: a member's part of it."""
+cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
+    """Wait for the team; return whether to go on, which all members answer alike."""
+    cdef Team *team = part.team
+    if team == NULL:
+        return counter_peek(&job.stop) == 0
+    if part.member == 0:
+        team.halt[phase & 1] = counter_peek(&job.stop) != 0
+    if pool_lost(&job.crew):
+        return False
+    barrier_wait(&team.barrier)
+    return not team.halt[phase & 1]
+
+
+cdef const char *gather(const Part *part, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The rows of x of a part's steps from t_0 to t_1, those from `first` to `last` of them copied from where they lie."""
+    cdef const Run *run = part.run
+    cdef Py_ssize_t t, n, count, row = 0, size = run.I * run.item
+    for t in range(t_0, t_1):
+        count = rows_of(part, t)
+        for n in range(max(first - row, 0), min(last - row, count)):
+            memcpy(part.x + (row + n) * size,
+                   run.x + (t * run.x_step + run.schedule.order[part.n_0 + n] * run.x_sequence) * size, size)
+        row += count
+    return part.x
+
+
+cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Copy h_t of the step's rows from `first` to `last` to where they belong in y."""
+    cdef const Run *run = part.run
+    cdef Py_ssize_t n, size = run.width[0] * run.item
+    for n in range(first, last):
+        memcpy(run.y + (t * run.y_step + run.schedule.order[part.n_0 + n] * run.y_sequence) * run.y_stride * run.item,
+               <const char *>s.after[0] + n * size, size)
+
+
+cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows,
+                  Py_ssize_t *meetings) noexcept nogil:
+    """z = bias + x W_ih^T for the `rows` rows of the steps from t_0 to t_1: a member's part of it. Returns whether to go
+    on."""
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t item = run.I * run.item, gates = run.gate_panels
@@ -383,11 +425,13 @@ cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
     cdef Py_ssize_t v, v_1, t, k, q, n, chunks, shares, row, size, step
     cdef int other
     if part.team == NULL:
+        if run.x_step:
+            x = gather(part, t_0, t_1, 0, rows)
         step = slice_of(run, run.I * gates, rows)
         v = 0
         while v < run.vectors:
             v_1 = min(v + step, run.vectors)
-            if part.n_0 == 0 and part.n_1 == schedule.N:
+            if run.x_step or part.n_0 == 0 and part.n_1 == schedule.N:
                 run.leaf.project(part.z, run.panels_bias, x, run.panels_ih, gates, run.I, v, v_1, rows, 0, rows)
             else:
                 row = 0
@@ -398,10 +442,15 @@ cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
                     row += n
             look(job, part.crew_member, 2.0 * rows * (v_1 - v) * run.leaf.width * run.I * gates)
             v = v_1
-        return
+        return meet(job, part, 0)
     # Each member begins with shares of its own units, whose weights its cache holds, and then helps the others: a worker
     # that is still waking up holds nobody up.
     size = part.team.size
+    if run.x_step:
+        x = gather(part, t_0, t_1, rows * part.member // size, rows * (part.member + 1) // size)
+        meetings[0] += 1
+        if not meet(job, part, meetings[0]):
+            return False
     chunks = (rows + SHARE_ROWS - 1) // SHARE_ROWS
     for k in range(size):
         other = (part.member + k) % size
@@ -417,26 +466,19 @@ cdef void project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
                 panel_start(run.vectors, v + q // chunks), panel_start(run.vectors, v + q // chunks + 1),
                 min(<Py_ssize_t>SHARE_ROWS, rows - row), row, rows)
             look(job, part.crew_member, 2.0 * SHARE_ROWS * 4 * run.leaf.width * run.I * gates)
-
-
-cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
-    """Wait for the team; return whether to go on, which all members answer alike."""
-    cdef Team *team = part.team
-    if team == NULL:
-        return counter_peek(&job.stop) == 0
-    if part.member == 0:
-        team.halt[phase & 1] = counter_peek(&job.stop) != 0
-    if pool_lost(&job.crew):
+    meetings[0] += 1
+    if not meet(job, part, meetings[0]):
         return False
-    barrier_wait(&team.barrier)
-    return not team.halt[phase & 1]
+    counter_reset(&job.shares[2 * (part.team.first + part.member) + (b & 1)])
+    return True
 
 
 cdef void forward_part(Job *job, const Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, row, rows, v_0, v_1, slices, count, meetings = 0
-    cdef Py_ssize_t CH = run.cell.columns * run.H, P = run.width[0]
+    cdef Py_ssize_t CH = run.cell.columns * run.H, P = run.width[0], first, last
+    cdef const char *x
     cdef int p
     cdef Step s
     for b in range(blocks(schedule, job.block)):
@@ -453,15 +495,12 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
         if job.fused:
             pass
         elif run.engine == PANELS:
-            project(job, part, b, t_0, t_1, rows)
-        else:
-            input_product(run, rows, run.x + row_at(schedule, t_0) * run.I * run.item,
-                          run.gates + row_at(schedule, t_0) * CH * run.item if run.tape and run.gates != NULL else part.z)
-        if part.team != NULL and not job.fused:
-            meetings += 1
-            if not meet(job, part, meetings):
+            if not project(job, part, b, t_0, t_1, rows, &meetings):
                 return
-            counter_reset(&job.shares[2 * (part.team.first + part.member) + (b & 1)])
+        else:
+            x = gather(part, t_0, t_1, 0, rows) if run.x_step else run.x + row_at(schedule, t_0) * run.I * run.item
+            input_product(run, rows, x,
+                          run.gates + row_at(schedule, t_0) * CH * run.item if run.tape and run.gates != NULL else part.z)
         row = rows if schedule.reverse else 0  # of the block's
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
@@ -472,7 +511,9 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
                 row -= n
             s = step_at(run, t, part.n_0, part.n_0 + n)
             s.z, s.row, s.rows, s.backwards = part.z, row, rows, (t & 1) ^ run.turned
-            if job.fused:
+            if job.fused and run.x_step:
+                s.x = gather(part, t, t + 1, 0, n)
+            elif job.fused:
                 s.x = run.x + (row_at(schedule, t) + part.n_0) * run.I * run.item
             if run.engine == BLAS and not (run.tape and run.gates != NULL):
                 s.gates = part.z + row * CH * run.item
@@ -493,7 +534,12 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
                 meetings += 1
                 if not meet(job, part, meetings):
                     return
-            if run.engine == BLAS and s.y != NULL:
+            if run.y_step and run.y != NULL:
+                first, last = 0, n
+                if part.team != NULL:
+                    first, last = n * part.member // part.team.size, n * (part.member + 1) // part.team.size
+                scatter(part, &s, t, first, last)
+            elif run.engine == BLAS and s.y != NULL:
                 for r in range(n):
                     memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * P * run.item, P * run.item)
             if not schedule.reverse:
@@ -510,7 +556,7 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     part.crew_member = member
     if job.by_rows:
         part.team, part.member = NULL, 0
-        part.z = job.z + member * job.z_size
+        part.z, part.x = job.z + member * job.z_size, job.x + member * job.x_size
         while counter_peek(&job.stop) == 0:
             k = counter_take(&job.next)
             if k >= job.count * job.chunks:
@@ -522,7 +568,7 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     r = 1 if job.count == 2 and member >= job.teams[1].first else 0
     team = &job.teams[r]
     part.run, part.team, part.member = &job.runs[r], team, member - team.first
-    part.z = job.z + r * job.z_size
+    part.z, part.x = job.z + r * job.z_size, job.x + (member if job.fused else r) * job.x_size
     part.n_0, part.n_1 = 0, part.run.schedule.N
     forward_part(job, &part)
 
@@ -642,6 +688,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.z_size = (z_rows * run.vectors * run.gate_panels * run.leaf.width * run.item + 63) // 64 * 64
     if run.engine == BLAS:
         job.z_size = 0 if run.tape and run.cell.keeps_gates else z_rows * CH * run.item
+    job.x_size = (job.rows if job.fused else job.block * job.rows) * run.I * run.item if run.x_step else 0
     each = 0
     for k in range(run.cell.states):
         state[k] = 2 * N * run.width[k] * run.item
@@ -654,6 +701,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     bounds = job.chunks + 1
     shares = members * 2 * sizeof(Counter) + bounds * sizeof(Py_ssize_t)
     shares += 128 + (members if job.by_rows else count) * job.z_size
+    shares += (members if job.by_rows or job.fused else count) * job.x_size
     needed = shares + count * each
     memory = small
     if scratch != NULL:
@@ -670,6 +718,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         job.shares = <Counter *>memory
         job.bounds = <Py_ssize_t *>(memory + members * 2 * sizeof(Counter))
         job.z = <char *>((<uintptr_t>(job.bounds + bounds) + 63) & ~<uintptr_t>63)
+        job.x = job.z + (members if job.by_rows else count) * job.z_size
         at = memory + shares
         for r in range(count):
             if not run.tape:
@@ -844,7 +893,7 @@ cdef class Ragged:
     Parameters
     ----------
     lengths : ndarray (N,) of int64
-        Any order, from 0 to `T`.
+        Any order, from 0 to `T`; ValueError otherwise.
     T : int
         Steps of the padded sequences.
 
@@ -858,49 +907,64 @@ cdef class Ragged:
         Theirs.
     offsets : ndarray (T+1,)
         Rows of all times before t, in packed order.
-    times, rows : ndarray (sum of lengths,)
-        Time and sequence of each row in packed order.
     """
 
     def __cinit__(self, lengths not None, Py_ssize_t T):
-        cdef Py_ssize_t N, t, n, k, r
+        cdef Py_ssize_t t, n, place
         if type(lengths) is not np.ndarray or lengths.ndim != 1 or lengths.dtype != np.int64:
             raise ValueError(f"expected lengths (N,) of int64, got {lengths!r:.80}")
-        if lengths.size and not 0 <= lengths.min() <= lengths.max() <= T:
-            raise ValueError(f"expected lengths between 0 and {T}, got {lengths!r:.80}")
-        N = lengths.size
-        self.order = np.argsort(-lengths, kind="stable").astype(np.intp)
-        self.lengths = lengths[self.order].astype(np.intp)
-        self.N, self.T = N, self.lengths[0] if N else 0
+        self.N, self.T, self.t_0 = len(lengths), 0, 0
+        cdef const long long[:] given = lengths
+        for n in range(self.N):
+            if not 0 <= given[n] <= T:
+                raise ValueError(f"expected lengths between 0 and {T}, got {given[n]}")
+            self.T = max(self.T, <Py_ssize_t>given[n])
+        self.order, self.lengths = np.empty(self.N, np.intp), np.empty(self.N, np.intp)
         self.offsets = np.zeros(self.T + 1, np.intp)
-        self.times, self.rows = (np.empty(int(self.lengths.sum()), np.intp) for _ in range(2))
-        cdef Py_ssize_t[::1] order = self.order, sizes = self.lengths, offsets = self.offsets, times = self.times
-        cdef Py_ssize_t[::1] rows = self.rows
-        n, k = N, 0
-        for t in range(self.T):
-            while sizes[n - 1] <= t:
-                n -= 1
-            offsets[t + 1] = offsets[t] + n
-            for r in range(n):
-                times[k], rows[k] = t, order[r]
-                k += 1
+        cdef Py_ssize_t *order = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.order)
+        cdef Py_ssize_t *sizes = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.lengths)
+        cdef Py_ssize_t *offsets = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.offsets)
+        for n in range(self.N):  # how many there are of each length; from the longest on, how many are at least so long
+            offsets[given[n]] += 1
+        for t in range(self.T, 0, -1):
+            offsets[t - 1] += offsets[t]
+        for n in range(self.N - 1, -1, -1):  # the place behind the last of a length, downwards
+            t = given[n]
+            offsets[t] -= 1
+            order[offsets[t]], sizes[offsets[t]] = n, t
+        # offsets[t] are those that are longer than t now
+        place = 0
+        for t in range(self.T + 1):
+            n = offsets[t]
+            offsets[t] = place
+            place += n
+
+    @property
+    def full(self):
+        """Whether all sequences have as many steps as the longest."""
+        return self.offsets[-1] == self.N * self.T
+
+    def places(self):
+        """Return time and sequence of each row in packed order: two arrays."""
+        counts = np.diff(self.offsets)
+        times = np.repeat(np.arange(self.T), counts)
+        return times, self.order[np.arange(len(times)) - self.offsets[times]]
 
     def cut(self, Py_ssize_t t_0, Py_ssize_t t_1):
-        """Return the order of the steps from t_0 to t_1 alone, as a sequence of its own."""
+        """Return the order of the steps from t_0 to t_1 alone; x and y stay those of the whole."""
         cdef Ragged part = Ragged.__new__(Ragged, np.zeros(0, np.int64), 0)
         if not 0 <= t_0 <= t_1 <= self.T:
             raise ValueError(f"expected 0 <= t_0 <= t_1 <= {self.T}, got {t_0} and {t_1}")
-        first, last = self.offsets[t_0], self.offsets[t_1]
-        part.N, part.T, part.order = self.N, t_1 - t_0, self.order
+        part.N, part.T, part.t_0, part.order = self.N, t_1 - t_0, self.t_0 + t_0, self.order
         part.lengths = np.clip(self.lengths - t_0, 0, t_1 - t_0)
-        part.offsets = self.offsets[t_0 : t_1 + 1] - first
-        part.times, part.rows = self.times[first:last] - t_0, self.rows[first:last]
+        part.offsets = self.offsets[t_0 : t_1 + 1] - self.offsets[t_0]
         return part
 
     cdef int schedule(self, Schedule *s) except -1:
         s.T, s.N = self.T, self.N
         s.offsets = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.offsets)
         s.lengths = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.lengths)
+        s.order = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.order)
         return 0
 
 
@@ -937,18 +1001,37 @@ cdef char *rows_in(object array, const Run *run, bint writes, Py_ssize_t width) 
     return data(array, run, writes, rows, width)
 
 
-cdef char *column_of(object y, Run *run, Py_ssize_t column, bint writes) except? NULL:
+cdef char *padded_in(object array, const Run *run, Ragged ragged, bint batch_first, bint writes, Py_ssize_t width,
+                     Py_ssize_t *step, Py_ssize_t *sequence) except? NULL:
+    """The same for a padded array (T, N, width), or (N, T, width), in the caller's order; and how many rows there are from
+    one time to the next, and from one sequence to the next. An array of two dimensions is packed, and both are 0."""
+    cdef cnp.ndarray x
+    cdef Py_ssize_t T, N
+    cdef char *at
+    step[0] = sequence[0] = 0
+    if ragged is None or type(array) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>array) != 3:
+        return rows_in(array, run, writes, width)
+    x = array
+    T, N = cnp.PyArray_DIM(x, 1 if batch_first else 0), cnp.PyArray_DIM(x, 0 if batch_first else 1)
+    if N != ragged.N or T < ragged.t_0 + ragged.T:
+        raise ValueError(f"expected {ragged.N} sequences of {ragged.t_0 + ragged.T} steps or more, got {N} of {T}")
+    at = data(array, run, writes, N if batch_first else T, T if batch_first else N, width)
+    step[0] = 1 if batch_first else N
+    sequence[0] = T if batch_first else 1
+    return at + ragged.t_0 * step[0] * width * run.item
+
+
+cdef char *column_of(object y, Run *run, Ragged ragged, Py_ssize_t column, bint writes) except? NULL:
     """The first byte of a column of y (T, N, ·), or packed, and the stride of its rows in the run; NULL for None."""
-    cdef int ndim = 3 if run.schedule.offsets == NULL else 2
     run.y_stride = 0
     if y is None:
         return NULL
-    if type(y) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>y) != ndim:
-        raise ValueError(f"expected an array of {ndim} dimensions, got {y!r:.80}")
-    run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, ndim - 1)
+    if type(y) is not np.ndarray or not 2 <= cnp.PyArray_NDIM(<cnp.ndarray>y) <= 3:
+        raise ValueError(f"expected an array of two or three dimensions, got {y!r:.80}")
+    run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, cnp.PyArray_NDIM(<cnp.ndarray>y) - 1)
     if not 0 <= column <= run.y_stride - run.width[0]:
         raise ValueError(f"expected a column between 0 and {run.y_stride - run.width[0]}, got {column}")
-    return rows_in(y, run, writes, run.y_stride) + column * run.item
+    return padded_in(y, run, ragged, False, writes, run.y_stride, &run.y_step, &run.y_sequence) + column * run.item
 
 
 cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, int state) except? NULL:
@@ -961,10 +1044,11 @@ cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, in
     return data(array, run, writes, K, run.schedule.N, width) + k * run.schedule.N * width * run.item
 
 
-cdef int as_dtype(object x, Py_ssize_t ndim) except -1:
-    """The dtype of an array of so many dimensions, for `data` to check."""
-    if type(x) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>x) != ndim:
-        raise ValueError(f"expected an array x of {ndim} dimensions, got {x!r:.80}")
+cdef int as_dtype(object x, bint packed) except -1:
+    """The dtype of an array (T, N, I), or maybe packed, for `data` to check."""
+    cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray>x) if type(x) is np.ndarray else 0
+    if ndim != 3 and not (packed and ndim == 2):
+        raise ValueError(f"expected an array x (T, N, I), or packed, got {x!r:.80}")
     return FLOAT32 if cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.NPY_FLOAT else FLOAT64
 
 
@@ -987,8 +1071,9 @@ cdef class Cell:
     """A cell's kernels, for one layer in one or both directions. All arrays are C-contiguous and of one dtype.
 
     `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from 0 on are
-    the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·), and sequences of
-    all arrays are in its order. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
+    the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
+    may be padded instead: x (T, N, I), or with `batch_first` (N, T, I), and y (T, N, ·), of which only the rows there are
+    get read or written. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
     first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay.
     """
 
@@ -1071,21 +1156,21 @@ cdef class Cell:
         return weights
 
     def infer(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-              tuple reverses not None, int n_threads=0, Ragged ragged=None):
+              tuple reverses not None, int n_threads=0, Ragged ragged=None, bint batch_first=False):
         """Run forwards and keep nothing but y and the final states."""
-        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False)
+        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, batch_first, False)
 
     def forward(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
                 tuple reverses not None, int n_threads=0, Ragged ragged=None):
         """Run forwards and return, for each direction, what `backward` needs: the gates and what lies between two phases
         (or None), then each state's rows before the first step and after each."""
-        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, True)
+        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False, True)
 
     def _forward(self, tuple packs, x, tuple initial, Py_ssize_t k, y, tuple final, tuple reverses, int n_threads,
-                 Ragged ragged, bint tape):
+                 Ragged ragged, bint batch_first, bint tape):
         cdef Run runs[2]
         cdef Run *run
-        cdef int r, j, count = len(packs), dtype = as_dtype(x, 3 if ragged is None else 2)
+        cdef int r, j, count = len(packs), dtype = as_dtype(x, ragged is not None)
         cdef Py_ssize_t rows, column = 0
         if not 1 <= count <= 2 or len(reverses) != count:
             raise ValueError(f"expected one or two packs and as many directions, got {count} and {len(reverses)}")
@@ -1095,10 +1180,12 @@ cdef class Cell:
             alive.append(self.prepare(run, packs[r], dtype))
             timed(run, x, reverses[r], ragged)
             rows = row_at(&run.schedule, run.schedule.T)
-            run.x = rows_in(x, run, False, run.I)
+            run.x = padded_in(x, run, ragged, batch_first, False, run.I, &run.x_step, &run.x_sequence)
             if run.engine == BLAS:
                 check_dimension(max(run.schedule.N, BLAS_ROWS))
-            run.y = column_of(y, run, column, True)
+            run.y = column_of(y, run, ragged, column, True)
+            if tape and (run.x_step or run.y_step):
+                raise ValueError("expected packed rows for a tape, got padded ones")
             column += run.width[0]
             run.tape = tape
             for j in range(run.cell.states):
@@ -1132,7 +1219,7 @@ cdef class Cell:
                  Ragged ragged=None):
         """Run one direction backwards from `kept`, as `forward` returned it.
 
-        `dstates`, (N, ·) each, hold the final states' gradients and get the initial states'. `dx` is written or, with
+        `dstates`, (N, ·) each, hold the final states' gradients and get the initial states', in the order of `ragged`. `dx` is written or, with
         `add_dx`, added to; the arrays of `grads`, keyed like the pack's, are added to. `column` is this direction's first
         in dy.
         """
@@ -1140,7 +1227,7 @@ cdef class Cell:
         cdef int k
         cdef unsigned long mode
         cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows
-        self.begin(&run, pack, as_dtype(x, 3 if ragged is None else 2))
+        self.begin(&run, pack, as_dtype(x, ragged is not None))
         timed(&run, x, reverse, ragged)
         N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
         all_rows = row_at(&run.schedule, run.schedule.T)
@@ -1158,7 +1245,7 @@ cdef class Cell:
             run.dstate[k] = data(dstates[k], &run, True, N, run.width[k])
         if self.table.keeps_gates:
             run.gates = data(kept[0], &run, False, all_rows, CH)
-        run.dy = column_of(dy, &run, column, False)
+        run.dy = column_of(dy, &run, None, column, False)
         run.dx = rows_in(dx, &run, True, run.I)
         run.beta_dx = 1 if add_dx else 0
         run.dW_ih = data(grads["W_ih"], &run, True, GH, run.I)

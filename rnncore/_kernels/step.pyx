@@ -9,7 +9,8 @@ from ..checks import as_real, as_rows, check_shape
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
 from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Cell, Run, Scratch, engine, forward, work
@@ -238,6 +239,8 @@ cdef class Steps:
     cdef object weights         # those `stack` was made for
     cdef Stack stack
     cdef tuple now, spare       # states (L, N, ·): of now; to be written by the next step
+    cdef tuple some             # memory for the states of some rows, once a step of some was taken
+    cdef char *marked           # (N) zeros, between checks of rows
     cdef Scratch scratch
     cdef bint turned            # whether the next step takes the weights from the other end than the last
     cdef bint busy
@@ -253,6 +256,7 @@ cdef class Steps:
 
     def __dealloc__(self):
         free(self.scratch.memory)
+        free(self.marked)
 
     cdef int refresh(self) except -1:
         """Take over the layer's weights as they are now."""
@@ -337,9 +341,51 @@ cdef class Steps:
         """
         self.enter()
         try:
-            return self.step_alone(x_t, out, None if rows is None else as_rows(rows, self.batch_size, True))
+            return self.step_alone(x_t, out, None if rows is None else self.rows_of(rows))
         finally:
             self.busy = False
+
+    cdef object rows_of(self, object rows):
+        """Indices of rows (R,), each in range and there once; a copy, for another thread may change the caller's."""
+        cdef Py_ssize_t R, r, done = 0
+        cdef const cnp.int64_t *indices
+        if type(rows) is not np.ndarray or rows.dtype != np.int64 or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>rows):
+            return as_rows(rows, self.batch_size, True)
+        rows = cnp.PyArray_NewCopy(<cnp.ndarray>rows, cnp.NPY_CORDER)
+        if self.marked == NULL:
+            self.marked = <char *>calloc(self.batch_size, 1)
+            if self.marked == NULL:
+                raise MemoryError()
+        R = cnp.PyArray_SIZE(<cnp.ndarray>rows)
+        indices = <const cnp.int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
+        while done < R and 0 <= indices[done] < self.batch_size and not self.marked[indices[done]]:
+            self.marked[indices[done]] = 1
+            done += 1
+        for r in range(done):
+            self.marked[indices[r]] = 0
+        if done < R:
+            as_rows(rows, self.batch_size, True)  # says what is wrong
+        return (<object>rows).ravel()
+
+    cdef int move_rows(self, object rows, bint back) except -1:
+        """Copy the state of some rows into `some`, or theirs after a step from `spare` to where they belong."""
+        cdef Stack stack = self.stack
+        cdef Py_ssize_t R = len(rows), size, r
+        cdef const cnp.int64_t *indices = <const cnp.int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows)
+        cdef char *all_rows
+        cdef char *part
+        cdef int k, l
+        for k in range(stack.states):
+            size = stack.width[k] * stack.runs[0].item
+            for l in range(stack.layers):
+                all_rows = first(self.now[k]) + l * self.batch_size * size
+                part = first(self.spare[k] if back else self.some[k]) + l * R * size
+                for r in range(R):
+                    if back:
+                        memcpy(all_rows + indices[r] * size, part + r * size, size)
+                    else:
+                        memcpy(part + r * size, all_rows + indices[r] * size, size)
+        return 0
 
     cdef object step_alone(self, object x_t, object out, object rows):
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
@@ -347,7 +393,7 @@ cdef class Steps:
         cdef char *after[MAX_STATES]
         cdef Py_ssize_t N = self.batch_size if rows is None else len(rows), P, size
         cdef int k, ndim
-        cdef tuple now = self.now, spare = self.spare
+        cdef tuple now = self.now
         self.refresh()
         cdef Stack stack = self.stack
         P, size = stack.width[0], stack.runs[0].item
@@ -369,17 +415,18 @@ cdef class Steps:
             if out is not None:
                 self.check_out(out, y)
         if rows is not None:
-            now = tuple([array.take(rows, 1) for array in self.now])
-            spare = tuple([np.empty_like(array) for array in now])
+            if self.some is None:
+                self.some = tuple([np.empty_like(array) for array in self.now])
+            self.move_rows(rows, False)
+            now = self.some
         for k in range(stack.states):
-            before[k], after[k] = first(now[k]), first(spare[k])
+            before[k], after[k] = first(now[k]), first(self.spare[k])
         if N > 0:
             stack.run(1, N, False, self.turned, first(x_t), before, after, first(y), &self.scratch)
         if rows is None:
-            self.now, self.spare = spare, now
+            self.now, self.spare = self.spare, now
         else:
-            for array, value in zip(self.now, spare):
-                array[:, rows] = value
+            self.move_rows(rows, True)
         self.turned = not self.turned
         if out is None or y is out:
             return y
