@@ -471,8 +471,9 @@ class _Recurrent(Module, Generic[State]):
         swapped = not seq.flags.c_contiguous  # the caller's x is (N, T, I)
         x = seq.swapaxes(0, 1) if swapped else seq
         before, after = initial, tuple(np.empty_like(s) for s in initial)
-        chunk = ragged.T if self.bidirectional or self.num_layers == 1 else BLOCK_ROWS // max(len(ragged.order), 1)
-        starts = range(0, ragged.T, max(chunk, 1))  # so that no layer's sequence is ever stored, in one direction
+        whole = self.bidirectional or self.num_layers == 1
+        chunk = max(1, ragged.T if whole else BLOCK_ROWS // max(len(ragged.order), 1))
+        starts = range(0, ragged.T, chunk)  # so that no layer's sequence is ever stored, in one direction
         for t in reversed(starts) if self.reverse else starts:
             part = ragged if len(starts) == 1 else ragged.cut(t, min(t + chunk, ragged.T))
             self._run(weights, x, before, after, y, threads, part, batch_first=swapped)

@@ -632,7 +632,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, rows, z_rows, bounds, each, inner, gates
+    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, rows, z_rows, bounds, each, inner, gates, aim = 1
     cdef Py_ssize_t state[MAX_STATES]
     cdef Py_ssize_t all_rows = row_at(schedule, T), CH = run.cell.columns * run.H
     cdef Job job
@@ -673,8 +673,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         if schedule.offsets == NULL:
             job.rows, job.chunks = rows, (N + rows - 1) // rows
         else:
-            job.rows = min(most, N)
-            job.chunks = cut_rows(schedule, job.chunks, job.rows, NULL)
+            job.rows, aim = min(most, N), job.chunks
+            job.chunks = cut_rows(schedule, aim, job.rows, NULL)
     job.block = max(most // job.rows, 1)
     if run.engine == BLAS:
         job.block = max(min(job.block, <Py_ssize_t>(BLOCK_WORK / work(run, N))), 1)
@@ -732,7 +732,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         for k in range(2 * members):
             counter_reset(&job.shares[k])
         if schedule.offsets != NULL and job.chunks > 1:
-            cut_rows(schedule, job.chunks, job.rows, job.bounds)
+            cut_rows(schedule, aim, job.rows, job.bounds)
         else:
             for k in range(job.chunks + 1):
                 job.bounds[k] = min(k * job.rows, N)

@@ -420,23 +420,36 @@ INLINE ptrdiff_t NAME(gru_batch)(ptrdiff_t n)
         }                                                                                                              \
     } while (0)
 
-/* The panel of r that comes after the block of `count` vectors from v on, in the step's direction; negative if there is no
-   whole one. */
-INLINE ptrdiff_t NAME(next_block)(const struct panel_step *s, ptrdiff_t v, ptrdiff_t count)
+/* The panel that comes after gate g's of the block of `count` vectors from v on, in the step's direction; negative if there
+   is no whole one. */
+INLINE ptrdiff_t NAME(next_gate)(const struct panel_step *s, ptrdiff_t v, ptrdiff_t count, int g)
 {
+    if (s->backwards ? g > 0 : g < 2)
+        return 3 * v + (s->backwards ? g - 1 : g + 1) * count;
     const ptrdiff_t next = s->backwards ? v - 4 : v + count;
-    return next >= s->v_0 && next + 4 <= s->v_1 ? 3 * next : -1;
+    return next >= s->v_0 && next + 4 <= s->v_1 ? 3 * next + (s->backwards ? 2 * 4 : 0) : -1;
 }
 
-/* The sums of one block, `count` vectors from v on: of the gates from `first` to `last`, one after the other, with the
-   recurrent product. */
-INLINE void NAME(block_sums)(const struct panel_step *s, const int first, const int last, real *sums, ptrdiff_t r,
-                             ptrdiff_t rows, ptrdiff_t v, ptrdiff_t count)
+/* The sums of one gate of a block, `count` vectors from v on, with the recurrent product. */
+INLINE void NAME(gate_sums)(const struct panel_step *s, const int g, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
+                            ptrdiff_t count)
 {
-    for (int g = first; g < last; g++, sums += count * rows * WIDTH) {
-        const ptrdiff_t at = 3 * v + g * count, next = g < 2 ? at + count : NAME(next_block)(s, v, count);
-        NAME(panel_sums)(s, 1, sums, r, rows, at, count, next, (r + TILE_ROWS - 1) / TILE_ROWS);
-    }
+    NAME(panel_sums)(s, 1, sums, r, rows, 3 * v + g * count, count, NAME(next_gate)(s, v, count, g),
+                     (r + TILE_ROWS - 1) / TILE_ROWS);
+}
+
+/* The two sums of n, of x and then of h_before: they meet after the reset alone. */
+INLINE void NAME(new_sums)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v, ptrdiff_t count)
+{
+    const ptrdiff_t at = 3 * v + 2 * count, next = NAME(next_gate)(s, v, count, 2), size = count * rows * WIDTH;
+    if (s->x)
+        NAME(panel_sums)(s, 0, sums, r, rows, at, count, next, (r + TILE_ROWS - 1) / TILE_ROWS);
+    else
+        memcpy(sums, (const real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH, (size_t)size * sizeof(real));
+    NAME(tile)(rows, count, sums + size, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K,
+               (const real *)s->panels + at * WIDTH * s->K,
+               next < 0 ? NULL : NAME(ahead)((const real *)s->panels + next * WIDTH * s->K, s->K, s->n,
+                                             (r + TILE_ROWS - 1) / TILE_ROWS));
 }
 
 /* Equations (3), and (5) up to its tanh, for one vector of each row: leaves the latter in a_n's place. `stride` is that of
@@ -499,17 +512,13 @@ static void NAME(gru_step)(const struct panel_step *s)
         NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), v * WIDTH, vectors * WIDTH);
         FOR_BLOCKS(s, {
             real *a = sums + 4 * p * gate_rows;
-            const ptrdiff_t at = 3 * (v + p) + 2 * count, next = NAME(next_block)(s, v + p, count);
-            NAME(block_sums)(s, 0, 2, a, r, rows, v + p, count);                                /* (1) (2) */
-            NAME(panel_sums)(s, 0, a + 2 * count * gate_rows, r, rows, at, count, -1, 0);
-            if (!s->x)
-                memcpy(a + 2 * count * gate_rows, (const real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH,
-                       (size_t)(count * gate_rows) * sizeof(real));
-            NAME(tile)(rows, count, a + 3 * count * gate_rows, (const real *)s->bias_hh + (v + p) * WIDTH, 0,
-                       (const real *)s->h_before + r * s->K, s->K, (const real *)s->panels + at * WIDTH * s->K,
-                       next >= 0 ? NAME(ahead)((const real *)s->panels + next * WIDTH * s->K, s->K, s->n,
-                                               (r + TILE_ROWS - 1) / TILE_ROWS)
-                                 : NULL);
+            for (int k = 0; k < 3; k++) {                                                       /* (1) (2) */
+                const int g = s->backwards ? 2 - k : k;
+                if (g == 2)
+                    NAME(new_sums)(s, a + 2 * count * gate_rows, r, rows, v + p, count);
+                else
+                    NAME(gate_sums)(s, g, a + g * count * gate_rows, r, rows, v + p, count);
+            }
         });
         FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_resets), sums + 4 * p * gate_rows, count * gate_rows));
         FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_outputs), sums + 4 * p * gate_rows, count * gate_rows));
@@ -534,7 +543,12 @@ static void NAME(gru_reset_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
         const ptrdiff_t gate_rows = rows * WIDTH;
-        FOR_BLOCKS(s, NAME(block_sums)(s, 0, 2, sums + 2 * p * gate_rows, r, rows, v + p, count););   /* (1) (2) */
+        FOR_BLOCKS(s, {
+            for (int k = 0; k < 2; k++) {                                                       /* (1) (2) */
+                const int g = s->backwards ? 1 - k : k;
+                NAME(gate_sums)(s, g, sums + (2 * p + g * count) * gate_rows, r, rows, v + p, count);
+            }
+        });
         FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_gates), sums + 2 * p * gate_rows, count * gate_rows));
     });
 }
@@ -561,7 +575,7 @@ static void NAME(gru_new_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
         const ptrdiff_t gate_rows = rows * WIDTH;
-        FOR_BLOCKS(s, NAME(block_sums)(s, 2, 3, sums + p * gate_rows, r, rows, v + p, count););       /* (1) (2) */
+        FOR_BLOCKS(s, NAME(gate_sums)(s, 2, sums + p * gate_rows, r, rows, v + p, count););             /* (1) (2) */
         FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_news), sums + p * gate_rows, count * gate_rows));
     });
 }
