@@ -1241,7 +1241,7 @@ class Forced:
     `Ragged`: `order` is the caller's."""
 
     def __init__(self, lengths: np.ndarray, T: int) -> None:
-        self.lengths, self.order = lengths, np.arange(len(lengths))
+        self.lengths, self.order = lengths.copy(), np.arange(len(lengths))
         self.times, self.rows = Ragged(lengths, T).places()
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ class Cell:
         reverses: tuple[bool, ...],
         n_threads: int = 0,
         ragged: Ragged | None = None,
-    ) -> list[tuple[np.ndarray | None, ...]]: ...
+    ) -> tuple[tuple[np.ndarray | None, ...], ...]: ...
     def backward(
         self,
         pack: Pack,

@@ -803,7 +803,7 @@ cdef const char *h_before_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1) 
 
 
 cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1) noexcept nogil:
-    """Add a block's part to the gradients of the weights, and write its dx."""
+    """Add a block's part to the gradients of the weights, and write its dx: (1'), of a GRU (1') and (2')."""
     cdef Py_ssize_t row = row_at(&run.schedule, t_0), n = row_at(&run.schedule, t_1) - row, item = run.item
     cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H
     cdef Py_ssize_t shift = run.cell.shift * H, most = run.cell.G * H - shift, cut = run.cell.split * H
@@ -1212,7 +1212,7 @@ cdef class Cell:
             raise ValueError("expected directions of one size, engine and instruction set")
         with nogil:
             forward(runs, count, n_threads, NULL)
-        return kept if tape else None
+        return tuple(kept) if tape else None
 
     def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
                  tuple dstates not None, dx not None, bint add_dx, dict grads not None, bint reverse=False,
