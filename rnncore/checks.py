@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 __all__ = [
     "as_bool",
     "as_dtype",
+    "as_int",
     "as_lengths",
     "as_real",
     "as_rows",
@@ -52,6 +53,16 @@ def as_bool(value: object, name: str) -> bool:
     raise TypeError(f"expected {name} to be True or False, got {value!r}")
 
 
+def as_int(value: Any, name: str) -> int:
+    """Return `value` as an int; raise TypeError if it is not an integer (a bool is not one here)."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"expected {name} to be an integer, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an integer, got {value!r}") from None
+
+
 def positive_int(value: Any, name: str) -> int:
     """Return `value` as an int of at least 1.
 
@@ -62,12 +73,7 @@ def positive_int(value: Any, name: str) -> int:
     ValueError
         If it is below 1 or larger than an array dimension can be.
     """
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"expected {name} to be an integer, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"expected {name} to be an integer, got {value!r}") from None
+    number = as_int(value, name)
     if not 1 <= number <= sys.maxsize:
         raise ValueError(f"expected {name} between 1 and {sys.maxsize}, got {number}")
     return number
@@ -130,7 +136,7 @@ def as_integers(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"expected {name} to be an array of integers, got dtype {array.dtype}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"expected {name} of at most {np.iinfo(np.int64).max}, got {array.max()}")
-    return np.array(array, np.int64)
+    return np.array(array, np.int64) if array.size else np.empty(array.shape, np.int64)
 
 
 def as_lengths(lengths: Any, N: int, unbatched: bool = False) -> np.ndarray:

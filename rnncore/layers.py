@@ -21,6 +21,7 @@ from ._kernels.step import Stack
 from .checks import (
     as_bool,
     as_dtype,
+    as_int,
     as_lengths,
     as_real,
     as_scalar,
@@ -315,7 +316,7 @@ class _Recurrent(Module, Generic[State]):
         """
         D = len(self._directions)
         kept: list[tuple[np.ndarray, Any]] = []
-        rows = x.shape[:-1] if ragged is None else (int(ragged.offsets[-1]),)
+        rows = x.shape[:-1] if ragged is None else (ragged.rows,)
         for layer in range(self.num_layers):
             last = layer + 1 == self.num_layers
             out = y if last else np.empty((*rows, D * self._widths[0]), self.dtype)
@@ -472,7 +473,7 @@ class _Recurrent(Module, Generic[State]):
         x = seq.swapaxes(0, 1) if swapped else seq
         before, after = initial, tuple(np.empty_like(s) for s in initial)
         whole = self.bidirectional or self.num_layers == 1
-        chunk = max(1, ragged.T if whole else BLOCK_ROWS // max(len(ragged.order), 1))
+        chunk = max(1, ragged.T if whole else BLOCK_ROWS // max(seq.shape[1], 1))
         starts = range(0, ragged.T, chunk)  # so that no layer's sequence is ever stored, in one direction
         for t in reversed(starts) if self.reverse else starts:
             part = ragged if len(starts) == 1 else ragged.cut(t, min(t + chunk, ragged.T))
@@ -698,7 +699,7 @@ class _Recurrent(Module, Generic[State]):
 def packed(seq: np.ndarray, ragged: Ragged | Forced) -> np.ndarray:
     """Return the rows there are of a sequence (T, N, ·), a view, in packed order."""
     T, N, width = seq.shape
-    times, rows = ragged.places()
+    times, rows = ragged.where()
     if seq.flags.c_contiguous:
         flat: np.ndarray = seq.reshape(T * N, width).take(times * N + rows, 0)
         return flat
@@ -708,7 +709,7 @@ def packed(seq: np.ndarray, ragged: Ragged | Forced) -> np.ndarray:
 def unpack(packed_rows: np.ndarray, ragged: Ragged | Forced, seq: np.ndarray) -> np.ndarray:
     """Write rows in packed order to their places in a contiguous sequence (T, N, ·); return it."""
     T, N, width = seq.shape
-    times, rows = ragged.places()
+    times, rows = ragged.where()
     seq.reshape(T * N, width)[times * N + rows] = packed_rows
     return seq
 
@@ -903,15 +904,14 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
         dtype: DTypeLike = "float32",
         rng: RNG = None,
     ) -> None:
-        if not isinstance(proj_size, int) or isinstance(proj_size, bool):
-            raise TypeError(f"expected proj_size to be an integer, got {proj_size!r}")
-        if not 0 <= proj_size < positive_int(hidden_size, "hidden_size"):
-            raise ValueError(f"expected proj_size from 0 to hidden_size - 1 = {hidden_size - 1}, got {proj_size}")
-        self.proj_size = proj_size
+        P, H = as_int(proj_size, "proj_size"), positive_int(hidden_size, "hidden_size")
+        if not 0 <= P < H:
+            raise ValueError(f"expected proj_size from 0 to hidden_size - 1 = {H - 1}, got {P}")
+        self.proj_size = P
         self.peephole = as_bool(peephole, "peephole")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype, rng,
-            proj_size, self.peephole,
+            P, self.peephole,
         )  # fmt: skip
 
     @property
@@ -1089,7 +1089,6 @@ class JordanRNN(_Recurrent[np.ndarray]):
     _state_names = ("o",)
     _names = JORDAN_NAMES
     _stacked = False
-    num_layers, bidirectional, reverse, dropout = 1, False, False, 0.0
 
     def __init__(
         self,
@@ -1114,6 +1113,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         self.output_nonlinearity = output_nonlinearity
         self.bias = as_bool(bias, "bias")
         self.batch_first = as_bool(batch_first, "batch_first")
+        self.num_layers, self.bidirectional, self.reverse, self.dropout = 1, False, False, 0.0
         numbers = as_dtype(dtype)
         shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (H, I), "weight_oh_l0": (H, O)}
         shapes |= {"bias_h_l0": (H,)} if self.bias else {}
@@ -1242,7 +1242,7 @@ class Forced:
 
     def __init__(self, lengths: np.ndarray, T: int) -> None:
         self.lengths, self.order = lengths.copy(), np.arange(len(lengths))
-        self.times, self.rows = Ragged(lengths, T).places()
+        self.times, self.rows = Ragged(lengths, T).where()
 
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
+    def where(self) -> tuple[np.ndarray, np.ndarray]:
         return self.times, self.rows

@@ -34,7 +34,7 @@ class Stream(Steps, Generic[State]):
     Raises
     ------
     TypeError
-        If `batch_size` is no integer.
+        If `layer` is no recurrent layer, or `batch_size` no integer.
     ValueError
         If the layer is bidirectional or reversed, or `batch_size` is below 1.
 
@@ -57,6 +57,8 @@ class Stream(Steps, Generic[State]):
 
     def __new__(cls, layer: Any, batch_size: int = 1) -> Stream[State]:
         N = positive_int(batch_size, "batch_size")
+        if not hasattr(layer, "_state_shapes") or isinstance(layer, type):
+            raise TypeError(f"expected a recurrent layer, got {layer!r:.80}")
         if layer.bidirectional or layer.reverse:
             kind = "bidirectional" if layer.bidirectional else "reversed"
             raise ValueError(f"expected a layer that runs forwards in time, to stream, got a {kind} one")

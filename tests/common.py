@@ -1,4 +1,4 @@
-"""Shared by the tests: the tolerance table, the reference run over a stack, random inputs, the torch twin."""
+"""Shared by the tests: the tolerance table, the kinds of layers, random inputs, the reference run over a stack."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import rnncore as rc
-from rnncore.reference import lstm as reference_lstm
-from rnncore.reference import rnn as reference_rnn
+from rnncore.reference import gru, jordan, lstm, rnn
 
 # Largest error of a result, relative to the norm of what is expected. Sums over T*N rows make gradients less exact.
 TOLERANCE = {
@@ -22,6 +21,12 @@ TOLERANCE = {
 }
 DTYPES = ("float32", "float64")
 NONLINEARITIES = ("tanh", "relu", "sigmoid")
+OUTPUT_NONLINEARITIES = ("identity", "sigmoid", "tanh", "softmax")
+# The layers that stack, with what changes their equations; made with at least 4 hidden units.
+KINDS = [
+    ("RNN", {}), ("LSTM", {}), ("LSTM", {"proj_size": 3}), ("LSTM", {"peephole": True}),
+    ("LSTM", {"proj_size": 2, "peephole": True}), ("GRU", {}), ("GRU", {"reset_after": False}),
+]  # fmt: skip
 
 
 def import_peer(name: str) -> ModuleType:
@@ -58,6 +63,15 @@ def assert_close(actual: Any, expected: Any, dtype: str, what: str, label: str =
         assert error <= TOLERANCE[dtype, what], f"{label}: relative error {error:.2e}"
 
 
+def equal(a: Any, b: Any) -> bool:
+    """Whether arrays, or tuples or dicts of them, hold the same bits; NaN equals NaN."""
+    if isinstance(a, dict):
+        return all(equal(a[name], b[name]) for name in a)
+    if isinstance(a, tuple):
+        return all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return np.array_equal(a, b, equal_nan=True)
+
+
 def as_tuple(state: Any) -> tuple[np.ndarray, ...]:
     return state if isinstance(state, tuple) else (state,)
 
@@ -67,27 +81,44 @@ def state_of(layer: Any, arrays: tuple[np.ndarray, ...]) -> Any:
     return arrays if isinstance(layer, rc.LSTM | rc.LSTMCell) else arrays[0]
 
 
-def random_case(layer: Any, T: int, N: int, seed: int = 0) -> dict[str, Any]:
-    """Random x, initial state, and upstream gradients on y and on the final state, for a layer in (T, N, ·)."""
+def pick(layer: Any, state: Any, chosen: Any) -> Any:
+    """The state of some sequences, or of one."""
+    return state_of(layer, tuple(np.ascontiguousarray(a[..., chosen, :]) for a in as_tuple(state)))
+
+
+def state_shapes(layer: Any, N: int) -> list[tuple[int, ...]]:
+    """The shapes of a state's arrays."""
+    if isinstance(layer, rc.JordanRNN):
+        return [(N, layer.output_size)]
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    h, c = (rows, N, getattr(layer, "proj_size", 0) or layer.hidden_size), (rows, N, layer.hidden_size)
+    return [h, c] if isinstance(layer, rc.LSTM) else [h]
+
+
+def random_case(layer: Any, T: int, N: int, seed: int = 0, lengths: Any = None) -> dict[str, Any]:
+    """Random x, initial state, and upstream gradients on y and on the final state, for a layer in (T, N, ·).
+
+    With `lengths`, what lies behind a sequence's end is as random as the rest.
+    """
     rng = np.random.default_rng(seed)
-    D = 2 if layer.bidirectional else 1
-    L, H = layer.num_layers, layer.hidden_size
+    shapes = state_shapes(layer, N)
 
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(layer.dtype)
 
-    states = 2 if isinstance(layer, rc.LSTM) else 1
-    return {
+    case = {
         "x": draw(T, N, layer.input_size),
-        "state": state_of(layer, tuple(draw(L * D, N, H) for _ in range(states))),
-        "dy": draw(T, N, D * H),
-        "dstate": state_of(layer, tuple(draw(L * D, N, H) for _ in range(states))),
+        "state": state_of(layer, tuple(draw(*shape) for shape in shapes)),
+        "dy": draw(T, N, (2 if layer.bidirectional else 1) * shapes[0][-1]),
+        "dstate": state_of(layer, tuple(draw(*shape) for shape in shapes)),
     }
+    return case if lengths is None else case | {"lengths": np.asarray(lengths)}
 
 
 def run_layer(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
     """Forward and backward of a layer on a case."""
-    y, state, tape = layer.forward(case["x"], case["state"])
+    options = {name: case[name] for name in ("lengths", "targets", "rng", "n_threads") if name in case}
+    y, state, tape = layer.forward(case["x"], case["state"], **options)
     dx, dstate, grads = layer.backward(tape, case["dy"], case["dstate"])
     return {
         "forward": {"y": y, "state": as_tuple(state)},
@@ -95,14 +126,46 @@ def run_layer(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+NAMES = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+# The reference of each layer, what it calls the parameters, in its order, and the options that it takes.
+REFERENCES = {
+    rc.RNN: (rnn, NAMES, ("nonlinearity",)),
+    rc.LSTM: (lstm, NAMES | {"W_hr": "weight_hr", "w_peephole": "weight_peephole"}, ()),
+    rc.GRU: (gru, NAMES, ("reset_after",)),
+    rc.JordanRNN: (
+        jordan,
+        {"W_ih": "weight_ih", "W_oh": "weight_oh", "b_h": "bias_h", "W_ho": "weight_ho", "b_o": "bias_o"},
+        ("nonlinearity", "output_nonlinearity"),
+    ),
+}
+
+
+def reference_parameters(layer: Any, suffix: str) -> dict[str, Any]:
+    """What the reference takes of one layer in one direction: a missing bias is zero, as long as what comes before."""
+    found: dict[str, Any] = {}
+    rows = 0
+    for name, ours in REFERENCES[type(layer)][1].items():
+        array = layer.parameters().get(ours + suffix)
+        if array is None and name.startswith("b"):
+            array = np.zeros(rows)
+        found[name] = None if array is None else np.asarray(array, np.float64)
+        rows = rows if array is None else len(array)
+    return found
+
+
 def run_reference(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
     """The same by the reference, in float64, layer by layer and direction by direction."""
-    D, H = 2 if layer.bidirectional else 1, layer.hidden_size
-    weights = {name: np.asarray(array, np.float64) for name, array in layer.parameters().items()}
-    zeros = np.zeros(weights["weight_hh_l0"].shape[0])
-    state_0 = [np.asarray(s, np.float64) for s in as_tuple(case["state"])]
+    if "lengths" in case:
+        return run_ragged_reference(layer, case)
+    module, names, options = REFERENCES[type(layer)]
+    extra = [getattr(layer, option) for option in options] + [case[name] for name in ("targets",) if name in case]
+    D = 2 if layer.bidirectional else 1
+    state_0, dstate = (
+        [np.array(a, np.float64).reshape(-1, *a.shape[-2:]) for a in as_tuple(case[name])]
+        for name in ("state", "dstate")
+    )
     state_n = [np.empty_like(s) for s in state_0]
-    inputs, outputs, tapes = [np.asarray(case["x"], np.float64)], [], {}
+    inputs, kept = [np.asarray(case["x"], np.float64)], {}
 
     def flip(sequence: np.ndarray, direction: int) -> np.ndarray:
         return sequence[::-1] if direction or layer.reverse else sequence
@@ -110,47 +173,57 @@ def run_reference(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
     for k in range(layer.num_layers):
         ys = []
         for d in range(D):
-            suffix, row = f"_l{k}" + "_reverse" * d, k * D + d
-            parameters = (weights["weight_ih" + suffix], weights["weight_hh" + suffix],
-                          weights.get("bias_ih" + suffix, zeros), weights.get("bias_hh" + suffix, zeros))  # fmt: skip
-            x = flip(inputs[k], d)
-            if isinstance(layer, rc.LSTM):
-                y, state_n[0][row], state_n[1][row], tapes[row] = reference_lstm.forward(
-                    x, state_0[0][row], state_0[1][row], *parameters
-                )
-            else:
-                y, state_n[0][row] = reference_rnn.forward(x, state_0[0][row], *parameters, layer.nonlinearity)
+            row, parameters = k * D + d, reference_parameters(layer, f"_l{k}" + "_reverse" * d)
+            initial = [s[row] for s in state_0]
+            y, *rest = module.forward(flip(inputs[k], d), *initial, *parameters.values(), *extra)
+            for s, final in zip(state_n, rest, strict=False):
+                s[row] = final
+            tape = rest[len(state_n) :]  # an RNN needs none
+            matrices = [array for name, array in parameters.items() if not name.startswith("b")]
+            kept[row] = tape, (flip(inputs[k], d), y, *initial, *matrices, *extra)
             ys.append(y)
-        outputs.append(ys)
         inputs.append(np.concatenate([flip(y, d) for d, y in enumerate(ys)], axis=2))
 
-    dstate = [np.asarray(s, np.float64).copy() for s in as_tuple(case["dstate"])]
     grads: dict[str, np.ndarray] = {}
     dy = np.asarray(case["dy"], np.float64)
     for k in reversed(range(layer.num_layers)):
         dx = np.zeros_like(inputs[k])
-        for d in range(D):
-            suffix, row = f"_l{k}" + "_reverse" * d, k * D + d
-            W = weights["weight_ih" + suffix], weights["weight_hh" + suffix]
-            x, part = flip(inputs[k], d), flip(dy[:, :, d * H : (d + 1) * H], d)
-            if isinstance(layer, rc.LSTM):
-                g = reference_lstm.backward(part, dstate[0][row], dstate[1][row], tapes[row], x, outputs[k][d],
-                                            state_0[0][row], state_0[1][row], *W)  # fmt: skip
-                dstate[1][row] = g.dc_0
-            else:
-                g = reference_rnn.backward(
-                    part, dstate[0][row], x, outputs[k][d], state_0[0][row], *W, layer.nonlinearity
-                )
-            dstate[0][row] = g.dh_0
-            dx += flip(g.dx, d)
-            grads |= {"weight_ih" + suffix: g.dW_ih, "weight_hh" + suffix: g.dW_hh}
-            if layer.bias:
-                grads |= {"bias_ih" + suffix: g.db_ih, "bias_hh" + suffix: g.db_hh}
+        for d, part in enumerate(np.split(dy, D, axis=2)):
+            row = k * D + d
+            tape, arguments = kept[row]
+            g = module.backward(flip(part, d), *[s[row] for s in dstate], *tape, *arguments)
+            dx += flip(g[0], d)
+            for s, ds in zip(dstate, g[1:], strict=False):
+                s[row] = ds
+            of_parameters = zip(names.values(), g[1 + len(dstate) :], strict=False)
+            grads |= {name + f"_l{k}" + "_reverse" * d: array for name, array in of_parameters}
         dy = dx
+
+    def as_given(states: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return tuple(s.reshape(a.shape) for s, a in zip(states, as_tuple(case["state"]), strict=True))
+
     return {
-        "forward": {"y": inputs[-1], "state": tuple(state_n)},
-        "backward": {"dx": dy, "dstate": tuple(dstate), "grads": {name: grads[name] for name in weights}},
+        "forward": {"y": inputs[-1], "state": as_given(state_n)},
+        "backward": {"dx": dy, "dstate": as_given(dstate), "grads": {name: grads[name] for name in layer.parameters()}},
     }
+
+
+def run_ragged_reference(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """The sequences of each length alone, in their places among zeros; gradients of the parameters are sums."""
+    y, dx = (np.zeros(case[name].shape) for name in ("dy", "x"))
+    states, dstates = (tuple(np.zeros(a.shape) for a in as_tuple(case["state"])) for _ in range(2))
+    grads = {name: np.zeros(array.shape) for name, array in layer.parameters().items()}
+    for length in np.unique(case["lengths"]):
+        chosen = np.flatnonzero(case["lengths"] == length)
+        part = {name: case[name][:length, chosen] for name in ("x", "dy", "targets") if name in case}
+        part |= {name: pick(layer, case[name], chosen) for name in ("state", "dstate")}
+        alone = run_reference(layer, part)
+        y[:length, chosen], dx[:length, chosen] = alone["forward"]["y"], alone["backward"]["dx"]
+        for whole, some in zip(states + dstates, alone["forward"]["state"] + alone["backward"]["dstate"], strict=True):
+            whole[..., chosen, :] = some
+        for name, array in alone["backward"]["grads"].items():
+            grads[name] += array
+    return {"forward": {"y": y, "state": states}, "backward": {"dx": dx, "dstate": dstates, "grads": grads}}
 
 
 def assert_same(actual: dict[str, Any], expected: dict[str, Any], dtype: str) -> None:

@@ -1,21 +1,48 @@
 /* The leaf kernels of every instruction set this machine can run, against loops in double precision. For machines whose
    Python the tests do not run in: .ci/full builds it for AArch64 and runs it under qemu.
 
+   Arrays have the exact size; behind each lies memory that no read or write survives: a page without access or, with
+   -fsanitize=address, the sanitizer's own.
+
    cc -O3 -ffp-contract=off -Irnncore/_kernels tests/leaf_selftest.c rnncore/_kernels/simd/[a-z]*.c -lm */
 
+#define _GNU_SOURCE
+#include <complex.h>
+#undef I /* leaf.h has a size of this name */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "simd/leaf.h"
 
-enum { N = 7, MAX = 70 };
-#define LOG2E 1.44269504088896340736
-static const int sizes[] = {1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 70};
+#if defined(__has_feature) && !defined(__SANITIZE_ADDRESS__) /* clang's way to say it */
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__
+#endif
+#endif
 
-static int wide; /* whether the table under test is float64's */
+enum { N = 16, MAX = 215, GAP = 3, MOST_ARRAYS = 100 };
+#define LOG2E 1.44269504088896340736
+/* H, I, K: partial vectors; panels of 4, 2 and 1; batches of up to 3 panels; products of one term and of many */
+static const int sizes[][3] = {
+    {1, 1, 1},   {2, 3, 1},   {3, 2, 5},    {5, 5, 5},   {8, 1, 7},   {15, 16, 4},  {16, 15, 33},
+    {17, 17, 2}, {33, 8, 70}, {64, 64, 64}, {70, 70, 3}, {150, 5, 9}, {215, 11, 6},
+};
+
+static const struct leaf *leaf; /* the table under test */
+static int wide;                /* whether it is float64's */
 static int failures;
+
+/* --- arrays, numbers ---------------------------------------------------------------------------------------------- */
+
+static struct {
+    void *start;
+    size_t size;
+} arrays[MOST_ARRAYS];
+static int used;
 
 static double get(const void *p, long i) { return wide ? ((const double *)p)[i] : ((const float *)p)[i]; }
 static void put(void *p, long i, double x)
@@ -25,99 +52,549 @@ static void put(void *p, long i, double x)
     else
         ((float *)p)[i] = (float)x;
 }
-static double draw(void) { return 4.0 * rand() / RAND_MAX - 2.0; }
-static void fill(void *p, long n)
+static size_t bytes(long n) { return (size_t)n * (wide ? sizeof(double) : sizeof(float)); }
+static void *at(const void *p, long i) { return p ? (char *)p + bytes(i) : NULL; }
+
+/* An array of n elements, NaN: what a kernel leaves out is no number. */
+static void *array(long n)
 {
+#ifdef __SANITIZE_ADDRESS__
+    const size_t size = bytes(n);
+    char *start = malloc(size), *p = start;
+    if (start == NULL || used == MOST_ARRAYS)
+        abort();
+#else
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes(n) + page - 1) / page * page, size = whole + page;
+    char *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED || used == MOST_ARRAYS || mprotect(start + whole, page, PROT_NONE))
+        abort();
+    char *p = start + whole - bytes(n);
+#endif
+    arrays[used].start = start, arrays[used++].size = size;
     for (long i = 0; i < n; i++)
-        put(p, i, draw());
+        put(p, i, NAN);
+    return p;
 }
-static void check(const char *what, const char *isa, double actual, double expected)
+
+/* Forget all arrays but the first `keep`. */
+static void release(int keep)
+{
+    while (used > keep) {
+        used--;
+#ifdef __SANITIZE_ADDRESS__
+        free(arrays[used].start);
+#else
+        munmap(arrays[used].start, arrays[used].size);
+#endif
+    }
+}
+
+static void *copy(const void *p, long n) { return memcpy(array(n), p, bytes(n)); }
+
+/* n numbers within the bounds */
+static void *draw(long n, double bound)
+{
+    void *p = array(n);
+    for (long i = 0; i < n; i++)
+        put(p, i, bound * (2.0 * rand() / RAND_MAX - 1));
+    return p;
+}
+
+static void check(const char *what, double actual, double expected)
 {
     if (!(fabs(actual - expected) <= (wide ? 1e-13 : 2e-5) * (1 + fabs(expected))) && failures++ < 20)
-        printf("%s %s float%d: %.17g instead of %.17g\n", isa, what, wide ? 64 : 32, actual, expected);
+        printf("%s %s float%d: %.17g instead of %.17g\n", leaf->isa, what, wide ? 64 : 32, actual, expected);
 }
-static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
-static double relu(double x) { return x > 0 ? x : 0; }
-static double (*const functions[])(double) = {tanh, relu, sigmoid};
-
-/* W (G*H, K), each gate times its scale, as panels.h lays it out */
-static long pack(void *out, const void *W, const double *scale, int G, int H, int K, int width)
+static void check_all(const char *what, const void *actual, const double *expected, long n)
 {
-    int groups = (H + width - 1) / width, vectors = G * groups;
+    for (long i = 0; i < n; i++)
+        check(what, get(actual, i), expected[i]);
+}
+static void check_true(const char *what, int holds)
+{
+    if (!holds && failures++ < 20)
+        printf("%s %s float%d: failed\n", leaf->isa, what, wide ? 64 : 32);
+}
+
+/* --- definitions -------------------------------------------------------------------------------------------------- */
+
+/* Of complex numbers: the imaginary part of f(x + i STEP), divided by STEP, is f'(x), and nothing cancels. */
+#define STEP 1e-30
+typedef double complex number;
+
+static number sigmoid(number x) { return 1 / (1 + cexp(-x)); }
+static number relu(number x) { return creal(x) > 0 ? x : 0; }
+static number identity(number x) { return x; }
+static number (*const functions[])(number) = {ctanh, relu, sigmoid, identity};
+
+/* Gates' sums, i f g o, become their values; returns h. */
+static number lstm(number a[4], number c_before, const double w[3], number *c)
+{
+    a[0] = sigmoid(a[0] + w[0] * c_before), a[1] = sigmoid(a[1] + w[1] * c_before), a[2] = ctanh(a[2]);
+    *c = a[1] * c_before + a[0] * a[2];
+    a[3] = sigmoid(a[3] + w[2] * *c);
+    return a[3] * ctanh(*c);
+}
+
+/* n r z s_n; the reset after the product */
+static number gru(number a[4], number h_before)
+{
+    a[1] = sigmoid(a[1]), a[2] = sigmoid(a[2]), a[0] = ctanh(a[0] + a[1] * a[3]);
+    return (1 - a[2]) * a[0] + a[2] * h_before;
+}
+
+/* r z n, whose sum is complete; the reset before the product */
+static number gru_original(number a[3], number h_before)
+{
+    a[0] = sigmoid(a[0]), a[1] = sigmoid(a[1]), a[2] = ctanh(a[2]);
+    return (1 - a[1]) * a[2] + a[1] * h_before;
+}
+
+/* --- panels ------------------------------------------------------------------------------------------------------- */
+
+static const double lstm_scales[] = {-LOG2E, -LOG2E, 2 * LOG2E, -LOG2E}, gru_scales[] = {-LOG2E, -LOG2E, 2 * LOG2E},
+                    rnn_scales[] = {2 * LOG2E, 1, -LOG2E, 1};
+
+static int panel_vectors(int left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+/* W (G*H, K), each gate times its scale, as panels.h lays it out: of the same vectors a panel for each gate or,
+   interleaved, the gates by turns in one */
+static void *pack(const void *W, const double *scale, int G, int H, int K, int interleaved)
+{
+    const int width = leaf->width, groups = (H + width - 1) / width, vectors = interleaved ? G * groups : groups;
+    void *out = array((long)G * groups * width * K);
+    long i = 0;
     for (int v = 0, count; v < vectors; v += count) {
-        count = vectors - v >= 4 ? 4 : vectors - v >= 2 ? 2 : 1;
-        for (int k = 0; k < K; k++)
-            for (int q = 0; q < count; q++)
-                for (int lane = 0; lane < width; lane++) {
-                    int gate = (v + q) % G, unit = (v + q) / G * width + lane;
-                    put(out, ((long)v * K + (long)k * count + q) * width + lane,
-                        unit < H ? scale[gate] * get(W, (long)(gate * H + unit) * K + k) : 0);
-                }
+        count = panel_vectors(vectors - v);
+        for (int panel = 0; panel < (interleaved ? 1 : G); panel++)
+            for (int k = 0; k < K; k++)
+                for (int q = v; q < v + count; q++)
+                    for (int lane = 0; lane < width; lane++) {
+                        int gate = interleaved ? q % G : panel, unit = (interleaved ? q / G : q) * width + lane;
+                        put(out, i++, unit < H ? scale[gate] * get(W, (long)(gate * H + unit) * K + k) : 0);
+                    }
     }
-    return vectors;
+    return out;
 }
 
-static void check_cell(const struct leaf *leaf, int G, int H, int function)
-{
-    static double W[4 * MAX * MAX], U[4 * MAX * MAX], b[4 * MAX], x[N * MAX], h_0[N * MAX], c_0[N * MAX];
-    static double h[N * MAX], c[N * MAX], y[N * (MAX + 3)], gates[N * 4 * MAX], a[N * 4 * MAX];
-    static _Alignas(64) double W_packed[8 * 80 * MAX], U_packed[8 * 80 * MAX], b_packed[8 * 80], z[8 * 80 * N];
-    fill(W, (long)G * H * H), fill(U, (long)G * H * H), fill(b, G * H), fill(x, N * H), fill(h_0, N * H), fill(c_0, N * H);
-    static const double lstm[] = {-LOG2E, -LOG2E, 2 * LOG2E, -LOG2E}, rnn[] = {2 * LOG2E, 1, -LOG2E};
-    const double *scale = G == 4 ? lstm : &rnn[function];
-    long vectors = pack(W_packed, W, scale, G, H, H, leaf->width);
-    pack(U_packed, U, scale, G, H, H, leaf->width), pack(b_packed, b, scale, G, H, 1, leaf->width);
+/* A layer, its input, and the sums over x (with the bias) and over h_before, rows of G*H. K is 0 without recurrence. */
+static struct layer {
+    int G, interleaved, vectors, H, I, K;
+    const void *x, *h_before, *W_hh, *bias, *panels_ih, *panels_hh;
+    double of_x[N * 4 * MAX], of_h[N * 4 * MAX];
+} l;
 
-    /* in two parts, of rows and of vectors, as a crew would */
-    const long half = vectors / 8 * 4, first = N / 3;
-    leaf->project(z, b_packed, x, W_packed, H, 0, vectors, first, 0, N);
-    leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, 0, half, N - first, first, N);
-    leaf->project(z, b_packed, (char *)x + first * H * (wide ? 8 : 4), W_packed, H, half, vectors, N - first, first, N);
-    struct panel_step step = {
-        .h = h, .c = c, .gates = G == 4 ? gates : NULL, .y = y, .h_before = h_0, .c_before = c_0, .z = z, .panels = U_packed,
-        .n = N, .I = H, .H = H, .v_1 = half, .rows = N, .y_stride = H + 3,
-    };
-    (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
-    step.v_0 = half, step.v_1 = vectors, step.y = NULL, step.backwards = 1;
-    step.x = x, step.bias = b_packed, step.panels_ih = W_packed, step.z = NULL; /* x and h in one pass */
-    (G == 4 ? leaf->lstm_step : leaf->rnn_step[function])(&step);
+static void product(double *out, const void *bias, const void *a, const void *W, int m, int K)
+{
     for (int r = 0; r < N; r++)
-        for (int j = 0; j < H && j < half * leaf->width / G; j++)
-            check("y", leaf->isa, get(y, r * (H + 3) + j), get(h, r * H + j));
-    for (int r = 0; r < N; r++)
-        for (int g = 0; g < G * H; g++) {
-            double sum = get(b, g);
-            for (int k = 0; k < H; k++)
-                sum += get(x, r * H + k) * get(W, (long)g * H + k) + get(h_0, r * H + k) * get(U, (long)g * H + k);
-            put(a, r * G * H + g, sum);
+        for (int g = 0; g < m; g++) {
+            double sum = bias ? get(bias, g) : 0;
+            for (int k = 0; k < K; k++)
+                sum += get(a, (long)r * K + k) * get(W, (long)g * K + k);
+            out[(long)r * m + g] = sum;
         }
+}
+
+static void draw_layer(const double *scales, int G, int interleaved, int H, int I, int K)
+{
+    const int groups = (H + leaf->width - 1) / leaf->width;
+    const void *W_ih = draw((long)G * H * I, 2 / sqrt(I)), *b = draw(G * H, 1);
+    l.G = G, l.interleaved = interleaved, l.vectors = interleaved ? G * groups : groups, l.H = H, l.I = I, l.K = K;
+    l.x = draw((long)N * I, 2), l.panels_ih = pack(W_ih, scales, G, H, I, interleaved);
+    l.bias = pack(b, scales, G, H, 1, interleaved);
+    product(l.of_x, b, l.x, W_ih, G * H, I);
+    l.h_before = K ? draw((long)N * K, 2) : NULL;
+    l.W_hh = K ? draw((long)G * H * K, 2 / sqrt(K)) : NULL;
+    l.panels_hh = K ? pack(l.W_hh, scales, G, H, K, interleaved) : NULL;
+    product(l.of_h, NULL, l.h_before, l.W_hh, G * H, K);
+}
+
+/* Ways to do the same step, in all combinations: the step forms the sums over x itself; cut by rows, into tiles of all
+   sizes; cut by vectors, as a crew would, or into slices; from the last unit to the first; nothing kept but the state. */
+enum { FUSED = 1, ROWS = 2, VECTORS = 4, BACKWARDS = 8, BARE = 16, WAYS = 32 };
+
+struct part {
+    int r_0, r_1, v_0, v_1;
+};
+
+/* The parts of one way. Vectors: the first panel, the last one, and what is between. */
+static int parts_of(int way, struct part parts[16])
+{
+    static const int rows[] = {0, N, 0, 1, 3, 9, N}; /* whole, 6 + 5 + 5; or 1, 2, 6, and 4 + 3 */
+    const int left = l.vectors % 4, last = l.vectors - (left == 0 ? 4 : left == 3 ? 1 : left);
+    const int vectors[] = {0, l.vectors, 0, l.vectors > 4 ? 4 : last, last, l.vectors};
+    int count = 0;
+    for (int i = way & ROWS ? 2 : 0; i < (way & ROWS ? 6 : 1); i++)
+        for (int k = way & VECTORS ? 2 : 0; k < (way & VECTORS ? 5 : 1); k++)
+            if (vectors[k] < vectors[k + 1])
+                parts[count++] = (struct part){rows[i], rows[i + 1], vectors[k], vectors[k + 1]};
+    return count;
+}
+
+/* A step to begin with: its sums over x as the way has them */
+static struct panel_step step_of(int way)
+{
+    struct panel_step step = {.h_before = l.h_before, .panels = l.panels_hh, .bias = l.bias, .panels_ih = l.panels_ih,
+                              .n = N, .I = l.I, .H = l.H, .K = l.K, .backwards = (way & BACKWARDS) != 0};
+    if (way & FUSED) {
+        step.x = l.x;
+        return step;
+    }
+    struct part parts[16];
+    const int gates = l.interleaved ? 1 : l.G;
+    void *z = array((long)l.vectors * gates * N * leaf->width);
+    for (int k = 0, count = parts_of(way, parts); k < count; k++)
+        leaf->project(z, l.bias, at(l.x, (long)parts[k].r_0 * l.I), l.panels_ih, gates, l.I, parts[k].v_0, parts[k].v_1,
+                      parts[k].r_1 - parts[k].r_0, parts[k].r_0, N);
+    step.z = z, step.rows = N;
+    return step;
+}
+
+/* Take a step, of a cell whose gates are so many columns of H. */
+static void take(panel_step_function f, const struct panel_step *all, int columns, int way)
+{
+    struct part parts[16];
+    for (int k = 0, count = parts_of(way, parts); k < count; k++) {
+        const long r = parts[k].r_0;
+        struct panel_step s = *all;
+        s.h = at(s.h, r * s.H), s.c = at(s.c, r * s.H), s.gates = at(s.gates, r * columns * s.H);
+        s.y = at(s.y, r * s.y_stride), s.inner = at(s.inner, r * s.H), s.c_before = at(s.c_before, r * s.H);
+        s.h_before = at(s.h_before, r * s.K), s.x = at(s.x, r * s.I);
+        s.n = parts[k].r_1 - r, s.v_0 = parts[k].v_0, s.v_1 = parts[k].v_1;
+        s.row = s.z ? r : 0;
+        f(&s);
+    }
+}
+
+/* Rows of y are those of h, and what lies between them is as it was. */
+static void new_y(struct panel_step *step, int way)
+{
+    step->y_stride = step->H + GAP;
+    step->y = way & BARE ? NULL : array((N - 1) * step->y_stride + step->H);
+}
+static void check_y(const char *what, const struct panel_step *s)
+{
+    if (s->y == NULL)
+        return;
+    for (long r = 0; r < N; r++) {
+        check_true(what, !memcmp(at(s->y, r * s->y_stride), at(s->h, r * s->H), bytes(s->H)));
+        for (int j = 0; j < GAP && r < N - 1; j++)
+            check_true(what, isnan(get(s->y, r * s->y_stride + s->H + j)));
+    }
+}
+
+/* However it was done, a result has the bits of the first way, which `first`, full of NaN at first, is to hold. */
+static void check_bits(const char *what, void *first, const void *p, long n)
+{
+    if (isnan(get(first, 0)))
+        memcpy(first, p, bytes(n));
+    check_true(what, !memcmp(first, p, bytes(n)));
+}
+
+static void check_rnn_step(int function, int H, int I, int K)
+{
+    static double h[N * MAX];
+    draw_layer(&rnn_scales[function], 1, 0, H, I, K);
+    for (int i = 0; i < N * H; i++)
+        h[i] = creal(functions[function](l.of_x[i] + l.of_h[i]));
+    void *first = array(N * H);
+    const int mark = used;
+    for (int way = K ? 0 : FUSED; way < WAYS; way += K ? 1 : 2, release(mark)) { /* of x alone: never without x */
+        struct panel_step step = step_of(way);
+        step.h = array(N * H), new_y(&step, way);
+        take(leaf->rnn_step[function], &step, 0, way);
+        check_all(K ? "rnn_step" : "rnn_step of x", step.h, h, N * H);
+        check_y("rnn_step y", &step);
+        check_bits("rnn_step bits", first, step.h, N * H);
+    }
+    release(0);
+}
+
+static void check_lstm_step(int H, int I, int K, int peephole)
+{
+    static double h[N * MAX], c[N * MAX], gates[N * 4 * MAX];
+    draw_layer(lstm_scales, 4, 1, H, I, K);
+    const void *c_before = draw(N * H, 2), *w = draw(3 * H, 1);
+    const double scales[] = {-LOG2E, -LOG2E, -LOG2E};
+    const void *w_packed = peephole ? pack(w, scales, 3, H, 1, 1) : NULL;
     for (int r = 0; r < N; r++)
         for (int j = 0; j < H; j++) {
-            const long i = r * H + j, row = (long)r * G * H;
-            if (G == 1) {
-                check("rnn_step", leaf->isa, get(h, i), functions[function](get(a, i)));
-                continue;
-            }
-            double c_t = sigmoid(get(a, row + H + j)) * get(c_0, i) + sigmoid(get(a, row + j)) * tanh(get(a, row + 2 * H + j));
-            check("lstm_step c", leaf->isa, get(c, i), c_t);
-            check("lstm_step h", leaf->isa, get(h, i), sigmoid(get(a, row + 3 * H + j)) * tanh(c_t));
-            check("lstm_step o", leaf->isa, get(gates, row + 3 * H + j), sigmoid(get(a, row + 3 * H + j)));
+            const double w_j[] = {get(w, j), get(w, H + j), get(w, 2 * H + j)}, none[3] = {0};
+            const long row = (long)r * 4 * H + j;
+            number a[4], c_t;
+            for (int g = 0; g < 4; g++)
+                a[g] = l.of_x[row + g * H] + l.of_h[row + g * H];
+            h[r * H + j] = creal(lstm(a, get(c_before, r * H + j), peephole ? w_j : none, &c_t));
+            c[r * H + j] = creal(c_t);
+            for (int g = 0; g < 4; g++)
+                gates[row + g * H] = creal(a[g]);
         }
+    void *first_h = array(N * H), *first_c = array(N * H);
+    const int mark = used;
+    for (int way = 0; way < WAYS; way++, release(mark)) {
+        struct panel_step step = step_of(way);
+        step.h = array(N * H), step.c = array(N * H), step.c_before = c_before, step.peephole = w_packed;
+        new_y(&step, way);
+        step.gates = way & BARE ? NULL : array((long)N * 4 * H);
+        take(leaf->lstm_step, &step, 4, way);
+        check_all("lstm_step h", step.h, h, N * H);
+        check_all("lstm_step c", step.c, c, N * H);
+        check_y("lstm_step y", &step);
+        if (step.gates)
+            check_all("lstm_step gates", step.gates, gates, (long)N * 4 * H);
+        check_bits("lstm_step h bits", first_h, step.h, N * H);
+        check_bits("lstm_step c bits", first_c, step.c, N * H);
+    }
+    release(0);
 }
 
-static void check_limits(const struct leaf *leaf)
+static void check_gru_step(int H, int I)
 {
-    static _Alignas(64) double chains[CHAINS * 16], x[3 * 8 * 16], sink[16];
+    static double h[N * MAX], gates[N * 4 * MAX];
+    draw_layer(gru_scales, 3, 0, H, I, H);
+    const void *b_hn = draw(H, 1), *bias_hh = pack(b_hn, gru_scales + 2, 1, H, 1, 0);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H; j++) {
+            const double *x = l.of_x + (long)r * 3 * H + j, *s = l.of_h + (long)r * 3 * H + j;
+            number a[] = {x[2 * H], x[0] + s[0], x[H] + s[H], s[2 * H] + get(b_hn, j)};
+            h[r * H + j] = creal(gru(a, get(l.h_before, r * H + j)));
+            for (int g = 0; g < 4; g++)
+                gates[(long)r * 4 * H + g * H + j] = creal(a[g]);
+        }
+    void *first = array(N * H);
+    const int mark = used;
+    for (int way = 0; way < WAYS; way++, release(mark)) {
+        struct panel_step step = step_of(way);
+        step.h = array(N * H), step.bias_hh = bias_hh, new_y(&step, way);
+        step.gates = way & BARE ? NULL : array((long)N * 4 * H);
+        take(leaf->gru_step, &step, 4, way);
+        check_all("gru_step", step.h, h, N * H);
+        check_y("gru_step y", &step);
+        if (step.gates)
+            check_all("gru_step gates", step.gates, gates, (long)N * 4 * H);
+        check_bits("gru_step bits", first, step.h, N * H);
+    }
+    release(0);
+}
+
+static void check_gru_original_steps(int H, int I)
+{
+    static double h[N * MAX], inner[N * MAX], gates[N * 3 * MAX], of_inner[N * MAX];
+    draw_layer(gru_scales, 3, 0, H, I, H);
+    void *rh = array(N * H), *first = array(N * H);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H; j++) {
+            const long row = (long)r * 3 * H + j;
+            inner[r * H + j] = creal(sigmoid(l.of_x[row] + l.of_h[row])) * get(l.h_before, r * H + j);
+            put(rh, r * H + j, inner[r * H + j]);
+        }
+    product(of_inner, NULL, rh, at(l.W_hh, 2L * H * H), H, H);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H; j++) {
+            const long row = (long)r * 3 * H + j;
+            number a[] = {l.of_x[row] + l.of_h[row], l.of_x[row + H] + l.of_h[row + H],
+                          l.of_x[row + 2 * H] + of_inner[r * H + j]};
+            h[r * H + j] = creal(gru_original(a, get(l.h_before, r * H + j)));
+            for (int g = 0; g < 3; g++)
+                gates[row + g * H] = creal(a[g]);
+        }
+    const int mark = used;
+    for (int way = 0; way < WAYS; way++, release(mark)) {
+        struct panel_step step = step_of(way);
+        step.inner = array(N * H), step.gates = array((long)N * 3 * H);
+        take(leaf->gru_reset_step, &step, 3, way);
+        check_all("gru_reset_step inner", step.inner, inner, N * H);
+        for (long i = 0; i < (long)N * 3 * H; i++)
+            if (i % (3 * H) < 2 * H)
+                check("gru_reset_step gates", get(step.gates, i), gates[i]);
+            else
+                check_true("gru_reset_step n", isnan(get(step.gates, i))); /* not its business */
+        step.h = array(N * H), step.h_before = step.inner, step.inner = (void *)l.h_before, new_y(&step, way);
+        take(leaf->gru_new_step, &step, 3, way);
+        check_all("gru_new_step", step.h, h, N * H);
+        check_all("gru_new_step gates", step.gates, gates, (long)N * 3 * H);
+        check_y("gru_new_step y", &step);
+        check_bits("gru_new_step bits", first, step.h, N * H);
+    }
+    release(0);
+}
+
+/* --- without panels: forwards from sums, and backwards ------------------------------------------------------------ */
+
+static void check_rnn(int function, int H)
+{
+    static double h[N * MAX], da[N * MAX];
+    const void *a = draw(N * H, 3), *b = draw(H, 1), *dh = draw(N * H, 1);
+    for (int i = 0; i < N * H; i++) {
+        const number h_i = functions[function](get(a, i) + get(b, i % H) + STEP * _Complex_I);
+        h[i] = creal(h_i), da[i] = get(dh, i) * cimag(h_i) / STEP;
+    }
+    void *out = array(N * H), *in_place = copy(a, N * H), *back = array(N * H);
+    leaf->rnn_forward[function](out, a, b, N, H);
+    check_all("rnn_forward", out, h, N * H);
+    leaf->rnn_forward[function](in_place, in_place, b, N, H);
+    check_all("rnn_forward in place", in_place, h, N * H);
+    leaf->rnn_backward[function](back, dh, out, N, H);
+    check_all("rnn_backward", back, da, N * H);
+    release(0);
+}
+
+static void check_softmax(int P)
+{
+    static double o[N * MAX], ds[N * MAX];
+    void *y = draw(N * P, 3);
+    const void *dout = draw(N * P, 1);
+    for (int r = 0; r < N; r++) {
+        const int first = r * P;
+        double most = -INFINITY, sum = 0, loss = 0;
+        for (int j = first; j < first + P; j++) {
+            put(y, j, get(y, j) + 300 * (r % 3 - 1)); /* exp alone would leave the range of numbers */
+            most = get(y, j) > most ? get(y, j) : most;
+        }
+        for (int j = first; j < first + P; j++) {
+            const double e = exp(get(y, j) - most);
+            sum += e, loss += get(dout, j) * e;
+        }
+        for (int j = first; j < first + P; j++) {
+            const number e = cexp(get(y, j) - most + STEP * _Complex_I);
+            o[j] = creal(e) / sum;
+            ds[j] = cimag((loss + get(dout, j) * (e - creal(e))) / (sum + e - creal(e))) / STEP;
+        }
+    }
+    void *back = array(N * P);
+    leaf->softmax(y, N, P);
+    check_all("softmax", y, o, N * P);
+    leaf->softmax_backward(back, dout, y, N, P);
+    check_all("softmax_backward", back, ds, N * P);
+    release(0);
+}
+
+static void check_lstm(int H, int peephole)
+{
+    static double h[N * MAX], c[N * MAX], gates[N * 4 * MAX], dgates[N * 4 * MAX], dc_before[N * MAX];
+    const void *a = draw((long)N * 4 * H, 3), *b = draw(4 * H, 1), *c_before = draw(N * H, 2), *w = draw(3 * H, 1);
+    const void *dh = draw(N * H, 1), *dc = draw(N * H, 1);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H; j++)
+            for (int k = 0; k < 5; k++) { /* of the gates' sums and c_before, the one whose slope is wanted */
+                const double w_j[] = {get(w, j), get(w, H + j), get(w, 2 * H + j)}, none[3] = {0};
+                const long i = r * H + j, row = (long)r * 4 * H + j;
+                number a_t[4], c_t, h_t, before = get(c_before, i);
+                for (int g = 0; g < 4; g++)
+                    a_t[g] = get(a, row + g * H) + get(b, g * H + j);
+                *(k < 4 ? &a_t[k] : &before) += STEP * _Complex_I;
+                h_t = lstm(a_t, before, peephole ? w_j : none, &c_t);
+                *(k < 4 ? &dgates[row + k * H] : &dc_before[i]) = cimag(get(dh, i) * h_t + get(dc, i) * c_t) / STEP;
+                h[i] = creal(h_t), c[i] = creal(c_t);
+                for (int g = 0; g < 4; g++)
+                    gates[row + g * H] = creal(a_t[g]);
+            }
+    void *out = array(N * H), *c_out = array(N * H), *gates_out = copy(a, (long)N * 4 * H);
+    leaf->lstm_forward(out, c_out, gates_out, c_before, b, peephole ? w : NULL, N, H);
+    check_all("lstm_forward h", out, h, N * H);
+    check_all("lstm_forward c", c_out, c, N * H);
+    check_all("lstm_forward gates", gates_out, gates, (long)N * 4 * H);
+    void *back = array((long)N * 4 * H), *dc_out = copy(dc, N * H);
+    leaf->lstm_backward(back, dc_out, dh, gates_out, c_out, c_before, peephole ? w : NULL, N, H);
+    check_all("lstm_backward gates", back, dgates, (long)N * 4 * H);
+    check_all("lstm_backward c_before", dc_out, dc_before, N * H);
+    release(0);
+}
+
+static void check_gru(int H)
+{
+    static double h[N * MAX], gates[N * 4 * MAX], dgates[N * 4 * MAX], dh_before[N * MAX];
+    const void *a = draw((long)N * 4 * H, 3), *b = draw(4 * H, 1), *h_before = draw(N * H, 2), *dh = draw(N * H, 1);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H; j++)
+            for (int k = 0; k < 5; k++) {
+                const long i = r * H + j, row = (long)r * 4 * H + j;
+                number a_t[4], h_t, before = get(h_before, i);
+                for (int g = 0; g < 4; g++)
+                    a_t[g] = get(a, row + g * H) + get(b, g * H + j);
+                *(k < 4 ? &a_t[k] : &before) += STEP * _Complex_I;
+                h_t = gru(a_t, before);
+                *(k < 4 ? &dgates[row + k * H] : &dh_before[i]) = get(dh, i) * cimag(h_t) / STEP;
+                h[i] = creal(h_t);
+                for (int g = 0; g < 4; g++)
+                    gates[row + g * H] = creal(a_t[g]);
+            }
+    void *out = array(N * H), *gates_out = copy(a, (long)N * 4 * H);
+    leaf->gru_forward(out, gates_out, h_before, b, N, H);
+    check_all("gru_forward", out, h, N * H);
+    check_all("gru_forward gates", gates_out, gates, (long)N * 4 * H);
+    void *back = array((long)N * 4 * H), *dh_out = copy(dh, N * H);
+    leaf->gru_backward(back, dh_out, gates_out, h_before, N, H);
+    check_all("gru_backward gates", back, dgates, (long)N * 4 * H);
+    check_all("gru_backward h_before", dh_out, dh_before, N * H);
+    release(0);
+}
+
+/* n's sum is drawn whole: the product with r * h_before is not the kernels' own. So is drh, the gradient of the latter. */
+static void check_gru_original(int H)
+{
+    static double h[N * MAX], rh[N * MAX], gates[N * 3 * MAX], dgates[N * 3 * MAX], dh_before[N * MAX];
+    const void *a = draw((long)N * 3 * H, 3), *b = draw(3 * H, 1), *h_before = draw(N * H, 2);
+    const void *dh = draw(N * H, 1), *drh = draw(N * H, 1);
+    for (int r = 0; r < N; r++)
+        for (int j = 0; j < H; j++)
+            for (int k = 0; k < 4; k++) {
+                const long i = r * H + j, row = (long)r * 3 * H + j;
+                number a_t[3], h_t, before = get(h_before, i);
+                for (int g = 0; g < 3; g++)
+                    a_t[g] = get(a, row + g * H) + get(b, g * H + j);
+                *(k < 3 ? &a_t[k] : &before) += STEP * _Complex_I;
+                h_t = gru_original(a_t, before);
+                *(k < 3 ? &dgates[row + k * H] : &dh_before[i]) =
+                    cimag(get(dh, i) * h_t + get(drh, i) * a_t[0] * before) / STEP;
+                h[i] = creal(h_t), rh[i] = creal(a_t[0] * before);
+                for (int g = 0; g < 3; g++)
+                    gates[row + g * H] = creal(a_t[g]);
+            }
+    void *out = array(N * H), *rh_out = array(N * H), *gates_out = copy(a, (long)N * 3 * H);
+    leaf->gru_reset(rh_out, gates_out, h_before, b, N, H);
+    check_all("gru_reset", rh_out, rh, N * H);
+    leaf->gru_new(out, gates_out, h_before, b, N, H);
+    check_all("gru_new", out, h, N * H);
+    check_all("gru_new gates", gates_out, gates, (long)N * 3 * H);
+    void *back = array((long)N * 3 * H), *dh_out = copy(dh, N * H);
+    leaf->gru_new_backward(back, dh_out, gates_out, h_before, N, H);
+    leaf->gru_reset_backward(back, dh_out, drh, gates_out, h_before, N, H);
+    check_all("gru_backward, reset before: gates", back, dgates, (long)N * 3 * H);
+    check_all("gru_backward, reset before: h_before", dh_out, dh_before, N * H);
+    release(0);
+}
+
+/* --- maps, limits ------------------------------------------------------------------------------------------------- */
+
+static void check_map(const char *what, map_function map, number (*f)(number), double scale, int n)
+{
+    const void *x = draw(n, 5);
+    void *y = array(n), *in_place = copy(x, n);
+    map(y, x, n);
+    map(in_place, in_place, n);
+    for (int i = 0; i < n; i++) {
+        check(what, get(y, i), creal(f(get(x, i) / scale)));
+        check(what, get(in_place, i), get(y, i));
+    }
+    release(0);
+}
+
+static void check_limits(void)
+{
     const int n = 3 * 8 * leaf->width;
-    memset(chains, 0, sizeof chains);
-    check("multiply_add", leaf->isa, leaf->multiply_add(chains, 100), 200.0 * CHAINS * leaf->width);
+    void *chains = array(CHAINS * leaf->width), *x = array(n), *sink = array(leaf->width);
     for (int i = 0; i < CHAINS * leaf->width; i++)
-        check("multiply_add", leaf->isa, get(chains, i), 2);
+        put(chains, i, 0);
+    check("multiply_add", leaf->multiply_add(chains, 100), 200.0 * CHAINS * leaf->width);
+    for (int i = 0; i < CHAINS * leaf->width; i++)
+        check("multiply_add", get(chains, i), 2);
     for (int i = 0; i < n; i++)
         put(x, i, i < leaf->width ? i + 1 : 0); /* the rest leaves an exclusive or as it is */
     leaf->read(sink, x, n, 3);
     for (int i = 0; i < leaf->width; i++)
-        check("read", leaf->isa, get(sink, i), i + 1);
+        check("read", get(sink, i), i + 1);
+    release(0);
 }
 
 int main(void)
@@ -125,23 +602,32 @@ int main(void)
     const struct leaf *tables;
     for (int k = 0; (tables = leaf_tables(k)) != NULL; k++)
         for (wide = 0; wide < 2; wide++) {
-            const struct leaf *leaf = &tables[wide];
-            static double x[1000], y[1000];
-            fill(x, 1000);
-            for (int f = 0; f < NONLINEARITIES; f++) {
-                leaf->map[f](y, x, 997);
-                for (int i = 0; i < 997; i++)
-                    check("map", leaf->isa, get(y, i), functions[f](get(x, i)));
-            }
-            leaf->exp(y, x, 997);
-            for (int i = 0; i < 997; i++)
-                check("exp", leaf->isa, get(y, i), exp(get(x, i)));
+            leaf = &tables[wide];
+            for (int n = 0; n < 40; n++)
+                check_map("exp", leaf->exp, cexp, 1, n < 39 ? n : 997);
+            for (int n = 0; n < 40; n++)
+                for (int f = 0; f < NONLINEARITIES; f++) {
+                    check_map("map", leaf->map[f], functions[f], 1, n < 39 ? n : 997);
+                    check_map("panel_map", leaf->panel_map[f], functions[f], rnn_scales[f], n < 39 ? n : 997);
+                }
             for (unsigned s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-                for (int f = 0; f < NONLINEARITIES; f++)
-                    check_cell(leaf, 1, sizes[s], f);
-                check_cell(leaf, 4, sizes[s], 0);
+                const int H = sizes[s][0], I = sizes[s][1], K = sizes[s][2];
+                for (int f = 0; f < NONLINEARITIES; f++) {
+                    check_rnn_step(f, H, I, K);
+                    check_rnn_step(f, H, I, 0);
+                    check_rnn(f, H);
+                }
+                for (int peephole = 0; peephole < 2; peephole++) {
+                    check_lstm_step(H, I, K, peephole);
+                    check_lstm(H, peephole);
+                }
+                check_gru_step(H, I);
+                check_gru_original_steps(H, I);
+                check_gru(H);
+                check_gru_original(H);
+                check_softmax(H);
             }
-            check_limits(leaf);
+            check_limits();
             printf("%s float%d: %d elements a vector, %d failures\n", leaf->isa, wide ? 64 : 32, leaf->width, failures);
         }
     return failures != 0;

@@ -1,6 +1,8 @@
 """Bad input is a ValueError or a TypeError that says what was expected and what came; nothing else happens."""
 
+import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,15 +11,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import rnncore as rc
-from rnncore._kernels import driver, lstm
+from rnncore._kernels import driver, gru, lstm, rnn
 from rnncore._kernels.pack import Pack
+from rnncore._kernels.step import Stack
 
-KINDS = ("RNN", "LSTM")
+STACKS = {
+    "RNN": rc.RNN,
+    "LSTM": rc.LSTM,
+    "LSTM with projections and peepholes": partial(rc.LSTM, proj_size=4, peephole=True),
+    "GRU": rc.GRU,
+    "original GRU": partial(rc.GRU, reset_after=False),
+}
+KINDS = STACKS | {"JordanRNN": partial(rc.JordanRNN, output_size=5)}
+CELLS = {
+    "RNNCell": rc.RNNCell,
+    "LSTMCell": rc.LSTMCell,
+    "GRUCell": rc.GRUCell,
+    "original GRUCell": partial(rc.GRUCell, reset_after=False),
+}
 H0 = np.zeros((1, 2, 5))
-
-
-def call(layer, x, state=None):
-    return layer(x, state), layer.forward(x, state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,15 +51,42 @@ def call(layer, x, state=None):
     ({"a": 1}, TypeError, "got dtype object"),
 ])  # fmt: skip
 def test_input(kind, x, error, words):
-    layer = getattr(rc, kind)(3, 5)
-    for method in (layer, layer.forward):
+    layer = KINDS[kind](3, 5)
+    for method in (layer, layer.forward, partial(layer, lengths=[7, 7])):
         with pytest.raises(error, match=words):
             method(x)
 
 
-def test_input_of_a_batch_first_layer():
+@pytest.mark.parametrize("kind", KINDS)
+def test_input_of_a_batch_first_layer(kind):
     with pytest.raises(ValueError, match=r"expected x of shape \(N, T, 3\), got \(7, 2, 4\)"):
-        rc.LSTM(3, 5, batch_first=True)(np.zeros((7, 2, 4)))
+        KINDS[kind](3, 5, batch_first=True)(np.zeros((7, 2, 4)))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells(kind):
+    cell = CELLS[kind](3, 5)
+    for x, error, words in (
+        (np.zeros((2, 4)), ValueError, r"expected x of shape \(N, 3\), got \(2, 4\)"),
+        (np.zeros(4), ValueError, r"expected x of shape \(3,\), got \(4,\)"),
+        (np.zeros((1, 2, 3)), ValueError, r"expected x of shape \(N, 3\), got \(1, 2, 3\)"),
+        (np.zeros((2, 3), complex), TypeError, "expected x to be an array of real numbers, got dtype complex128"),
+        (None, TypeError, "got dtype object"),
+    ):
+        for method in (cell, cell.forward):
+            with pytest.raises(error, match=words):
+                method(x)
+    _, tape = cell.forward(np.zeros((2, 3)))
+    for wrong in (np.zeros((2, 4)), np.zeros((3, 5)), np.zeros(5), np.zeros((1, 2, 5))):
+        state = (wrong, np.zeros((2, 5))) if kind == "LSTMCell" else wrong
+        for method in (partial(cell, np.zeros((2, 3))), partial(cell.backward, tape)):
+            with pytest.raises(ValueError, match=r"expected h of shape \(2, 5\), got"):
+                method(state)
+    with pytest.raises(TypeError, match="expected a tape as returned by forward, got str"):
+        cell.backward("tape")
+
+
+P0 = np.zeros((1, 2, 4))
 
 
 @pytest.mark.parametrize("kind,state,error,words", [
@@ -61,21 +100,189 @@ def test_input_of_a_batch_first_layer():
     ("LSTM", (H0, None), TypeError, "expected c_0"),
     ("LSTM", (H0, H0[:, :1]), ValueError, r"expected c_0 of shape \(1, 2, 5\), got \(1, 1, 5\)"),
     ("LSTM", (H0, H0 + 1j), TypeError, "expected c_0 to be an array of real numbers, got dtype complex128"),
+    ("LSTM with projections and peepholes", (H0, H0), ValueError, r"h_0 of shape \(1, 2, 4\), got \(1, 2, 5\)"),
+    ("LSTM with projections and peepholes", (P0, P0), ValueError, r"c_0 of shape \(1, 2, 5\), got \(1, 2, 4\)"),
+    ("LSTM with projections and peepholes", (H0, P0), ValueError, r"h_0 of shape \(1, 2, 4\), got \(1, 2, 5\)"),
+    ("GRU", np.zeros((1, 3, 5)), ValueError, r"expected h_0 of shape \(1, 2, 5\), got \(1, 3, 5\)"),
+    ("GRU", (H0, H0), ValueError, r"expected h_0 of shape \(1, 2, 5\), got \(2, 1, 2, 5\)"),
+    ("original GRU", H0 * 1j, TypeError, "expected h_0 to be an array of real numbers, got dtype complex128"),
+    ("JordanRNN", H0, ValueError, r"expected o_0 of shape \(2, 5\), got \(1, 2, 5\)"),
+    ("JordanRNN", np.zeros((2, 4)), ValueError, r"expected o_0 of shape \(2, 5\), got \(2, 4\)"),
+    ("JordanRNN", "no", TypeError, "expected o_0"),
 ])  # fmt: skip
 def test_state(kind, state, error, words):
-    layer = getattr(rc, kind)(3, 5)
+    layer = KINDS[kind](3, 5)
     x = np.zeros((7, 2, 3))
-    for method in (layer, layer.forward):
+    for method in (layer, layer.forward, partial(layer, lengths=[3, 4]), partial(layer.forward, lengths=[3, 4])):
         with pytest.raises(error, match=words):
             method(x, state)
-    _, _, tape = layer.forward(x)
-    with pytest.raises(error, match=words.replace("_0", "_n")):
-        layer.backward(tape, None, state)
+    for lengths in (None, [3, 4]):
+        _, _, tape = layer.forward(x, lengths=lengths)
+        with pytest.raises(error, match=words.replace("_0", "_n")):
+            layer.backward(tape, None, state)
 
 
 def test_state_of_unbatched_input():
     with pytest.raises(ValueError, match=r"expected h_0 of shape \(1, 5\), got \(1, 1, 5\)"):
         rc.RNN(3, 5)(np.zeros((7, 3)), np.zeros((1, 1, 5)))
+    with pytest.raises(ValueError, match=r"expected o_0 of shape \(4,\), got \(1, 4\)"):
+        rc.JordanRNN(3, 5, 4)(np.zeros((7, 3)), np.zeros((1, 4)))
+
+
+LENGTHS = [
+    ([7], ValueError, r"expected lengths of shape \(2,\), got \(1,\)"),
+    ([7, 7, 7], ValueError, r"expected lengths of shape \(2,\), got \(3,\)"),
+    ([[7, 7]], ValueError, r"expected lengths of shape \(2,\), got \(1, 2\)"),
+    ([[7], [7]], ValueError, r"expected lengths of shape \(2,\), got \(2, 1\)"),
+    ([], ValueError, r"expected lengths of shape \(2,\), got \(0,\)"),
+    (7, ValueError, r"expected lengths of shape \(2,\), got \(\)"),
+    ([7, 8], ValueError, "expected lengths between 0 and 7, got 8"),
+    ([-1, 7], ValueError, "expected lengths between 0 and 7, got -1"),
+    ([2**63 - 1, 0], ValueError, "expected lengths between 0 and 7, got 9223372036854775807"),
+    ([-(2**63), 0], ValueError, "expected lengths between 0 and 7, got -9223372036854775808"),
+    (
+        np.array([2**64 - 1, 7], np.uint64),
+        ValueError,
+        "expected lengths of at most 9223372036854775807, got 184467440737",
+    ),
+    (
+        np.array([0, 2**63], np.uint64),
+        ValueError,
+        "expected lengths of at most 9223372036854775807, got 9223372036854775808",
+    ),
+    ([2**64, 7], TypeError, "expected lengths to be an array of integers, got dtype object"),
+    ([7.0, 3.0], TypeError, "expected lengths to be an array of integers, got dtype float64"),
+    ([7, np.nan], TypeError, "expected lengths to be an array of integers, got dtype float64"),
+    ([7, 1j], TypeError, "expected lengths to be an array of integers, got dtype complex128"),
+    ([True, False], TypeError, "expected lengths to be an array of integers, got dtype bool"),
+    (["7", "3"], TypeError, "expected lengths to be an array of integers, got dtype <U1"),
+    ("73", TypeError, "expected lengths to be an array of integers, got dtype <U2"),
+    (b"73", TypeError, "expected lengths to be an array of integers, got dtype |S2"),
+    ([7, None], TypeError, "expected lengths to be an array of integers, got dtype object"),
+    ({"a": 7}, TypeError, "expected lengths to be an array of integers, got dtype object"),
+    (np.array([7, 3], "m8[s]"), TypeError, "expected lengths to be an array of integers, got dtype timedelta64"),
+    ([[7], [7, 3]], ValueError, "expected lengths to be an array of integers: .*inhomogeneous"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths,error,words", LENGTHS)
+def test_lengths(kind, lengths, error, words):
+    x = np.zeros((7, 2, 3))
+    for batch_first in (False, True):
+        layer = KINDS[kind](3, 5, batch_first=batch_first)
+        given = x.swapaxes(0, 1) if batch_first else x
+        out = np.full_like(layer(given)[0], 9)
+        for method in (
+            layer, layer.forward, partial(layer, return_sequence=False), partial(layer, out=out),
+            *([partial(layer.forward, targets=out)] if kind == "JordanRNN" else []),
+        ):  # fmt: skip
+            with pytest.raises(error, match=words):
+                method(given, lengths=lengths)
+        assert (out == 9).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_of_unbatched_and_empty_input(kind):
+    layer, x = KINDS[kind](3, 5), np.zeros((7, 3))
+    for lengths, error, words in (
+        (8, ValueError, "expected lengths between 0 and 7, got 8"),
+        ([8], ValueError, "expected lengths between 0 and 7, got 8"),
+        ([7, 7], ValueError, r"expected lengths of shape \(1,\), got \(2,\)"),
+        ([[7]], ValueError, r"expected lengths of shape \(1,\), got \(1, 1\)"),
+        (7.0, TypeError, "got dtype float64"),
+        (True, TypeError, "got dtype bool"),
+    ):
+        for method in (layer, layer.forward):
+            with pytest.raises(error, match=words):
+                method(x, lengths=lengths)
+    for method in (layer, layer.forward):
+        with pytest.raises(ValueError, match="expected lengths between 0 and 0, got 1"):
+            method(np.zeros((0, 2, 3)), lengths=[0, 1])
+        with pytest.raises(ValueError, match=r"expected lengths of shape \(0,\), got \(1,\)"):
+            method(np.zeros((7, 0, 3)), lengths=[1])
+        assert method(x, lengths=7)[0].shape == method(x, lengths=np.uint8([3]))[0].shape
+        assert method(np.zeros((7, 0, 3)), lengths=[])[0].shape[:2] == (7, 0)
+
+
+@pytest.mark.parametrize("nothing", [[], np.zeros(0), np.zeros(0, complex), np.zeros(0, bool), np.zeros(0, object)])
+def test_no_lengths_and_no_rows_may_be_of_any_type(nothing):
+    layer = rc.GRU(3, 5)
+    assert layer(np.zeros((7, 0, 3)), lengths=nothing)[0].shape == (7, 0, 5)
+    assert layer.stream(2).step(np.zeros((0, 3)), rows=nothing).shape == (0, 5)
+    with pytest.raises(ValueError, match=r"expected lengths of shape \(2,\), got \(0,\)"):
+        layer(np.zeros((7, 2, 3)), lengths=nothing)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [None, [7, 7], [3, 7], [0, 0]])
+def test_out(kind, lengths):
+    layer, x = KINDS[kind](3, 5), np.ones((7, 2, 3), np.float32)
+    y, _ = layer(x, lengths=lengths)
+    read_only = np.zeros_like(y)
+    read_only.flags.writeable = False
+    for out, error, words in (
+        (np.empty((6, *y.shape[1:]), np.float32), ValueError, "expected out of shape .*, got"),
+        (np.empty((7, 2, 9), np.float32), ValueError, r"expected out of shape .*, got \(7, 2, 9\)"),
+        (np.empty(y.shape[1:], np.float32), ValueError, "expected out of shape"),
+        (np.empty(y.size, np.float32), ValueError, "expected out of shape"),
+        (np.empty(y.shape), TypeError, "expected out to be a writable array of dtype float32, got float64"),
+        (np.empty(y.shape, ">f4"), TypeError, "expected out to be a writable array of dtype float32, got >f4"),
+        (read_only, TypeError, "expected out to be a writable array of dtype float32, got a read-only one"),
+        (y.tolist(), TypeError, "expected out to be a writable array of dtype float32, got list"),
+        ("out", TypeError, "got str"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=words):
+            layer(x, lengths=lengths, out=out)
+    assert not read_only.any()
+    with pytest.raises(ValueError, match="expected out=None with return_sequence=False, got an array"):
+        layer(x, lengths=lengths, out=np.empty_like(y), return_sequence=False)
+    with pytest.raises(TypeError, match="expected return_sequence to be True or False, got 1"):
+        layer(x, lengths=lengths, return_sequence=1)
+
+
+@pytest.mark.parametrize("output_nonlinearity", ["identity", "softmax"])
+@pytest.mark.parametrize("lengths", [None, [3, 7]])
+def test_targets(output_nonlinearity, lengths):
+    for batch_first, shape in ((False, (7, 2)), (True, (2, 7))):
+        jordan = rc.JordanRNN(3, 5, 4, "tanh", output_nonlinearity, batch_first=batch_first)
+        got, first, second = np.zeros((*shape, 3)), *(("N", "T") if batch_first else ("T", "N"))
+        for targets, error, words in (
+            (np.zeros((*shape, 5)), ValueError, rf"expected targets of shape \({first}, {second}, 4\), got"),
+            (np.zeros(4), ValueError, r"expected targets of shape .*, got \(4,\)"),
+            (1.0, ValueError, r"expected targets of shape .*, got \(\)"),
+            (np.zeros((6, 2, 4)), ValueError, rf"targets of shape \({shape[0]}, {shape[1]}, 4\), got \(6, 2, 4\)"),
+            (np.zeros((*shape[::-1], 4)), ValueError, rf"targets of shape \({shape[0]}, {shape[1]}, 4\), got"),
+            (np.zeros((7, 4)), ValueError, r"expected targets of shape .*, got \(7, 4\)"),
+            (np.zeros((*shape, 4), complex), TypeError, "expected targets to be .* real numbers, got dtype complex"),
+            (np.zeros((*shape, 4), object), TypeError, "expected targets to be .* real numbers, got dtype object"),
+            ("no", TypeError, "expected targets to be an array of real numbers, got dtype <U2"),
+            ([[[1]], [[1, 2]]], ValueError, "expected targets to be an array of real numbers"),
+        ):  # fmt: skip
+            with pytest.raises(error, match=words):
+                jordan.forward(got, targets=targets, lengths=lengths)
+    jordan = rc.JordanRNN(3, 5, 4, "tanh", output_nonlinearity)
+    with pytest.raises(ValueError, match=r"expected targets of shape \(7, 4\), got \(7, 1, 4\)"):
+        jordan.forward(np.zeros((7, 3)), targets=np.zeros((7, 1, 4)))
+    with pytest.raises(TypeError, match="targets"):
+        jordan(np.zeros((7, 3)), targets=np.zeros((7, 4)))
+    y, _, tape = jordan.forward(np.zeros((7, 2, 3)), targets=np.zeros((7, 2, 4)), lengths=lengths)
+    for bad in (np.zeros((7, 2, 5)), np.zeros((6, 2, 4)), np.zeros((7, 4))):
+        with pytest.raises(ValueError, match="expected dy of shape"):
+            jordan.backward(tape, bad)
+    with pytest.raises(ValueError, match=r"expected o_n of shape \(2, 4\), got \(1, 2, 4\)"):
+        jordan.backward(tape, y, np.zeros((1, 2, 4)))
+
+
+@pytest.mark.parametrize("kind", STACKS)
+@pytest.mark.parametrize("rng,error", [
+    ("seed", TypeError), (b"seed", TypeError), (1.5, TypeError), (object(), TypeError), (-1, ValueError),
+])  # fmt: skip
+def test_rng_of_dropout(kind, rng, error):
+    layer = STACKS[kind](3, 5, 2, dropout=0.5)
+    for lengths in (None, [3, 7]):
+        with pytest.raises(error):
+            layer.forward(np.zeros((7, 2, 3)), lengths=lengths, rng=rng)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,9 +292,13 @@ def test_state_of_unbatched_input():
     ({"bidirectional": True}, (7, 2, 3), (7, 2, 10)),
     ({}, (7, 3), (7, 5)),
 ])  # fmt: skip
-def test_gradient_of_the_output(kind, options, x, shape):
-    layer = getattr(rc, kind)(3, 5, **options)
-    y, _, tape = layer.forward(np.ones(x))
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradient_of_the_output(kind, options, x, shape, ragged):
+    if kind == "JordanRNN" and "bidirectional" in options:
+        pytest.skip("a JordanRNN has one direction")
+    layer = KINDS[kind](3, 5, **options)
+    y, _, tape = layer.forward(np.ones(x), lengths=None if not ragged else 3 if len(x) == 2 else [3, 7])
+    shape = (*shape[:-1], shape[-1] // 5 * 4) if "projections" in kind else shape
     assert y.shape == shape
     wrong = [(*shape[:-1], 9), (shape[0] + 1, *shape[1:]), shape[1:], (1, *shape), shape[::-1]]
     for bad in wrong:
@@ -98,7 +309,34 @@ def test_gradient_of_the_output(kind, options, x, shape):
     layer.backward(tape, np.ones(shape))
 
 
-@pytest.mark.parametrize("make", [rc.RNN, rc.LSTM, rc.RNNCell, rc.LSTMCell])
+@pytest.mark.parametrize("kind", KINDS)
+def test_accumulate(kind):
+    layer = KINDS[kind](3, 5)
+    _, _, tape = layer.forward(np.ones((7, 2, 3)), lengths=[3, 7])
+    good = {name: np.zeros_like(array) for name, array in layer.parameters().items()}
+    for name, array in good.items():
+        for wrong, error, words in (
+            (np.zeros(array.size + 1, array.dtype), ValueError, f"expected {name} of shape"),
+            (array[..., None], ValueError, f"expected {name} of shape"),
+            (array.astype(float), TypeError, rf"accumulate\['{name}'\] to be a writable .* got ndarray of float64"),
+            (np.repeat(array, 2, -1)[..., ::2], TypeError, rf"expected accumulate\['{name}'\] to be a writable"),
+            (layer.parameters()[name], TypeError, rf"expected accumulate\['{name}'\] to be a writable"),
+            (array.tolist(), TypeError, "got list"),
+            (None, TypeError, "got NoneType"),
+        ):  # fmt: skip
+            with pytest.raises(error, match=words):
+                layer.backward(
+                    tape, np.ones((7, 2, layer(np.ones((1, 2, 3)))[0].shape[-1])), accumulate=good | {name: wrong}
+                )
+        with pytest.raises(ValueError, match="expected accumulate with the names"):
+            layer.backward(tape, accumulate={other: a for other, a in good.items() if other != name})
+    for wrong in ([], 1, "no", good | {"more": np.zeros(1)}):
+        with pytest.raises(ValueError, match="expected accumulate with the names"):
+            layer.backward(tape, accumulate=wrong)
+    assert not any(np.any(array) for array in good.values())
+
+
+@pytest.mark.parametrize("make", [rc.RNN, rc.LSTM, rc.GRU, rc.RNNCell, rc.LSTMCell, rc.GRUCell])
 @pytest.mark.parametrize("sizes,error,words", [
     ((0, 5), ValueError, "expected input_size between 1 and"),
     ((3, -1), ValueError, "expected hidden_size between 1 and"),
@@ -114,6 +352,24 @@ def test_gradient_of_the_output(kind, options, x, shape):
 def test_sizes(make, sizes, error, words):
     with pytest.raises(error, match=words):
         make(*sizes)
+
+
+@pytest.mark.parametrize("sizes,error,words", [
+    ((0, 5, 4), ValueError, "expected input_size between 1 and"),
+    ((3, 0, 4), ValueError, "expected hidden_size between 1 and"),
+    ((3, 5, 0), ValueError, "expected output_size between 1 and .*, got 0"),
+    ((3, 5, -1), ValueError, "expected output_size between 1 and .*, got -1"),
+    ((3, 5, 4.0), TypeError, "expected output_size to be an integer, got 4.0"),
+    ((3, 5, True), TypeError, "expected output_size to be an integer, got True"),
+    ((3, 5, None), TypeError, "expected output_size to be an integer, got None"),
+    ((3, 5, "4"), TypeError, "expected output_size to be an integer, got '4'"),
+    ((3, 5, 2**63), ValueError, "expected output_size between 1 and"),
+    ((3, 5, 2**62), ValueError, "expected weight_oh_l0 of at most .* bytes"),
+    ((2**62, 5, 4), ValueError, "expected weight_ih_l0 of at most .* bytes"),
+])  # fmt: skip
+def test_sizes_of_a_jordan_network(sizes, error, words):
+    with pytest.raises(error, match=words):
+        rc.JordanRNN(*sizes)
 
 
 @pytest.mark.parametrize("options,error,words", [
@@ -138,9 +394,12 @@ def test_sizes(make, sizes, error, words):
     ({"rng": -1}, ValueError, None),
 ])  # fmt: skip
 def test_options(options, error, words):
-    for kind in KINDS:
+    of_one_layer = {"bias", "batch_first", "dtype", "rng"}
+    makes = [*STACKS.values(), *(KINDS.values() if options.keys() <= of_one_layer else ())]
+    makes += CELLS.values() if options.keys() <= of_one_layer - {"batch_first"} else []
+    for make in makes:
         with pytest.raises(error, match=words):
-            getattr(rc, kind)(3, 5, **options)
+            make(3, 5, **options)
 
 
 def test_options_of_one_kind():
@@ -154,6 +413,152 @@ def test_options_of_one_kind():
         for make in (rc.RNN, rc.RNNCell):
             with pytest.raises(ValueError, match="expected nonlinearity to be one of tanh, relu, sigmoid"):
                 make(3, 5, nonlinearity=bad)
+    for bad in (1, 0, None, "no", [True]):
+        with pytest.raises(TypeError, match="expected peephole to be True or False, got"):
+            rc.LSTM(3, 5, peephole=bad)
+        for make in (rc.GRU, rc.GRUCell):
+            with pytest.raises(TypeError, match="expected reset_after to be True or False, got"):
+                make(3, 5, reset_after=bad)
+    for options in ({"nonlinearity": "tanh"}, {"proj_size": 2}, {"peephole": True}):
+        for make in (rc.GRU, rc.GRUCell):
+            with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(options))}'"):
+                make(3, 5, **options)
+
+
+def test_options_of_a_jordan_network():
+    for bad in ("gelu", "softmax", "identity", None, 3, ["tanh"]):
+        with pytest.raises(ValueError, match="expected nonlinearity to be one of tanh, relu, sigmoid, got"):
+            rc.JordanRNN(3, 5, 4, bad)
+    for bad in ("gelu", "relu", "Softmax", None, 3, ["tanh"], b"tanh"):
+        with pytest.raises(
+            ValueError, match="expected output_nonlinearity to be one of identity, sigmoid, tanh, softmax, got"
+        ):
+            rc.JordanRNN(3, 5, 4, output_nonlinearity=bad)
+    for name, value in (("num_layers", 2), ("bidirectional", True), ("reverse", True), ("dropout", 0.5)):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            rc.JordanRNN(3, 5, 4, **{name: value})
+
+
+def test_sizes_may_be_any_integers():
+    """All of them alike: NumPy's integers, and what says it is one (`operator.index`)."""
+    layer = rc.LSTM(np.int64(3), np.uint8(5), np.int16(2), proj_size=np.int64(2))
+    assert layer(np.zeros((7, 3)))[0].shape == (7, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attributes_are_fixed_when_a_layer_is_made(kind):
+    layer = KINDS[kind](3, 5)
+    for name in (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "reverse",
+    ):
+        with pytest.raises(AttributeError, match=f"{name} of a {type(layer).__name__} is fixed"):
+            setattr(layer, name, getattr(layer, name))
+
+
+ROWS = [
+    ([3], ValueError, "expected rows between 0 and 2, got 3"),
+    ([0, 2, 1, 5], ValueError, "expected rows between 0 and 2, got 5"),
+    ([-1], ValueError, "expected rows between 0 and 2, got -1"),
+    ([2, -3], ValueError, "expected rows between 0 and 2, got -3"),
+    ([-(2**63)], ValueError, "expected rows between 0 and 2, got -9223372036854775808"),
+    ([2**63 - 1], ValueError, "expected rows between 0 and 2, got 9223372036854775807"),
+    (np.array([2**63], np.uint64), ValueError, "expected rows of at most 9223372036854775807, got 9223372036854775808"),
+    ([2**64], TypeError, "expected rows to be an array of integers, got dtype object"),
+    ([0.0, 1.0], TypeError, "expected rows to be an array of integers, got dtype float64"),
+    (1.5, TypeError, "expected rows to be an array of integers, got dtype float64"),
+    ([True, False, True], TypeError, "expected rows to be an array of integers, got dtype bool"),
+    (["0"], TypeError, "expected rows to be an array of integers, got dtype <U1"),
+    ([None], TypeError, "expected rows to be an array of integers, got dtype object"),
+    (slice(2), TypeError, "expected rows to be an array of integers, got dtype object"),
+    ([[0], [1, 2]], ValueError, "expected rows to be an array of integers: .*inhomogeneous"),
+]
+TWICE = [([1, 1], ValueError, r"expected each row at most once, got \[1, 1\]"),
+         ([2, 0, 2], ValueError, r"expected each row at most once, got \[2, 0, 2\]")]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows,error,words", ROWS + TWICE)
+def test_rows_of_a_stream(kind, rows, error, words):
+    stream = KINDS[kind](3, 5, rng=0).stream(3)
+    stream.step(np.ones((3, 3)))
+    before = stream.read([0, 1, 2])
+    n = np.size(rows) if "inhomogeneous" not in words else 2
+    calls = {
+        "step": lambda: stream.step(np.ones((n, 3)), rows=rows),
+        "write": lambda: stream.write(rows, None),
+        "read": lambda: stream.read(rows),
+        "reset": lambda: stream.reset(rows),
+    }
+    for name, call in calls.items():
+        if "at most once" in words and name in ("read", "reset"):
+            break  # there, a row may come twice
+        with pytest.raises(error, match=words):
+            call()
+    for a, b in zip(before, stream.read([0, 1, 2]), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_goes_with_rows(kind):
+    stream = KINDS[kind](3, 5, rng=0).stream(3)
+    stream.step(np.ones((3, 3)))
+    before, width = stream.read([0, 1, 2]), stream.step(np.ones((0, 3)), rows=[]).shape[1]
+    for x, error, words in (
+        (np.ones((3, 3)), ValueError, r"expected x_t of shape \(2, 3\), got \(3, 3\)"),
+        (np.ones((2, 4)), ValueError, r"expected x_t of shape \(2, 3\), got \(2, 4\)"),
+        (np.ones(3), ValueError, r"expected x_t of shape \(2, 3\), got \(3,\)"),
+        (np.ones((1, 2, 3)), ValueError, r"expected x_t of shape \(2, 3\), got \(1, 2, 3\)"),
+        (np.ones((2, 3), complex), TypeError, "expected x_t to be an array of real numbers, got dtype complex128"),
+        ("no", TypeError, "expected x_t"),
+    ):
+        with pytest.raises(error, match=words):
+            stream.step(x, rows=[2, 0])
+    with pytest.raises(ValueError, match=r"expected x_t of shape \(1, 3\), got \(3,\)"):
+        stream.step(np.ones(3), rows=[1])
+    for out, error, words in (
+        (np.empty((3, width), np.float32), ValueError, rf"expected out of shape \(2, {width}\), got \(3, {width}\)"),
+        (np.empty((2, width + 1), np.float32), ValueError, rf"expected out of shape \(2, {width}\), got"),
+        (np.empty((2, width)), TypeError, "expected out to be a writable array of dtype float32, got one of float64"),
+        ([[0] * width] * 2, TypeError, "expected out to be a writable array of dtype float32, got list"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=words):
+            stream.step(np.ones((2, 3)), out=out, rows=[2, 0])
+    for a, b in zip(before, stream.read([0, 1, 2]), strict=True):
+        assert np.array_equal(a, b)
+    for state in (before, stream.read([0]), "no", (1, 2), 1.0, object()):
+        with pytest.raises((TypeError, ValueError), match="expected"):
+            stream.write([0, 1], state)
+    with pytest.raises((TypeError, ValueError), match="expected"):
+        stream.state = stream.read([0, 1])
+    for a, b in zip(before, stream.read([0, 1, 2]), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_states_of_streams_are_named():
+    x, words = np.zeros((1, 2, 5)), r"expected h of shape \(1, 2, 5\), got \(1, 3, 5\)"
+    with pytest.raises(ValueError, match=words):
+        rc.GRU(3, 5).stream(3).write([2, 0], np.zeros((1, 3, 5)))
+    with pytest.raises(ValueError, match=r"expected o of shape \(2, 4\), got \(1, 2, 5\)"):
+        rc.JordanRNN(3, 5, 4).stream(3).write([2, 0], x)
+    with pytest.raises(ValueError, match=r"expected h of shape \(1, 2, 2\), got \(1, 2, 5\)"):
+        rc.LSTM(3, 5, proj_size=2).stream(3).write([2, 0], (x, x))
+    with pytest.raises(ValueError, match=r"expected c of shape \(1, 2, 5\), got \(1, 2, 2\)"):
+        rc.LSTM(3, 5, proj_size=2).stream(3).write([2, 0], (x[:, :, :2], x[:, :, :2]))
+    with pytest.raises(TypeError, match=r"expected a state \(h, c\), got ndarray"):
+        rc.LSTM(3, 5).stream(3).write([2, 0], x)
+
+
+@pytest.mark.parametrize("no_layer", [None, 5, "LSTM", rc.LSTMCell(3, 5), rc.LSTM])
+def test_a_stream_of_no_layer(no_layer):
+    with pytest.raises(TypeError):
+        rc.Stream(no_layer)
 
 
 def test_sizes_that_do_not_fit_an_address():
@@ -164,6 +569,10 @@ def test_sizes_that_do_not_fit_an_address():
     none = np.empty((0, 2**53, 1), np.float32)
     with pytest.raises(ValueError, match="expected the state of at most"):
         lstm(none)
+    for layer in (rc.GRU(1, 2**10), rc.JordanRNN(1, 2, 2**10)):
+        for method in (layer, layer.forward):
+            with pytest.raises(ValueError, match="expected the state of at most"):
+                method(none)
 
 
 ANYTHING = st.one_of(
@@ -172,91 +581,423 @@ ANYTHING = st.one_of(
     hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)),
     st.just(np.zeros((4, 2, 3))), st.just(np.zeros((1, 2, 5), np.float32)), st.just(object()),
 )  # fmt: skip
+ignoring_casts = pytest.mark.filterwarnings(
+    "ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning", "ignore:Casting complex values"
+)
+LIKELY_LENGTHS = st.one_of(st.none(), st.lists(st.integers(-1, 5), min_size=2, max_size=2))
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
-@settings(max_examples=150, deadline=None)
-@given(kind=st.sampled_from(KINDS), x=ANYTHING, state=st.one_of(ANYTHING, st.tuples(ANYTHING, ANYTHING)), dy=ANYTHING)
-def test_anything_works_or_is_refused(kind, x, state, dy):
-    layer = getattr(rc, kind)(3, 5, rng=0)
+@ignoring_casts
+@settings(max_examples=300, deadline=None)
+@given(kind=st.sampled_from(sorted(KINDS)), x=ANYTHING, state=st.one_of(ANYTHING, st.tuples(ANYTHING, ANYTHING)),
+       dy=ANYTHING, lengths=LIKELY_LENGTHS)  # fmt: skip
+def test_anything_works_or_is_refused(kind, x, state, dy, lengths):
+    layer = KINDS[kind](3, 5, rng=0)
     try:
-        y, _, tape = layer.forward(x, state)
-        layer(x, state)
+        y, _, tape = layer.forward(x, state, lengths=lengths)
+        layer(x, state, lengths=lengths)
         dx, _, _ = layer.backward(tape, dy, state)
         assert y.shape[:-1] == dx.shape[:-1]
     except (TypeError, ValueError) as error:
         assert str(error)
 
 
-def test_the_kernels_read_nothing_out_of_bounds(engine):
-    """Not a public door, but locked all the same: each array's dtype, layout and size is checked."""
-    f4 = np.float32
-    pack = Pack(np.zeros((20, 3), f4), np.zeros((20, 5), f4))
-    good = {
-        "packs": (pack,), "x": np.zeros((7, 2, 3), f4), "initial": (np.zeros((3, 2, 5), f4),) * 2, "k": 1,
-        "y": np.zeros((7, 2, 5), f4), "final": (np.zeros((3, 2, 5), f4), np.zeros((3, 2, 5), f4)), "reverses": (False,),
+@ignoring_casts
+@settings(max_examples=200, deadline=None)
+@given(kind=st.sampled_from(sorted(KINDS)), lengths=st.one_of(ANYTHING, LIKELY_LENGTHS), what=ANYTHING)
+def test_any_lengths_out_targets_and_gradients_work_or_are_refused(kind, lengths, what):
+    layer, x = KINDS[kind](3, 5, rng=0), np.ones((4, 2, 3))
+    options = [{}, {"targets": what}] if kind == "JordanRNN" else [{}, {"rng": what}]
+    for run in (
+        lambda: layer(x, lengths=lengths),
+        lambda: layer(x, lengths=[2, 4], out=what),
+        *(partial(layer.forward, x, lengths=lengths, **more) for more in options),
+        lambda: layer.backward(layer.forward(x, lengths=lengths)[2], what, accumulate=what),
+    ):
+        try:
+            run()
+        except (TypeError, ValueError) as error:
+            assert str(error)
+
+
+@ignoring_casts
+@settings(max_examples=200, deadline=None)
+@given(kind=st.sampled_from(sorted(KINDS)), rows=st.one_of(ANYTHING, LIKELY_LENGTHS), what=ANYTHING)
+def test_any_rows_of_a_stream_work_or_are_refused(kind, rows, what):
+    stream = KINDS[kind](3, 5, rng=0).stream(3)
+    for run in (
+        lambda: stream.step(np.ones((2, 3)), rows=rows),
+        lambda: stream.step(what, rows=rows),
+        lambda: stream.step(np.ones((2, 3)), rows=[2, 0], out=what),
+        lambda: stream.read(rows),
+        lambda: stream.write(rows, what),
+        lambda: stream.reset(rows),
+    ):
+        try:
+            run()
+        except (TypeError, ValueError) as error:
+            assert str(error)
+    stream.step(np.ones((3, 3)))
+
+
+# --- the kernels' own door --------------------------------------------------------------------------------------------
+#
+# Not a public one, but locked all the same: each array's dtype, layout and size is checked.
+
+REFUSED = (TypeError, ValueError, IndexError, AttributeError, KeyError)
+f4 = np.float32
+
+
+def weights(G, P=5, **more):
+    """A new pack for I = 3 and H = 5, of zeros."""
+    shapes = {"W_ih": (G * 5, 3), "W_hh": (G * 5, P)} | more
+    return Pack(**{name: np.zeros(shape, f4) for name, shape in shapes.items()})
+
+
+BIASED = {"b_ih": 5, "b_hh": 5}
+PROJECTED = {"P": 4, "W_hr": (4, 5), "b_hr": 4}
+# The cell, its gates and states, and what else its packs have.
+CELL_FORMS = {
+    "RNN": (rnn.cells["relu"], 1, 1, BIASED),
+    "JordanRNN": (rnn.jordan_cells["tanh", "tanh"], 1, 1, {"b_ih": 5, **PROJECTED}),
+    "JordanRNN, softmax": (rnn.jordan_cells["tanh", "softmax"], 1, 1, PROJECTED),
+    "LSTM": (lstm.cell, 4, 2, {}),
+    "LSTM with projections": (lstm.cell, 4, 2, PROJECTED),
+    "LSTM with peepholes": (lstm.cell, 4, 2, {"w_peephole": 15, "b_ih": 20}),
+    "LSTM with both": (lstm.cell, 4, 2, {"w_peephole": 15, **PROJECTED}),
+    "GRU": (gru.cells[True], 3, 1, {"b_hh": 15}),
+    "original GRU": (gru.cells[False], 3, 1, {"b_ih": 15, "b_hh": 15}),
+}
+
+
+def forward_arguments(form, lengths=None, padded=None):
+    """What a cell's forward pass takes: T = 7, N = 2, the last state of 2. With `lengths`, packed or `padded`."""
+    _, G, states, more = CELL_FORMS[form]
+    P, ragged = more.get("P", 5), None if lengths is None else driver.Ragged(np.array(lengths), 7)
+    rows_x = rows_y = (7, 2) if lengths is None else (max(lengths), 2) if padded else (sum(lengths),)
+    there = {
+        "packs": (weights(G, **more),), "x": np.zeros((*rows_x, 3), f4), "k": 1, "y": np.zeros((*rows_y, P), f4),
+        "initial": (np.zeros((2, 2, P), f4), np.zeros((2, 2, 5), f4))[:states],
+        "final": (np.zeros((2, 2, P), f4), np.zeros((2, 2, 5), f4))[:states],
+        "reverses": (False,), "n_threads": 1, "ragged": ragged,
     }  # fmt: skip
-    lstm.cell.infer(**good)
+    if padded == "batch first":
+        there |= {"x": there["x"].swapaxes(0, 1).copy(), "batch_first": True}
+    return there
+
+
+def backward_arguments(form, lengths=None, reverse=False):
+    """What its backward pass takes then."""
+    cell, G, _, more = CELL_FORMS[form]
+    P, there = more.get("P", 5), forward_arguments(form, lengths)
+    shapes = {"W_ih": (G * 5, 3), "W_hh": (G * 5, P), "b_ih": G * 5, "b_hh": G * 5} | more
+    shapes.pop("P", None)
+    return {
+        "pack": there["packs"][0], "x": there["x"], "kept": cell.forward(**(there | {"reverses": (reverse,)}))[0],
+        "dy": np.zeros_like(there["y"]), "column": 0, "dstates": tuple(a[0].copy() for a in there["initial"]),
+        "dx": np.zeros_like(there["x"]), "add_dx": False,
+        "grads": {name: np.zeros(shape, f4) for name, shape in shapes.items()}, "reverse": reverse,
+        "ragged": there["ragged"],
+    }  # fmt: skip
+
+
+class Plain(np.ndarray):
+    """A subclass that does not even lie."""
+
+
+def lies(array, writes, longer=()):
+    """What is not an array of that dtype, layout and shape; `longer` are the axes that may be longer."""
+    shape = array.shape
+    yield from (None, 1.0, array.tolist(), array.astype(float), array.astype(">f4"), array.view(np.int32))
+    yield from (array.view(Plain), array[None], array[..., None], np.zeros((*shape[:-1], 2 * shape[-1]), f4)[..., ::2])
+    yield np.frombuffer(bytearray(4 * array.size + 1), np.uint8)[1:].view(f4).reshape(shape)  # not aligned
+    if array.ndim > 1:
+        yield from (array.ravel(), np.zeros(shape[::-1], f4).T)
+    for axis, size in enumerate(shape):
+        for other in (0, size - 1, *(() if axis in longer else (size + 1, 100))):
+            yield np.zeros((*shape[:axis], other, *shape[axis + 1 :]), f4)
+    if writes:
+        locked = array.copy()
+        locked.flags.writeable = False
+        yield locked
+
+
+def test_what_the_kernels_must_not_believe():
+    array = np.zeros((7, 2, 3), f4)
+    for lie in lies(array, True):
+        assert not (
+            type(lie) is np.ndarray and lie.dtype == array.dtype and lie.shape == array.shape and lie.flags.carray
+        )
+
+
+def spoiled(arguments, writes, longer):
+    """Changes to arguments, in each of which one array is a lie, or one is missing from a tuple or dict."""
+    for name, value in arguments.items():
+        keys = {"writes": name in writes, "longer": longer.get(name, ())}
+        if isinstance(value, np.ndarray):
+            for lie in lies(value, **keys):
+                if lie is not None or name not in ("y", "dy"):  # which may be left out
+                    yield {name: lie}
+        elif name in ("initial", "final", "dstates", "kept"):
+            yield from ({name: ()}, {name: value[:-1]}, {name: None}, {name: list(value)})
+            for k, array in enumerate(value):
+                if array is not None:
+                    yield from ({name: (*value[:k], lie, *value[k + 1 :])} for lie in lies(array, **keys))
+        elif name == "grads":
+            yield from ({name: None}, {name: list(value)})
+            for key, array in value.items():
+                if not key.startswith("b"):  # biases need not be there
+                    yield {name: {other: a for other, a in value.items() if other != key}}
+                yield from ({name: value | {key: lie}} for lie in lies(array, **keys))
+
+
+LAYOUTS = [(None, None), *((n, p) for n in ([7, 7], [3, 7], [0, 3]) for p in (None, "time first", "batch first"))]
+
+
+@pytest.mark.parametrize("lengths,padded", LAYOUTS)
+@pytest.mark.parametrize("form", CELL_FORMS)
+def test_the_kernels_read_nothing_out_of_bounds(form, lengths, padded, engine):
+    cell, good = CELL_FORMS[form][0], forward_arguments(form, lengths, padded)
+    # more columns than one's own, more states, and more steps than the longest sequence
+    longer = {"y": (0, 2) if padded else (good["y"].ndim - 1,), "initial": (0,), "final": (0,)}
+    longer |= {"x": (1,) if padded == "batch first" else (0,)} if padded else {}
+    for run in (cell.infer,) if padded else (cell.infer, cell.forward):
+        run(**good)
+        for change in spoiled(good, ("y", "final"), longer):
+            with pytest.raises(REFUSED):
+                run(**(good | change))
+        run(**good)
+    there = {name: value for name, value in good.items() if name != "batch_first"}
+    if padded:
+        with pytest.raises(ValueError):  # a tape is of packed rows
+            cell.forward(**there)
+    if padded == "batch first":
+        with pytest.raises(ValueError):
+            cell.infer(**there)
+    if lengths:
+        for other in ([3, 7, 0], [10], [], [8, 7]):
+            with pytest.raises(REFUSED):
+                cell.infer(**(good | {"ragged": driver.Ragged(np.array(other, np.int64), 10)}))
+    if lengths and not padded:
+        for other in ([2, 6], [3, 3], [0, 0]):
+            with pytest.raises(REFUSED):
+                cell.infer(**(good | {"ragged": driver.Ragged(np.array(other, np.int64), 10)}))
+        with pytest.raises(REFUSED):
+            cell.infer(**(good | {"ragged": None}))
+    if padded and max(lengths) == 7:  # a cut counts from where it was cut
+        for t_0, t_1, steps in ((2, 5, 4), (2, 5, 0), (6, 7, 6), (1, 7, 6)):
+            cut, axis = {"ragged": good["ragged"].cut(t_0, t_1)}, longer["x"][0]
+            cell.infer(**(good | cut))
+            with pytest.raises(REFUSED):
+                cell.infer(**(good | cut | {"x": np.ascontiguousarray(good["x"].take(range(steps), axis))}))
+            with pytest.raises(REFUSED):
+                cell.infer(**(good | cut | {"y": good["y"][:steps]}))
+    for ragged in (lengths or [7, 7], np.array([7, 7]), object()):
+        with pytest.raises(TypeError):
+            cell.infer(**(good | {"ragged": ragged}))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, [3, 7], [0, 3]])
+@pytest.mark.parametrize("form", CELL_FORMS)
+def test_nor_backwards(form, lengths, reverse, engine):
+    cell, good = CELL_FORMS[form][0], backward_arguments(form, lengths, reverse)
+    cell.backward(**good)
+    longer = {"dy": (good["dy"].ndim - 1,)}
+    for change in spoiled(good, ("dstates", "dx", "grads"), longer):
+        with pytest.raises(REFUSED):
+            cell.backward(**(good | change))
+    for change in (
+        {"pack": None}, {"column": -1}, {"column": 1}, {"column": 2**40}, {"ragged": [3, 7]},
+        {"ragged": driver.Ragged(np.array([5, 6]), 7)}, {"ragged": driver.Ragged(np.array([3, 7, 0]), 7)},
+        {"ragged": None if lengths else driver.Ragged(np.array([7, 7]), 7)},
+    ):  # fmt: skip
+        with pytest.raises(REFUSED):
+            cell.backward(**(good | change))
+    cell.backward(**(good | {"dy": None}))
+
+
+def test_lies_that_an_array_can_be_told_to_tell(engine):
+    """Shapes beyond all memory, of arrays without elements and of a subclass; directions that do not fit together."""
+    cell, good = lstm.cell, forward_arguments("LSTM")
 
     class Liar(np.ndarray):
         shape = (2**61 + 1, 8, 1)
 
-    (kept,) = lstm.cell.forward(**good)
-    lstm.cell.infer(**(good | {"k": 2, "n_threads": 3}))
-    both = {"packs": (pack, pack), "reverses": (False, True), "y": np.zeros((7, 2, 10), f4)}
-    lstm.cell.infer(**(good | both))
-    read_only = np.zeros((7, 2, 5), f4)
-    read_only.flags.writeable = False
-    bad = [
-        {"x": np.zeros((7, 2, 4), f4)}, {"x": np.zeros((7, 2, 3))}, {"x": np.zeros((7, 2, 6), f4)[:, :, ::2]},
+    pack, (pack_4,) = good["packs"][0], forward_arguments("LSTM with projections")["packs"]
+    both = {"packs": (pack, pack), "reverses": (False, True), "y": np.zeros((7, 2, 10), f4), "k": 0}
+    cell.infer(**(good | {"k": 0, "n_threads": 3}))
+    cell.infer(**(good | both))
+    for change in (
         {"x": np.zeros((0, 2, 3), f4).view(Liar)}, {"y": np.empty((0, 1, 2**60), f4)},
-        {"y": np.zeros((7, 2, 5), f4).view(Liar)},
-        {"x": np.zeros((3, 2), f4)}, {"x": [1]}, {"x": np.zeros((7, 2, 3), np.int32)},
-        {"initial": ()}, {"initial": (np.zeros((3, 2, 4), f4),) * 2}, {"initial": (None, None)}, {"k": 3}, {"k": -1},
-        {"initial": (np.zeros((2, 5), f4),) * 2}, {"initial": (np.zeros((1, 2, 5), f4),) * 2},
-        {"y": np.zeros((7, 2, 4), f4)}, {"y": np.zeros((6, 2, 5), f4)}, {"y": read_only},
-        {"final": (np.zeros((3, 2, 5), f4),)}, {"final": (np.zeros((3, 1, 5), f4),) * 2}, {"packs": None},
-        {"packs": ()}, {"packs": (None,)}, {"packs": (pack,) * 3}, {"reverses": ()},
-        {"reverses": (False, True)}, both | {"k": 2}, both | {"y": good["y"]},
-        {"packs": (Pack(np.zeros((5, 3), f4), np.zeros((5, 5), f4)),)},
-        {"packs": (Pack(np.zeros((20, 3)), np.zeros((20, 5))),)},
+        {"y": np.zeros((7, 2, 5), f4).view(Liar)}, {"initial": (None, None)}, {"k": 2}, {"k": -1}, {"k": 2**62},
+        {"packs": None}, {"packs": ()}, {"packs": (None,)}, {"packs": (pack,) * 3}, {"packs": [pack]}, {"reverses": ()},
+        {"reverses": (False, True)}, both | {"k": 1}, both | {"y": good["y"]}, both | {"packs": (pack, pack_4)},
+        {"packs": (weights(1),)}, {"packs": (Pack(np.zeros((20, 3)), np.zeros((20, 5))),)},
         both | {"packs": (pack, Pack(np.zeros((16, 3), f4), np.zeros((16, 4), f4)))},
-    ]  # fmt: skip
-    for change in bad:
-        for run in (lstm.cell.infer, lstm.cell.forward):
-            with pytest.raises((TypeError, ValueError, IndexError, AttributeError)):
+        both | {"packs": (pack, weights(4, P=5, W_hr=(5, 5)))},
+    ):  # fmt: skip
+        for run in (cell.infer, cell.forward):
+            with pytest.raises(REFUSED):
                 run(**(good | change))
-    for arrays in [
-        (np.zeros((20, 3), f4), np.zeros((20, 5), f4), np.zeros(3, f4), np.zeros(3, f4)),
-        (np.zeros((21, 3), f4), np.zeros((20, 5), f4)), (np.zeros((20, 3), f4), np.zeros((20, 6), f4)),
-        (np.zeros((0, 3), f4), np.zeros((0, 5), f4)), (np.zeros((0, 0), f4), np.zeros((0, 2**40), f4)),
-        (np.zeros(20, f4), np.zeros((20, 5), f4)), (None, None),
-    ]:  # fmt: skip
+
+
+def test_packs(engine):
+    f4s = [
+        np.zeros(shape, f4) for shape in ((20, 3), (20, 5), 3, (21, 3), (20, 6), (0, 3), (0, 5), (0, 0), (0, 2**40), 20)
+    ]
+    W_ih, W_hh, short, tall, wide, none_ih, none_hh, none, huge, flat = f4s
+    for arrays in (
+        (W_ih, W_hh, short, short), (tall, W_hh), (W_ih, wide), (none_ih, none_hh), (none, huge), (flat, W_hh),
+        (W_ih, flat), (None, None), (W_ih, None), (W_ih, W_hh.tolist()), (W_ih.view(Plain), W_hh), (W_ih,), (),
+    ):  # fmt: skip
         with pytest.raises((TypeError, ValueError)):
             Pack(*arrays)
-    with pytest.raises(TypeError):
-        Pack.__new__(Pack)
-    with pytest.raises(TypeError):
-        type("Mine", (Pack,), {})
-    with pytest.raises(TypeError):
-        pickle.dumps(pack)
-    with pytest.raises(ValueError, match="expected weights of 0 gates"):
-        driver.Cell().infer(**good)
+    for more, words in (
+        ({"W_hr": (4, 5)}, r"expected W_hr of shape \(5, H\), got \(4, 5\)"),
+        ({"W_hr": (6, 5)}, r"expected W_hr of shape \(5, H\), got \(6, 5\)"),
+        ({"W_hr": (5, 6)}, r"expected weights \(G\*H, I\) and \(G\*H, P\) with H = 6"),
+        ({"W_hr": (5, 40)}, r"expected weights \(G\*H, I\) and \(G\*H, P\) with H = 40"),
+        ({"W_hr": (0, 5)}, "expected a matrix W_hr"),
+        ({"W_hr": (5, 0)}, "expected a matrix W_hr"),
+        ({"W_hr": 5}, "expected a matrix W_hr"),
+        ({"W_hr": (1, 5, 5)}, "expected a matrix W_hr"),
+        ({"P": 4}, r"expected weights|expected a matrix"),  # no projection to that width
+        ({"b_hr": 4}, r"expected b_hr of shape \(5,\)"),
+        ({"b_hr": (5, 1)}, r"expected b_hr of shape \(5,\)"),
+        ({"P": 4, "W_hr": (4, 5), "b_hr": 5}, r"expected b_hr of shape \(4,\)"),
+        ({"w_peephole": 14}, r"expected w_peephole of shape \(15,\)"),
+        ({"w_peephole": 20}, r"expected w_peephole of shape \(15,\)"),
+        ({"w_peephole": (3, 5)}, r"expected w_peephole of shape \(15,\)"),
+        ({"P": 4, "W_hr": (4, 5), "w_peephole": 12}, r"expected w_peephole of shape \(15,\)"),
+        ({"b_ih": 19}, r"expected b_ih of shape \(20,\)"),
+        ({"b_hh": 21}, r"expected b_hh of shape \(20,\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            weights(**({"G": 4} | more) if more != {"P": 4} else {"G": 1, "P": 4})
+    for wrong in ([0.0] * 5, 1, "no", np.zeros(5, f4).view(Plain)):
+        for name in ("b_ih", "b_hh", "W_hr", "b_hr", "w_peephole"):
+            with pytest.raises(ValueError, match=f"expected (a matrix )?{name}"):
+                Pack(W_ih, W_hh, **{name: wrong})
+    for make in (lambda: Pack.__new__(Pack), lambda: type("Mine", (Pack,), {}), lambda: pickle.dumps(weights(4))):
+        with pytest.raises(TypeError):
+            make()
+    # a dtype, or a layout, of its own: what an engine does not copy it does not take
+    good = forward_arguments("LSTM with both")
+    for name, shape in {"W_ih": (20, 3), "W_hh": (20, 4), "W_hr": (4, 5), "w_peephole": 15, "b_ih": 20}.items():
+        arrays = {"W_ih": (20, 3), "W_hh": (20, 4), "W_hr": (4, 5)}
+        arrays = {other: np.zeros(s, f4) for other, s in arrays.items()}
+        for dtype in (float, np.int32, complex, object):
+            with pytest.raises((TypeError, ValueError)):
+                lstm.cell.infer(**(good | {"packs": (Pack(**(arrays | {name: np.zeros(shape, dtype)})),)}))
 
-    backward = {
-        "pack": pack, "x": good["x"], "kept": kept, "dy": good["y"], "column": 0,
-        "dstates": (np.zeros((2, 5), f4), np.zeros((2, 5), f4)),
-        "dx": np.zeros((7, 2, 3), f4), "add_dx": False, "dW_ih": np.zeros((20, 3), f4), "dW_hh": np.zeros((20, 5), f4),
-        "db": np.zeros(20, f4),
-    }  # fmt: skip
-    lstm.cell.backward(**backward)
-    for name, array in list(backward.items()):
-        if isinstance(array, np.ndarray):
-            bad.append({name: array.ravel()[:-1].copy()})
-    for change in (
-        {"kept": ()}, {"kept": (None, *kept[1:])}, {"kept": kept[:2]}, {"kept": (kept[0], kept[1][:-1], kept[2])},
-        {"dstates": ()}, {"dx": read_only}, {"dy": np.zeros((7, 2, 3), f4)}, {"dW_ih": np.zeros((3, 3), f4)},
-        {"dW_hh": np.zeros((20, 5))}, {"db": np.zeros(19, f4)}, {"x": np.zeros((8, 2, 3), f4)},
+
+@pytest.mark.parametrize("form,more", [
+    ("RNN", {"w_peephole": 15}), ("JordanRNN", {**PROJECTED, "w_peephole": 15}), ("GRU", {"w_peephole": 15}),
+    ("original GRU", {"w_peephole": 15}), ("GRU", PROJECTED), ("original GRU", PROJECTED),
+    ("GRU", {"W_hr": (5, 5)}), ("original GRU", {"W_hr": (5, 5)}), ("GRU", {**PROJECTED, "w_peephole": 15}),
+    ("RNN", {"G": 3}), ("RNN", {"G": 4}), ("LSTM", {"G": 3}), ("LSTM", {"G": 5}), ("GRU", {"G": 4}), ("GRU", {"G": 1}),
+    ("original GRU", {"G": 4}), ("JordanRNN", {"G": 4, **PROJECTED}), ("LSTM with both", {"G": 3, **PROJECTED}),
+])  # fmt: skip
+def test_packs_that_a_cell_cannot_use(form, more, engine):
+    """Nothing else fits, so that one who takes the pack all the same comes to no harm."""
+    cell, G, _, _ = CELL_FORMS[form]
+    pack = weights(**({"G": G} | more))
+    there = {"x": np.zeros((7, 2, 3), f4), "k": 0, "y": None, "initial": (), "final": (), "reverses": (False,)}
+    for run in (cell.infer, cell.forward):
+        with pytest.raises(ValueError, match="expected weights"):
+            run(packs=(pack,), **there)
+    with pytest.raises(ValueError, match="expected weights"):
+        cell.backward(pack, there["x"], (), None, 0, (), there["x"].copy(), False, {})
+    with pytest.raises(ValueError, match="expected weights"):
+        Stack(cell, (pack,), np.dtype(f4))
+
+
+def test_cells_that_python_made():
+    cell, good = driver.Cell(), forward_arguments("LSTM")
+    for run in (cell.infer, cell.forward):
+        with pytest.raises(ValueError, match="expected weights of 0 gates"):
+            run(**good)
+    with pytest.raises(ValueError, match="expected weights of 0 gates"):
+        cell.backward(**backward_arguments("LSTM"))
+    with pytest.raises(ValueError, match="expected weights of 0 gates"):
+        Stack(cell, good["packs"], np.dtype(f4))
+    for make in (lambda: type("Mine", (driver.Cell,), {}), lambda: pickle.dumps(cell), lambda: copy.copy(lstm.cell)):
+        with pytest.raises(TypeError):
+            make()
+
+
+def test_stacks_of_packs():
+    pack, above, narrow = weights(4), Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4)), weights(4, **PROJECTED)
+    dtype = np.dtype(f4)
+    for arguments in (
+        (lstm.cell, (), dtype), (lstm.cell, (None,), dtype), (lstm.cell, (pack, None), dtype),
+        (lstm.cell, [pack], dtype), (None, (pack,), dtype), (lstm.cell, None, dtype), (lstm.cell, (pack,), None),
+        (lstm.cell, (pack,), np.dtype(float)), (lstm.cell, (pack, pack), dtype), (lstm.cell, (pack, narrow), dtype),
+        (lstm.cell, (narrow, above), dtype),
+        (gru.cells[True], (pack,), dtype), (rnn.cells["tanh"], (pack,), dtype),
     ):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, IndexError)):
-            lstm.cell.backward(**(backward | change))
+        with pytest.raises(REFUSED):
+            Stack(*arguments)
+    stack = Stack(lstm.cell, (pack, above), dtype)
+    x, h = np.zeros((1, 2, 3), f4), np.zeros((2, 2, 5), f4)
+    assert stack.call(x, (h, h), False, False)[0].shape == (1, 2, 5)
+    for x_wrong, state in ((x[:, :, :2], (h, h)), (x, (h, h[:1])), (x, (h[:1], h)), (x, (h, h[:, :1])), (x, (h, h, h)),
+                           (x, [h, h]), (x, h), (x, (h.astype(float), h)), (x, (h, h.tolist())), (x[0, 0], (h, h)),
+                           (x.astype(float), (h, h)), (x.view(Plain), (h, h)), (None, (h, h))):  # fmt: skip
+        assert stack.call(x_wrong, state, False, False) is None  # left to the general path
+    assert stack.advance(x[0], (h[0], h[0])) is None
+
+
+def test_a_stack_whose_states_have_no_axis_of_layers_has_one_layer():
+    """Made, not called: the second layer's state would be memory behind that of the first."""
+    above = Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4))
+    with pytest.raises(ValueError):
+        Stack(lstm.cell, (weights(4), above), np.dtype(f4), False)
+
+
+def test_orders_of_sequences():
+    for lengths, T in (
+        ([3, 2], 3), (np.array([3, 2], np.int32), 3), (np.array([3, 2], np.uint64), 3), (np.array([3, 2], ">i8"), 3),
+        (np.array([3.0, 2.0]), 3), (np.array([3, 2], "m8[s]"), 3), (np.array([3, 2], object), 3), (None, 3), (3, 3),
+        (np.array(3), 3), (np.array([[3, 2]]), 3), (np.array([3, 2]).view(Plain), 3), (np.array([3, 4]), 3),
+        (np.array([3, -1]), 3), (np.array([3, 2]), -1), (np.array([3, 2]), 2.5), (np.array([3, 2]), None),
+        (np.array([2**62]), 2**62), (np.array([2**61] * 8), 2**61), (np.array([-(2**63)]), 3),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, MemoryError)):
+            driver.Ragged(lengths, T)
+    ragged = driver.Ragged(np.array([1, 3, 2, 0])[::-1], 9)
+    assert ragged.T == 3 and list(ragged.order) == [2, 1, 3, 0] and list(ragged.offsets) == [0, 3, 5, 6]
+    for t_0, t_1 in (
+        (-1, 2),
+        (2, 1),
+        (0, 4),
+        (4, 4),
+        (2**62, 2**62),
+        (-(2**63), 0),
+        (-3, -1),
+        (1.5, 2),
+        (None, 2),
+        ("0", 1),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            ragged.cut(t_0, t_1)
+    assert ragged.cut(3, 3).T == 0 and ragged.cut(1, 3).cut(1, 2).T == 1
+    with pytest.raises(ValueError):
+        ragged.cut(1, 3).cut(0, 3)
+    for make in (lambda: type("Mine", (driver.Ragged,), {}), lambda: pickle.dumps(ragged), lambda: copy.copy(ragged),
+                 lambda: copy.deepcopy(ragged), lambda: driver.Ragged.__new__(driver.Ragged)):  # fmt: skip
+        with pytest.raises(TypeError):
+            make()
+    for name in ("T", "order", "lengths", "offsets", "full"):
+        with pytest.raises(AttributeError):
+            setattr(ragged, name, getattr(ragged, name))
+
+
+def test_an_order_of_sequences_stays_what_it_is():
+    """The kernels go by its arrays, and look at them no more."""
+    for ragged in (driver.Ragged(np.array([1, 3]), 3), driver.Ragged(np.array([1, 3]), 3).cut(1, 3)):
+        for name in ("order", "lengths", "offsets"):
+            before = getattr(ragged, name)
+            getattr(ragged, name)[...] = 99  # a copy
+            assert np.array_equal(getattr(ragged, name), before)

@@ -5,11 +5,15 @@ import pickle
 
 import numpy as np
 import pytest
-from common import DTYPES, as_tuple, assert_close
+from common import DTYPES, NONLINEARITIES, as_tuple, assert_close
 
 import rnncore as rc
 
-KINDS = [("RNN", {"nonlinearity": n}) for n in ("tanh", "relu", "sigmoid")] + [("LSTM", {})]
+KINDS = [("RNN", {"nonlinearity": n}) for n in NONLINEARITIES] + [
+    ("LSTM", {}),
+    ("GRU", {}),
+    ("GRU", {"reset_after": False}),
+]
 
 
 def pair(kind, options, bias=True, dtype="float32"):

@@ -6,11 +6,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from common import as_tuple, assert_close, random_case, run_layer, state_of
+from common import DTYPES, KINDS, as_tuple, assert_close, pick, random_case, run_layer, state_of
 
 import rnncore as rc
 
-KINDS = ("RNN", "LSTM")
+kinds = pytest.mark.parametrize("kind,options", KINDS)
 
 
 def same(a, b):
@@ -22,9 +22,10 @@ def same(a, b):
     return np.array_equal(a, b)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS, ids=str)
 def layer(request):
-    return getattr(rc, request.param)(3, 5, 2, rng=0)
+    kind, options = request.param
+    return getattr(rc, kind)(3, 5, 2, rng=0, **options)
 
 
 def test_inference_and_training_give_the_same_numbers(layer):
@@ -34,11 +35,11 @@ def test_inference_and_training_give_the_same_numbers(layer):
     assert same(y, y_train) and same(as_tuple(state), as_tuple(state_train))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@kinds
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_layouts_agree(kind, bidirectional):
-    plain = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, rng=0)
-    first = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, batch_first=True, rng=0)
+def test_layouts_agree(kind, options, bidirectional):
+    plain = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, rng=0, **options)
+    first = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, batch_first=True, rng=0, **options)
     case = random_case(plain, 6, 4)
     expected = run_layer(plain, case)
     swapped = run_layer(first, case | {"x": case["x"].swapaxes(0, 1), "dy": case["dy"].swapaxes(0, 1)})
@@ -49,7 +50,7 @@ def test_layouts_agree(kind, bidirectional):
 
     one = random_case(plain, 6, 1)
     expected = run_layer(plain, one)
-    rows = {name: state_of(plain, tuple(a[:, 0] for a in as_tuple(one[name]))) for name in ("state", "dstate")}
+    rows = {name: pick(plain, one[name], 0) for name in ("state", "dstate")}
     for module in (plain, first):  # batch_first says nothing about unbatched input
         flat = run_layer(module, {"x": one["x"][:, 0], "dy": one["dy"][:, 0]} | rows)
         assert same(flat["forward"]["y"], expected["forward"]["y"][:, 0])
@@ -71,8 +72,9 @@ def test_no_state_is_a_zero_state(layer):
     assert not any(np.any(a) for a in (dx, *as_tuple(dstate), *grads.values()))
 
 
-def test_reverse_is_the_flipped_sequence(layer):
-    backwards = type(layer)(3, 5, 2, reverse=True, rng=0)
+@kinds
+def test_reverse_is_the_flipped_sequence(kind, options):
+    layer, backwards = (getattr(rc, kind)(3, 5, 2, reverse=reverse, rng=0, **options) for reverse in (False, True))
     case = random_case(layer, 700, 2)
     y, state = layer(case["x"][::-1], case["state"])
     y_reverse, state_reverse = backwards(case["x"], case["state"])
@@ -82,19 +84,20 @@ def test_reverse_is_the_flipped_sequence(layer):
 
 @pytest.mark.parametrize("T,N", [(0, 3), (4, 0), (0, 0)])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_empty_sequences_and_batches(kind, bidirectional, T, N):
-    layer = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, rng=0)
+@kinds
+def test_empty_sequences_and_batches(kind, options, bidirectional, T, N):
+    layer = getattr(rc, kind)(3, 5, 2, bidirectional=bidirectional, rng=0, **options)
     case = random_case(layer, T, N)
+    width = options.get("proj_size", 5) * (2 if bidirectional else 1)
     y, state, tape = layer.forward(case["x"], case["state"])
-    assert y.shape == (T, N, 10 if bidirectional else 5)
+    assert y.shape == (T, N, width)
     assert same(as_tuple(layer(case["x"], case["state"])[1]), as_tuple(state))
     dx, dstate, grads = layer.backward(tape, case["dy"], case["dstate"])
     assert dx.shape == (T, N, 3)
     assert not any(np.any(g) for g in grads.values())
     if T == 0:
         assert same(as_tuple(state), as_tuple(case["state"])) and same(as_tuple(dstate), as_tuple(case["dstate"]))
-    assert layer(np.zeros((0, 3)))[0].shape == (0, 10 if bidirectional else 5)
+    assert layer(np.zeros((0, 3)))[0].shape == (0, width)
     assert layer(np.empty((2**40, 0, 3), np.float32), return_sequence=False)[0] is None  # at once
 
 
@@ -155,11 +158,12 @@ def test_return_sequence_false_keeps_the_state_only(layer):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_out(kind, bidirectional):
-    layer = getattr(rc, kind)(10, 5, bidirectional=bidirectional, rng=0)
-    first = getattr(rc, kind)(10, 5, bidirectional=bidirectional, batch_first=True, rng=0)
-    x = np.random.default_rng(0).standard_normal((7, 4, 10)).astype(np.float32)
+@kinds
+def test_out(kind, options, bidirectional):
+    I = options.get("proj_size", 5) * (2 if bidirectional else 1)  # as wide as the output
+    layer = getattr(rc, kind)(I, 5, bidirectional=bidirectional, rng=0, **options)
+    first = getattr(rc, kind)(I, 5, bidirectional=bidirectional, batch_first=True, rng=0, **options)
+    x = np.random.default_rng(0).standard_normal((7, 4, I)).astype(np.float32)
     expected, state = layer(x)
     out = np.empty_like(expected)
     y, state_out = layer(x, out=out)
@@ -168,8 +172,8 @@ def test_out(kind, bidirectional):
     assert first(x.swapaxes(0, 1), out=out)[0] is out and same(out.swapaxes(0, 1), expected)
     out = np.empty((4, *expected.shape[:2], expected.shape[2]), np.float32)[1]
     assert same(layer(x, out=out[:, ::-1])[0], expected)
-    if bidirectional:  # even into x itself
-        assert same(layer(x, out=x)[0], expected)
+    into = x.copy()
+    assert same(layer(into, out=into)[0], expected)  # even into x itself
     for bad in (out[:3], np.empty(expected.shape), expected.tolist()):
         with pytest.raises((TypeError, ValueError), match="expected out"):
             layer(x, out=bad)
@@ -228,6 +232,23 @@ def test_tapes(layer):
         layer.backward(tape, case["dy"])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind,options,gates,inner", [
+    ("RNN", {}, 0, 0), ("LSTM", {}, 4, 0), ("LSTM", {"proj_size": 3}, 4, 1), ("LSTM", {"peephole": True}, 4, 0),
+    ("GRU", {}, 4, 0), ("GRU", {"reset_after": False}, 3, 1),
+])  # fmt: skip
+def test_memory_of_a_tape_is_what_there_is(kind, options, gates, inner, dtype):
+    """The formula in `forward`'s notes, of two layers in two directions."""
+    layer = getattr(rc, kind)(3, 8, 2, bidirectional=True, dtype=dtype, rng=0, **options)
+    T, N, lengths = 50, 4, [50, 0, 3, 1]
+    P, H = options.get("proj_size", 8), 8
+    for given, S in ((None, T * N), (lengths, sum(lengths))):
+        _, _, tape = layer.forward(np.ones((T, N, 3), dtype), lengths=given)
+        states = (N + S) * (P + (H if kind == "LSTM" else 0))
+        expected = 4 * (states + S * H * (gates + inner)) + S * (2 * P + 3)
+        assert tape.nbytes == expected * np.dtype(dtype).itemsize
+
+
 def test_copies_and_pickles_are_equal_and_apart(layer):
     x = random_case(layer, 5, 3)["x"]
     expected = layer(x)[0]
@@ -240,9 +261,10 @@ def test_copies_and_pickles_are_equal_and_apart(layer):
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_memory_does_not_grow_with_time(layer, batch_first):
+@kinds
+def test_memory_does_not_grow_with_time(kind, options, batch_first):
     """Promise 4: without the sequence, ten times the steps take no more memory; stacked layers included."""
-    layer = type(layer)(3, 5, 2, batch_first=batch_first, rng=0)
+    layer = getattr(rc, kind)(3, 5, 2, batch_first=batch_first, rng=0, **options)
     peaks = []
     for T in (3000, 30_000):
         x = np.zeros((2, T, 3) if batch_first else (T, 2, 3), np.float32)
@@ -262,5 +284,27 @@ def test_repr():
         "nonlinearity='relu', dtype='float64')"
     )
     assert repr(rc.LSTM(3, 5, reverse=True)) == "LSTM(3, 5, reverse=True)"
+    assert repr(rc.GRU(3, 5)) == "GRU(3, 5)" and repr(rc.JordanRNN(3, 5, 2)) == "JordanRNN(3, 5, 2)"
+    assert repr(rc.GRUCell(3, 5, reset_after=False)) == "GRUCell(3, 5, reset_after=False)"
     assert repr(rc.RNNCell(3, 5, False, "relu")) == "RNNCell(3, 5, bias=False, nonlinearity='relu')"
     assert repr(rc.LSTMCell(3, 5, dtype="float64")) == "LSTMCell(3, 5, dtype='float64')"
+
+
+@pytest.mark.parametrize("module", [
+    rc.RNN(3, 5, 2, "sigmoid", dropout=0.25, reverse=True), rc.LSTM(3, 5, 3, False, True, 1.0, True, 2, peephole=True),
+    rc.LSTM(3, 5, proj_size=4, dtype="float64"), rc.GRU(3, 5, 2, dropout=0.1, bidirectional=True, reset_after=False),
+    rc.GRU(3, 5, bias=False, reverse=True, dtype="float64"), rc.JordanRNN(3, 5, 2, "relu", "softmax", False, True),
+    rc.JordanRNN(3, 5, 2, output_nonlinearity="tanh", dtype="float64"), rc.GRUCell(3, 5, False, reset_after=False),
+    rc.RNNCell(3, 5, nonlinearity="relu"), rc.LSTMCell(3, 5, dtype="float64"),
+], ids=repr)  # fmt: skip
+def test_a_repr_makes_the_same_again(module):
+    """Every option stands in it: made from it, a module has the same ones, and takes the same parameters."""
+    again = eval(repr(module), vars(rc) | {"__builtins__": {}})
+    options, others = (
+        {name: value for name, value in vars(m).items() if not name.startswith("_")} for m in (module, again)
+    )
+    assert options == others and repr(again) == repr(module)
+    again.load_state_dict(module.state_dict())
+    for twin in (again, pickle.loads(pickle.dumps(module)), copy.deepcopy(module), copy.copy(module)):
+        x = np.ones((4, 3)) if "Cell" in repr(module) else np.ones((6, 4, 3))
+        assert repr(twin) == repr(module) and same(as_tuple(twin(x)), as_tuple(module(x)))

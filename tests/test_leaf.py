@@ -108,12 +108,15 @@ def test_every_instruction_set_runs_every_cell(dtype, isa):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import rnncore as rc\n"
-        "from common import assert_same, random_case, run_layer, run_reference\n"
+        "from common import KINDS, OUTPUT_NONLINEARITIES, assert_same, random_case, run_layer, run_reference\n"
         "from test_rnn import SHAPES\n"
         "assert rc.info()['isa'] == sys.argv[2]\n"
         "for T, N, I, H in SHAPES:\n"
-        "    layers = [rc.RNN(I, H, nonlinearity=f, dtype=sys.argv[3], rng=0) for f in ('tanh', 'relu', 'sigmoid')]\n"
-        "    for layer in (*layers, rc.LSTM(I, H, 2, bidirectional=True, dtype=sys.argv[3], rng=0)):\n"
+        "    H, more = max(H, 4), {'dtype': sys.argv[3], 'rng': 0}\n"
+        "    layers = [rc.RNN(I, H, nonlinearity=f, **more) for f in ('relu', 'sigmoid')]\n"
+        "    layers += [rc.JordanRNN(I, H, 5, output_nonlinearity=f, **more) for f in OUTPUT_NONLINEARITIES]\n"
+        "    layers += [getattr(rc, k)(I, H, 2, bidirectional=True, **options, **more) for k, options in KINDS]\n"
+        "    for layer in layers:\n"
         "        case = random_case(layer, T, N)\n"
         "        assert_same(run_layer(layer, case), run_reference(layer, case), sys.argv[3])\n"
     )

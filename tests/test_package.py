@@ -106,12 +106,12 @@ def test_build_flags(monkeypatch, switches, flags):
         assert [a for a in args if a.startswith(("-O", "-g", "-fsanitize"))] == flags
 
 
-@pytest.mark.parametrize("cell,equations", [("rnn", 2), ("lstm", 7)])
+@pytest.mark.parametrize("cell,equations", [("rnn", 2), ("lstm", 8), ("gru", 6), ("jordan", 4)])
 def test_equations_have_their_twins(cell, equations):
     """Each equation's tags, forward and backward, stand in the definition, the reference's code and the kernels."""
     reference = (ROOT / f"rnncore/reference/{cell}.py").read_text(encoding="utf-8")
-    cells = (ROOT / "rnncore/_kernels/simd/cells.h").read_text(encoding="utf-8")
-    kernels = (ROOT / f"rnncore/_kernels/{cell}.pyx").read_text(encoding="utf-8") + cells
+    files = [{"jordan": "rnn"}.get(cell, cell) + ".pyx", "driver.pyx", "simd/cells.h"]
+    kernels = "".join((ROOT / "rnncore/_kernels" / name).read_text(encoding="utf-8") for name in files)
     code = reference.split("def forward")[1]
     for k in range(1, equations + 1):
         assert f"({k}) " in reference.split("def forward")[0]

@@ -13,37 +13,51 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from common import DTYPES, NONLINEARITIES, as_tuple, assert_close, random_case, run_layer, run_reference
+from common import (
+    DTYPES,
+    KINDS,
+    NONLINEARITIES,
+    OUTPUT_NONLINEARITIES,
+    as_tuple,
+    assert_close,
+    equal,
+    pick,
+    random_case,
+    run_layer,
+    run_reference,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnncore as rc
-from rnncore._kernels import driver, pack
+from rnncore._kernels import driver, pack, step
 
 EXAMPLES = int(os.environ.get("RNNCORE_EXAMPLES", "60"))  # the slow tier asks for more
 
 
 @st.composite
 def layers(draw, directions=("forward", "reverse", "bidirectional")):
+    """Any layer with any of its options; a JordanRNN, which has one direction, where that is asked for."""
+    kind = draw(st.sampled_from(["RNN", "LSTM", "GRU"] + ["JordanRNN"] * ("forward" in directions)))
+    I, H = draw(st.integers(1, 9)), draw(st.integers(1, 20))
+    options = {"bias": draw(st.booleans()), "dtype": draw(st.sampled_from(DTYPES)), "rng": draw(st.integers(0, 9))}
+    if kind in ("RNN", "JordanRNN"):
+        options["nonlinearity"] = draw(st.sampled_from(NONLINEARITIES))
+    if kind == "JordanRNN":
+        output_nonlinearity = draw(st.sampled_from(OUTPUT_NONLINEARITIES))
+        return rc.JordanRNN(I, H, draw(st.integers(1, 9)), output_nonlinearity=output_nonlinearity, **options)
+    if kind == "GRU":
+        options["reset_after"] = draw(st.booleans())
+    if kind == "LSTM":
+        options |= {"proj_size": draw(st.integers(0, H - 1)), "peephole": draw(st.booleans())}
     direction = draw(st.sampled_from(directions))
-    options = {
-        "num_layers": draw(st.integers(1, 3)), "bias": draw(st.booleans()), "dtype": draw(st.sampled_from(DTYPES)),
-        "bidirectional": direction == "bidirectional", "reverse": direction == "reverse",
-        "rng": draw(st.integers(0, 9)),
-    }  # fmt: skip
-    sizes = draw(st.integers(1, 9)), draw(st.integers(1, 20))
-    if draw(st.booleans()):
-        return rc.LSTM(*sizes, **options)
-    return rc.RNN(*sizes, nonlinearity=draw(st.sampled_from(NONLINEARITIES)), **options)
+    options |= {"bidirectional": direction == "bidirectional", "reverse": direction == "reverse"}
+    return getattr(rc, kind)(I, H, num_layers=draw(st.integers(1, 3)), **options)
 
 
-def equal(a, b):
-    """The same bits; NaN equals NaN."""
-    if isinstance(a, dict):
-        return all(equal(a[name], b[name]) for name in a)
-    if isinstance(a, tuple):
-        return all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return np.array_equal(a, b, equal_nan=True)
+def lengths_of(N, T):
+    """The lengths of N sequences of up to T steps; None for no such argument."""
+    return st.none() | st.lists(st.integers(0, T), min_size=N, max_size=N)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -82,15 +96,52 @@ def test_backward_in_chunks_is_backward_of_the_whole(layer, N, T, data):
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(layer=layers(), N=st.integers(0, 5), T=st.integers(0, 30))
-def test_dirty_memory_changes_nothing(layer, N, T):
+@given(layer=layers(), N=st.integers(1, 5), T=st.integers(0, 12), data=st.data())
+def test_a_ragged_batch_is_each_sequence_alone(layer, N, T, data):
+    """Forward and backward; gradients of parameters are sums."""
+    lengths = data.draw(lengths_of(N, T).filter(bool))
+    case = random_case(layer, T, N, lengths=lengths)
+    together, dtype = run_layer(layer, case), layer.dtype.name
+    total = {name: np.zeros(array.shape) for name, array in layer.parameters().items()}
+    for n, length in enumerate(lengths):
+        one = {name: case[name][:length, [n]] for name in ("x", "dy")}
+        alone = run_layer(layer, one | {name: pick(layer, case[name], [n]) for name in ("state", "dstate")})
+        for what, sequence, state in (("forward", "y", "state"), ("backward", "dx", "dstate")):
+            assert_close(together[what][sequence][:length, [n]], alone[what][sequence], dtype, what)
+            assert_close(tuple(a[..., [n], :] for a in together[what][state]), alone[what][state], dtype, what)
+            assert not together[what][sequence][length:, n].any()
+        for name, g in alone["backward"]["grads"].items():
+            total[name] += g
+    flat = [np.concatenate([g.ravel() for g in some.values()]) for some in (together["backward"]["grads"], total)]
+    assert_close(*flat, dtype, "backward")
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(), N=st.integers(0, 5), T=st.integers(0, 30), data=st.data())
+def test_dirty_memory_changes_nothing(layer, N, T, data):
     """Every array that kernels get uninitialised is full of NaN here: none of it is read before it is written."""
-    case = random_case(layer, T, N)
-    expected = run_layer(layer, case)
-    inferred = layer(case["x"], case["state"])[0]
+    case = random_case(layer, T, N, lengths=data.draw(lengths_of(N, T)))
+    if isinstance(layer, rc.JordanRNN) and data.draw(st.booleans()):
+        case["targets"] = random_case(layer, T, N, 1)["dy"]
+    chosen = data.draw(st.permutations(range(N)))[: N // 2 + 1]
+
+    def run():
+        inferred = layer(case["x"], case["state"], lengths=case.get("lengths"))
+        if layer.bidirectional or layer.reverse or N * T == 0:
+            return run_layer(layer, case), inferred
+        stream = layer.stream(N)
+        return (
+            run_layer(layer, case),
+            inferred,
+            stream.step(case["x"][0]),
+            stream.step(case["x"][0, chosen], rows=chosen),
+        )
+
+    expected = run()
 
     def dirty(shape, dtype=float):
-        return np.full(shape, 255 if dtype == np.uint8 else np.nan, dtype)  # four or eight bytes of 255 are a NaN too
+        value = {"f": np.nan, "u": 255, "i": 1}[np.dtype(dtype).kind]  # four or eight bytes of 255 are a NaN too
+        return np.full(shape, value, dtype)
 
     def dirty_like(array):
         return np.full_like(array, np.nan)
@@ -98,12 +149,10 @@ def test_dirty_memory_changes_nothing(layer, N, T):
     names = {name: getattr(np, name) for name in dir(np) if not name.startswith("__")}
     fake = SimpleNamespace(**names | {"empty": dirty, "empty_like": dirty_like})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "np", fake)
-        patch.setattr(pack, "np", fake)
-        patch.setattr("rnncore.layers.np", fake)
-        actual = run_layer(layer, case)
-        again = layer(case["x"], case["state"])[0]
-    assert equal(actual, expected) and equal(again, inferred)
+        for module in (driver, pack, step, rc.layers):
+            patch.setattr(module, "np", fake)
+        actual = run()
+    assert equal(actual, expected)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -111,30 +160,33 @@ def test_dirty_memory_changes_nothing(layer, N, T):
 def test_nan_and_inf_come_out_and_stay_in_their_row(layer, N, T, data):
     row, t = data.draw(st.integers(0, N - 1)), data.draw(st.integers(0, T - 1))
     bad = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    lengths = data.draw(lengths_of(N, T))
     case = random_case(layer, T, N)
-    y, state = layer(case["x"], case["state"])
+    y, state = layer(case["x"], case["state"], lengths=lengths)
     x = case["x"].copy()
     x[t, row] = bad
     with np.errstate(all="ignore"):
-        y_bad, state_bad = layer(x, case["state"])
-    others = np.arange(N) != row
+        y_bad, state_bad = layer(x, case["state"], lengths=lengths)
+    length = T if lengths is None else lengths[row]
+    others = np.arange(N) != row if t < length else np.full(N, True)
     assert_close(y_bad[:, others], y[:, others], layer.dtype.name, "forward")
     for a, b in zip(as_tuple(state_bad), as_tuple(state), strict=True):
-        assert_close(a[:, others], b[:, others], layer.dtype.name, "forward")
-    if np.isnan(bad):
-        assert np.isnan(y_bad[t, row]).any() and np.isnan(y_bad[-1 if not layer.reverse else 0, row]).any()
+        assert_close(a[..., others, :], b[..., others, :], layer.dtype.name, "forward")
+    if np.isnan(bad) and t < length:
+        assert np.isnan(y_bad[t, row]).any() and np.isnan(y_bad[length - 1 if not layer.reverse else 0, row]).any()
 
 
-@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
-def test_nan_in_a_gradient_comes_out(nonlinearity):
-    rnn = rc.RNN(3, 5, nonlinearity=nonlinearity, rng=0)
+@pytest.mark.parametrize("kind,options", KINDS + [("RNN", {"nonlinearity": f}) for f in NONLINEARITIES[1:]])
+def test_nan_in_a_gradient_comes_out(kind, options):
+    rnn = getattr(rc, kind)(3, 5, rng=0, **options)
     case = random_case(rnn, 4, 3)
     x = case["x"].copy()
     x[2, 1] = np.nan
     _, _, tape = rnn.forward(x)
-    dx, dh_0, grads = rnn.backward(tape, case["dy"])
+    dx, dstate, grads = rnn.backward(tape, case["dy"])
+    dh_0 = as_tuple(dstate)[0]
     assert np.isnan(grads["weight_ih_l0"]).any() and np.isnan(grads["weight_hh_l0"]).any()
-    if nonlinearity != "relu":  # whose slope is 0 or 1, even at NaN, as in torch
+    if options != {"nonlinearity": "relu"}:  # whose slope is 0 or 1, even at NaN, as in torch
         assert np.isnan(dx[:, 1]).any() and np.isnan(dh_0[0, 1]).any()
     assert np.isfinite(dx[:, [0, 2]]).all() and np.isfinite(dh_0[0, [0, 2]]).all()
 
@@ -151,18 +203,19 @@ def test_nan_and_inf_in_an_upstream_gradient(nonlinearity):
     assert np.isfinite(actual["dx"][:, [0, 2]]).all() and not np.isfinite(actual["dx"][:, 1]).all()
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
-def test_threads_share_a_layer(kind):
+@pytest.mark.parametrize("kind,options", KINDS)
+def test_threads_share_a_layer(kind, options):
     """Promise 3: any number of threads may call one layer at once, in inference and in training."""
-    layer = getattr(rc, kind)(16, 24, 2, bidirectional=True, rng=0)
-    cases = [random_case(layer, 5 + k, 1 + k % 4, seed=k) for k in range(12)]
+    layer = getattr(rc, kind)(16, 24, 2, bidirectional=True, rng=0, **options)
+    cases = [random_case(layer, 5 + k, 1 + k % 4, k, [4, 0, 5, 1][: 1 + k % 4] if k % 2 else None) for k in range(12)]
     expected = [run_layer(layer, case) for case in cases]
     barrier = threading.Barrier(8)
 
     def work(worker):
         barrier.wait()
-        for k in [(worker + j) % len(cases) for j in range(3 * len(cases))]:
-            assert_close(layer(cases[k]["x"], cases[k]["state"])[0], expected[k]["forward"]["y"], "float32", "forward")
+        for k in [(worker + j) % len(cases) for j in range(len(cases))]:
+            y, _ = layer(cases[k]["x"], cases[k]["state"], lengths=cases[k].get("lengths"))
+            assert_close(y, expected[k]["forward"]["y"], "float32", "forward")
             actual = run_layer(layer, cases[k])
             for what in ("forward", "backward"):
                 assert_close(actual[what], expected[k][what], "float32", what)
@@ -209,20 +262,25 @@ def test_the_gil_is_released():
 
 
 @settings(max_examples=EXAMPLES // 2, deadline=None)
-@given(layer=layers(), N=st.integers(1, 5), T=st.integers(1, 30))
-def test_same_input_same_bits(layer, N, T):
+@given(layer=layers(), N=st.integers(1, 5), T=st.integers(1, 30), data=st.data())
+def test_same_input_same_bits(layer, N, T, data):
     """Promise 5: the same call gives the same bits, forward and backward."""
-    case = random_case(layer, T, N)
+    case = random_case(layer, T, N, lengths=data.draw(lengths_of(N, T)))
     assert equal(run_layer(layer, case), run_layer(layer, case))
 
 
 SEEDED = """
 import hashlib, numpy as np, rnncore as rc
-lstm = rc.LSTM(64, 96, 2, bidirectional=True, rng=5)
-x = np.random.default_rng(0).standard_normal((80, 24, 64)).astype("f4")
-y, _, tape = lstm.forward(x)
-dx, _, grads = lstm.backward(tape, y)
-print(hashlib.sha256(b"".join(a.tobytes() for a in (y, dx, *grads.values()))).hexdigest())
+x, digest = np.random.default_rng(0).standard_normal((80, 24, 64)).astype("f4"), hashlib.sha256()
+for layer, options in (
+    (rc.LSTM(64, 96, 2, bidirectional=True, rng=5), {}),
+    (rc.GRU(64, 70, 2, dropout=0.5, rng=5), {"lengths": np.arange(24) * 3, "rng": 6}),
+):
+    y, _, tape = layer.forward(x, **options)
+    dx, _, grads = layer.backward(tape, y)
+    for a in (y, dx, *grads.values()):
+        digest.update(a.tobytes())
+print(digest.hexdigest())
 """
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import DTYPES, NONLINEARITIES, random_case, run_layer
+from common import DTYPES, NONLINEARITIES, OUTPUT_NONLINEARITIES, random_case, run_layer
 
 import rnncore as rc
 from rnncore._kernels import driver
@@ -47,13 +47,24 @@ def growth(call):
 
 def random_layer(rng):
     """A layer or cell of any kind, so small that a leak would stand out."""
-    kind = rng.choice(["LSTM", "RNN", "LSTMCell", "RNNCell"])
+    kind = rng.choice(["LSTM", "RNN", "GRU", "JordanRNN", "LSTMCell", "RNNCell", "GRUCell"])
+    I, H = rng.integers(1, 20, 2).tolist()
     options = {"bias": bool(rng.integers(2)), "dtype": rng.choice(DTYPES), "rng": int(rng.integers(9))}
     if "RNN" in kind:
         options["nonlinearity"] = str(rng.choice(NONLINEARITIES))
-    if "Cell" not in kind:
-        options |= {"num_layers": int(rng.integers(1, 4)), "bidirectional": bool(rng.integers(2))}
-    return getattr(rc, kind)(*rng.integers(1, 20, 2).tolist(), **options)
+    if "GRU" in kind:
+        options["reset_after"] = bool(rng.integers(2))
+    if kind == "LSTM":
+        options |= {"proj_size": int(rng.integers(H)), "peephole": bool(rng.integers(2))}
+    if kind == "JordanRNN":
+        options |= {
+            "output_size": int(rng.integers(1, 9)),
+            "output_nonlinearity": str(rng.choice(OUTPUT_NONLINEARITIES)),
+        }
+    elif "Cell" not in kind:
+        L = int(rng.integers(1, 4))
+        options |= {"num_layers": L, "bidirectional": bool(rng.integers(2)), "dropout": 0.5 * (L > 1)}
+    return getattr(rc, kind)(I, H, **options)
 
 
 def random_call(rng, layers):
@@ -71,16 +82,22 @@ def random_call(rng, layers):
     elif choice < 0.2:
         with pytest.raises(ValueError):
             layer(np.ones((T, N, layer.input_size + 1), np.float32))
-    elif isinstance(layer, rc.LSTMCell | rc.RNNCell):
+    elif isinstance(layer, rc.LSTMCell | rc.RNNCell | rc.GRUCell):
         x = rng.standard_normal((N, layer.input_size))
         if choice < 0.7:
             layer(x)
         else:
             layer.backward(layer.forward(x)[1])
     else:
-        case = random_case(layer, T, N, k)
+        lengths = rng.integers(0, T + 1, N) if rng.integers(2) else None
+        case = random_case(layer, T, N, k, lengths)
         if choice < 0.7:
-            layer(case["x"], case["state"] if choice < 0.5 else None, return_sequence=choice < 0.6)
+            state = case["state"] if choice < 0.5 else None
+            layer(case["x"], state, lengths=lengths, return_sequence=choice < 0.6)
+        elif choice < 0.75 and N and not layer.bidirectional:
+            stream, rows = layer.stream(N), np.flatnonzero(rng.integers(0, 2, N))
+            stream.step(np.ones((len(rows), layer.input_size)), rows=rows)
+            stream.write(rows, stream.read(rows))
         else:
             run_layer(layer, case)
 

@@ -6,15 +6,16 @@ import threading
 
 import numpy as np
 import pytest
-from common import DTYPES, as_tuple, random_case, state_of
+from common import DTYPES, KINDS, as_tuple, assert_close, equal, pick, random_case, state_of, state_shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_properties import EXAMPLES, equal, layers
+from test_properties import EXAMPLES, layers
 
 import rnncore as rc
 from rnncore import runtime
 
-KINDS = ["RNN", "LSTM"]
+CELLS = [("RNN", {}), ("LSTM", {}), ("GRU", {}), ("GRU", {"reset_after": False})]
+kinds = pytest.mark.parametrize("kind,options", KINDS)
 panels_only = pytest.mark.skipif(runtime.engine != "panels", reason="the promise of bits is the panels engine's")
 
 
@@ -32,7 +33,7 @@ def test_steps_calls_and_chunks_are_the_sequence(layer, N, T, data):
         how = data.draw(st.sampled_from(["step", "out", "call", "chunk"]))
         if how in ("step", "out"):
             stream.state = state
-            out = np.empty((N, layer.hidden_size), layer.dtype) if how == "out" else None
+            out = np.empty(y.shape[1:], layer.dtype) if how == "out" else None
             parts.append(stream.step(case["x"][t], out)[None])
             assert out is None or equal(out, parts[-1][0])
             state, t = stream.state, t + 1
@@ -45,43 +46,69 @@ def test_steps_calls_and_chunks_are_the_sequence(layer, N, T, data):
     assert equal(as_tuple(state), as_tuple(final))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@panels_only
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(("forward",)), N=st.integers(1, 9), T=st.integers(1, 12), data=st.data())
+def test_any_rows_are_streams_of_their_own(layer, N, T, data):
+    """Steps of some sequences, of others, of none, of all, in any order: each is as in a stream of its own."""
+    case = random_case(layer, T, N)
+    width = case["dy"].shape[2]
+    stream, own = layer.stream(N), [layer.stream() for _ in range(N)]
+    stream.state = case["state"]
+    for n in range(N):
+        own[n].state = pick(layer, case["state"], [n])
+    for x_t in case["x"]:
+        rows = data.draw(st.none() | st.lists(st.integers(0, N - 1), unique=True))
+        stepped = list(range(N)) if rows is None else rows
+        expected = np.array([own[n].step(x_t[n]) for n in stepped], layer.dtype).reshape(len(stepped), width)
+        out = np.empty_like(expected) if data.draw(st.booleans()) else None
+        y = stream.step(x_t[stepped], out, rows=rows)
+        assert equal(y, expected) and (out is None or y is out)
+        for n in range(N):
+            assert equal(as_tuple(stream.read([n])), as_tuple(own[n].state))
+
+
+@kinds
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"bias": False}, {"batch_first": True}])
-def test_a_stream_is_its_layer(kind, dtype, options, engine):
-    layer = getattr(rc, kind)(7, 20, dtype=dtype, rng=0, **options)
+@pytest.mark.parametrize("more", [{}, {"num_layers": 3}, {"bias": False}, {"batch_first": True}])
+def test_a_stream_is_its_layer(kind, options, dtype, more, engine):
+    layer = getattr(rc, kind)(7, 20, dtype=dtype, rng=0, **options, **more)
     x = np.random.default_rng(1).standard_normal((30, 3, 7)).astype(dtype)
     y, final = layer(x.swapaxes(0, 1) if layer.batch_first else x)
     stream = layer.stream(batch_size=3)
     steps = np.stack([stream.step(x_t) for x_t in x])
-    np.testing.assert_allclose(steps, y.swapaxes(0, 1) if layer.batch_first else y, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(as_tuple(stream.state), as_tuple(final), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_close(steps, y.swapaxes(0, 1) if layer.batch_first else y, dtype, "forward")
+    assert_close(as_tuple(stream.state), as_tuple(final), dtype, "forward")
 
 
 @panels_only
-@pytest.mark.parametrize("kind", KINDS)
-def test_thousands_of_streams(kind):
-    """A batch large enough for chunks of rows and for threads."""
-    layer = getattr(rc, kind)(24, 48, 2, rng=0)
+@kinds
+def test_thousands_of_streams(kind, options):
+    """A batch large enough for chunks of rows and for threads; a step of a third of them, in an order of their own."""
+    layer = getattr(rc, kind)(24, 48, 2, rng=0, **options)
     x = np.random.default_rng(1).standard_normal((3, 3000, 24)).astype(np.float32)
-    stream, few = layer.stream(3000), layer.stream(2)
+    stream, few, some = layer.stream(3000), layer.stream(2), layer.stream(3000)
+    rows = np.random.default_rng(2).permutation(3000)[:1000]
     for x_t in x:
-        assert equal(stream.step(x_t)[[5, 2999]], few.step(x_t[[5, 2999]]))
+        y = stream.step(x_t)
+        assert equal(y[[5, 2999]], few.step(x_t[[5, 2999]])) and equal(y[rows], some.step(x_t[rows], rows=rows))
     assert equal(as_tuple(stream.state), as_tuple(layer(x, n_threads=1)[1]))
+    assert equal(as_tuple(some.read(rows)), as_tuple(pick(layer, stream.state, rows)))
+    assert not any(np.delete(a, rows, axis=1).any() for a in as_tuple(some.state))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_step_calls_in_every_form(kind, engine):
+@kinds
+def test_one_step_calls_in_every_form(kind, options, engine):
     """The compiled path and the general one, which `n_threads` asks for, return the same, in memory of its own."""
     for batch_first in (False, True):
-        layer = getattr(rc, kind)(5, 6, 2, batch_first=batch_first, rng=0)
+        layer = getattr(rc, kind)(5, 6, 2, batch_first=batch_first, rng=0, **options)
         rng = np.random.default_rng(2)
-        for shape, states in [((1, 5), (2, 6)), ((1, 4, 5), (2, 4, 6)), ((1, 1, 5), (2, 1, 6))]:
+        for shape, N in [((1, 5), 1), ((1, 4, 5), 4), ((1, 1, 5), 1)]:
             if batch_first and len(shape) == 3:
                 shape = (shape[1], 1, 5)
             x = rng.standard_normal(shape).astype(np.float32)
-            state = state_of(layer, tuple(rng.standard_normal(states).astype(np.float32) for _ in layer._state_names))
+            shapes = [s if len(shape) == 3 else (s[0], s[2]) for s in state_shapes(layer, N)]
+            state = state_of(layer, tuple(rng.standard_normal(s).astype(np.float32) for s in shapes))
             for given_state in (None, state, list(state) if kind == "LSTM" else state.tolist()):
                 y, after = layer(x, given_state)
                 y_general, after_general = layer(x, given_state, n_threads=1)
@@ -91,10 +118,10 @@ def test_one_step_calls_in_every_form(kind, engine):
                 assert not any(np.may_share_memory(a, b) for a in as_tuple(after) for b in as_tuple(state))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind,options", CELLS)
 @pytest.mark.parametrize("shape", [(5,), (4, 5)])
-def test_cells_on_both_paths(kind, shape):
-    cell = getattr(rc, kind + "Cell")(5, 6, rng=0)
+def test_cells_on_both_paths(kind, options, shape):
+    cell = getattr(rc, kind + "Cell")(5, 6, rng=0, **options)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     state = cell(x)
     slow = cell(x.tolist())
@@ -102,9 +129,9 @@ def test_cells_on_both_paths(kind, shape):
     assert equal(as_tuple(cell(x, state)), as_tuple(cell(x.tolist(), state)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_step_sees_changed_weights(kind):
-    layer = getattr(rc, kind)(5, 6, 2, rng=0)
+@kinds
+def test_a_step_sees_changed_weights(kind, options):
+    layer = getattr(rc, kind)(5, 6, 2, rng=0, **options)
     stream, x = layer.stream(), np.ones((1, 5), np.float32)
     before = stream.step(x)
     state = stream.state
@@ -120,16 +147,16 @@ def test_a_step_sees_changed_weights(kind):
     assert not stream.step(x).any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_state_and_reset(kind):
-    layer = getattr(rc, kind)(3, 4, 2, rng=0)
+@kinds
+def test_state_and_reset(kind, options):
+    layer = getattr(rc, kind)(3, 4, 2, rng=0, **options)
     stream = layer.stream(5)
     assert not any(a.any() for a in as_tuple(stream.state))
     x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     y_1 = stream.step(x)
     kept = stream.state
     y_2 = stream.step(x)
-    assert as_tuple(kept)[0].shape == (2, 5, 4) and equal(as_tuple(kept)[0][1], y_1)
+    assert [a.shape for a in as_tuple(kept)] == state_shapes(layer, 5) and equal(as_tuple(kept)[0][1], y_1)
     stream.state = kept
     assert equal(stream.step(x), y_2)
     as_tuple(kept)[0][...] = 7  # a copy, which the stream never sees
@@ -143,6 +170,46 @@ def test_state_and_reset(kind):
     assert equal(stream.step(x), y_1)
     stream.state = None
     assert equal(stream.step(x), y_1)
+
+
+@kinds
+def test_reading_and_writing_rows(kind, options):
+    layer = getattr(rc, kind)(3, 4, 2, rng=0, **options)
+    check_reading_and_writing_rows(layer)
+
+
+def test_reading_and_writing_rows_of_a_jordan_network():
+    check_reading_and_writing_rows(rc.JordanRNN(3, 4, 2, rng=0))
+
+
+def check_reading_and_writing_rows(layer):
+    """Sequences move between streams; copies all, in the shapes of states; the rest stays as it is."""
+    stream, other = layer.stream(5), layer.stream(3)
+    x = random_case(layer, 4, 8)["x"]
+    for x_t in x:
+        stream.step(x_t[:5])
+        other.step(x_t[5:])
+    before = stream.state
+    read = stream.read([4, 0, 0])  # a row may be read twice
+    assert [a.shape for a in as_tuple(read)] == state_shapes(layer, 3)
+    assert equal(as_tuple(read), as_tuple(pick(layer, before, [4, 0, 0])))
+    for a in as_tuple(read):
+        a[...] = 7  # a copy
+    assert equal(as_tuple(stream.state), as_tuple(before))
+
+    stream.write([3, 1], other.read([0, 2]))
+    after = stream.state
+    assert equal(as_tuple(pick(layer, after, [3, 1])), as_tuple(other.read([0, 2])))
+    assert equal(as_tuple(pick(layer, after, [0, 2, 4])), as_tuple(pick(layer, before, [0, 2, 4])))
+    here, there = stream.step(x[0][[5, 7]], rows=[3, 1]), other.step(x[0][5:])[[0, 2]]  # they go on
+    assert_close(here, there, "float32", "forward")
+    stream.write([], stream.read([]))
+    stream.write(np.int8(2), None)
+    assert not any(a.any() for a in as_tuple(stream.read(2)))
+    assert equal(as_tuple(stream.read([0, 4])), as_tuple(pick(layer, before, [0, 4])))
+    stream.reset(rows=[4, 4])
+    assert not any(a.any() for a in as_tuple(stream.read([4])))
+    assert equal(as_tuple(stream.read([0])), as_tuple(pick(layer, before, [0])))
 
 
 def test_results_are_the_callers_own():
@@ -225,8 +292,21 @@ def test_bad_states_and_rows():
         with pytest.raises((TypeError, ValueError)):
             stream.state = state
     for rows in ([2], [-1], [[0, 5]], 1.5, "a", [True, False], object()):
-        with pytest.raises((TypeError, ValueError), match="rows"):
-            stream.reset(rows=rows)
+        for use in (
+            stream.reset, stream.read, lambda rows: stream.write(rows, None),
+            lambda rows: stream.step(np.ones((1, 3)), rows=rows),
+        ):  # fmt: skip
+            with pytest.raises((TypeError, ValueError), match="rows"):
+                use(rows)
+    for use in (lambda: stream.write([0, 0], None), lambda: stream.step(np.ones((2, 3)), rows=[1, 1])):
+        with pytest.raises(ValueError, match="expected each row at most once"):
+            use()
+    for x in (np.ones((2, 3)), np.ones(3), np.ones((1, 4))):
+        with pytest.raises(ValueError, match="expected x_t of shape"):
+            stream.step(x, rows=[1])
+    for state in (before, (np.zeros((1, 4)),) * 2, np.zeros((1, 1, 4))):
+        with pytest.raises((TypeError, ValueError)):
+            stream.write([1], state)
     assert equal(stream.state, before)
     with pytest.raises(AttributeError):
         stream.batch_size = 3
@@ -278,13 +358,17 @@ def test_streams_side_by_side():
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
-def test_copies_go_their_own_way(again):
-    stream = rc.LSTM(3, 4, 2, rng=0).stream(2)
+@pytest.mark.parametrize("layer", [
+    rc.LSTM(3, 4, 2, proj_size=2, peephole=True, rng=0), rc.GRU(3, 4, reset_after=False, rng=0),
+    rc.JordanRNN(3, 4, 2, output_nonlinearity="softmax", rng=0), rc.LSTM(3, 4, 2, rng=0),
+], ids=repr)  # fmt: skip
+def test_copies_go_their_own_way(layer, again):
+    stream = layer.stream(2)
     x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
     stream.step(x)
     other = again(stream)
     assert type(other) is rc.Stream and other.batch_size == 2 and repr(other) == repr(stream)
     y = stream.step(x)
-    assert equal(other.step(x), y) and equal(other.state, stream.state)
+    assert equal(other.step(x), y) and equal(as_tuple(other.state), as_tuple(stream.state))
     other.step(x)
-    assert not equal(other.state[0], stream.state[0])
+    assert not equal(as_tuple(other.state)[0], as_tuple(stream.state)[0])

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import DTYPES, as_tuple, random_case
+from common import DTYPES, KINDS, as_tuple, equal, random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_properties import EXAMPLES, equal, layers
+from test_properties import EXAMPLES, layers, lengths_of
 
 import rnncore as rc
 from rnncore import runtime
@@ -22,27 +22,40 @@ ROOT = Path(__file__).parent.parent
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(layer=layers(), N=st.integers(0, 40), T=st.integers(0, 60), n_threads=st.integers(2, 7))
-def test_any_number_of_threads(layer, N, T, n_threads):
+@given(layer=layers(), N=st.integers(0, 40), T=st.integers(0, 60), n_threads=st.integers(2, 7), data=st.data())
+def test_any_number_of_threads(layer, N, T, n_threads, data):
+    lengths = data.draw(lengths_of(N, T))
     case = random_case(layer, T, N)
-    y, final = layer(case["x"], case["state"], n_threads=1)
-    y_crew, final_crew = layer(case["x"], case["state"], n_threads=n_threads)
+    y, final = layer(case["x"], case["state"], lengths=lengths, n_threads=1)
+    y_crew, final_crew = layer(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
     assert equal(y_crew, y) and equal(as_tuple(final_crew), as_tuple(final))
-    y_tape, final_tape, _ = layer.forward(case["x"], case["state"], n_threads=n_threads)
+    y_tape, final_tape, _ = layer.forward(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
     assert equal(as_tuple(final_tape), as_tuple(final)) or runtime.engine == "blas"
     assert y_tape.shape == y.shape
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+@pytest.mark.parametrize("kind,options", KINDS)
 @pytest.mark.parametrize("H", [16, 64, 70, 200])
-def test_by_rows_and_by_units(kind, H):
+def test_by_rows_and_by_units(kind, options, H):
     """Batches on both sides of where a crew changes from sharing units to sharing rows, and beyond a chunk of rows."""
-    layer = getattr(rc, kind)(20, H, rng=0)
-    x = np.random.default_rng(0).standard_normal((13, 210, 20)).astype(np.float32)
+    check_by_rows_and_by_units(getattr(rc, kind)(20, H, rng=0, **options))
+
+
+@pytest.mark.parametrize("output_nonlinearity", ["tanh", "softmax"])
+@pytest.mark.parametrize("H", [64, 200])
+def test_by_rows_and_by_units_of_a_jordan_network(output_nonlinearity, H):
+    check_by_rows_and_by_units(rc.JordanRNN(20, H, 70, output_nonlinearity=output_nonlinearity, rng=0))
+
+
+def check_by_rows_and_by_units(layer):
+    x, lengths = np.random.default_rng(0).standard_normal((13, 210, 20)).astype(np.float32), np.arange(210) * 5 % 14
     y = layer(x, n_threads=1)[0]
+    y_ragged = np.where(np.arange(13)[:, None, None] < lengths[:, None], y, 0)
     for N in (1, 2, 5, 7, 8, 15, 16, 17, 31, 64, 97, 210):
         for n_threads in (1, 2, 3, 7):
             assert equal(layer(x[:, :N], n_threads=n_threads)[0], y[:, :N])
+            ragged = layer(x[:, :N], lengths=lengths[:N], n_threads=n_threads)[0]
+            assert equal(ragged, y_ragged[:, :N])
 
 
 def test_the_pools_own_c_test(tmp_path):
@@ -59,17 +72,21 @@ def test_the_pools_own_c_test(tmp_path):
 
 def test_a_storm_of_callers():
     """Threads that all ask for crews, of one layer and of several, get the numbers they would get alone."""
-    layers = [rc.LSTM(8, 40, rng=0), rc.RNN(8, 70, 2, rng=1), rc.LSTM(8, 24, bidirectional=True, rng=2)]
+    layers = [
+        rc.LSTM(8, 40, proj_size=9, rng=0), rc.RNN(8, 70, 2, rng=1), rc.LSTM(8, 24, bidirectional=True, rng=2),
+        rc.GRU(8, 33, reset_after=False, rng=3), rc.JordanRNN(8, 33, 17, output_nonlinearity="softmax", rng=4),
+    ]  # fmt: skip
     x = np.random.default_rng(0).standard_normal((30, 9, 8)).astype(np.float32)
-    expected = [layer(x, n_threads=1)[0] for layer in layers]
+    lengths = [None, [30, 0, 7, 7, 29, 1, 30, 15, 16]]
+    expected = [[layer(x, lengths=some, n_threads=1)[0] for some in lengths] for layer in layers]
     wrong = []
 
     def call(seed):
         rng = np.random.default_rng(seed)
         for _ in range(60):
-            k, n_threads = rng.integers(3), int(rng.integers(1, 6))
-            if not equal(layers[k](x, n_threads=n_threads)[0], expected[k]):
-                wrong.append((k, n_threads))
+            k, j, n_threads = rng.integers(5), rng.integers(2), int(rng.integers(1, 6))
+            if not equal(layers[k](x, lengths=lengths[j], n_threads=n_threads)[0], expected[k][j]):
+                wrong.append((k, j, n_threads))
 
     threads = [threading.Thread(target=call, args=(seed,)) for seed in range(8)]
     for thread in threads:

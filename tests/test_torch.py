@@ -1,29 +1,46 @@
 """Parity with torch.nn, forward and backward, through one state dict."""
 
+import warnings
+
 import numpy as np
 import pytest
-from common import DTYPES, as_tuple, assert_close, assert_same, import_peer, random_case, run_layer
+from common import DTYPES, TOLERANCE, as_tuple, assert_close, assert_same, import_peer, pick, random_case, run_layer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_properties import EXAMPLES
 
 import rnncore as rc
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+
+KINDS = [("RNN", {}), ("RNN", {"nonlinearity": "relu"}), ("LSTM", {}), ("LSTM", {"proj_size": 3}), ("GRU", {})]
 
 
 def twin(layer):
     """The torch module with the layer's parameters."""
     torch = import_peer("torch")
+    torch.set_num_threads(1)  # more only wait for each other here
     options = {"batch_first": layer.batch_first, "bias": layer.bias, "dtype": getattr(torch, layer.dtype.name)}
-    if isinstance(layer, rc.RNN | rc.LSTM):
-        options |= {"num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
-    if isinstance(layer, rc.RNN):
-        options["nonlinearity"] = layer.nonlinearity
+    for name in ("num_layers", "bidirectional", "dropout", "nonlinearity", "proj_size"):
+        if hasattr(layer, name):
+            options[name] = getattr(layer, name)
     module = getattr(torch.nn, type(layer).__name__)(layer.input_size, layer.hidden_size, **options)
     module.load_state_dict({name: torch.tensor(array) for name, array in layer.state_dict().items()})
     return module
 
 
 def run_torch(module, case):
+    """Forward and backward; with lengths through a packed sequence."""
     torch = import_peer("torch")
     x, *state = (torch.tensor(a, requires_grad=True) for a in (case["x"], *as_tuple(case["state"])))
-    y, final = module(x, tuple(state) if len(state) > 1 else state[0])
+    initial = tuple(state) if len(state) > 1 else state[0]
+    if "lengths" in case:
+        first, rnn = module.batch_first, torch.nn.utils.rnn
+        packed = rnn.pack_padded_sequence(x, torch.tensor(case["lengths"]), first, enforce_sorted=False)
+        y, final = module(packed, initial)
+        y, _ = rnn.pad_packed_sequence(y, first, total_length=x.shape[1 if first else 0])
+    else:
+        y, final = module(x, initial)
     final = as_tuple(final)
     loss = (y * torch.tensor(case["dy"])).sum()
     for a, da in zip(final, as_tuple(case["dstate"]), strict=True):
@@ -42,33 +59,117 @@ def run_torch(module, case):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("L", [1, 2])
-@pytest.mark.parametrize("kind", ["tanh", "relu", "lstm"])
+@pytest.mark.parametrize("kind,options", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_layers(dtype, kind, L, bidirectional, bias):
-    options = {"num_layers": L, "bidirectional": bidirectional, "bias": bias, "dtype": dtype, "rng": 3}
-    layer = rc.LSTM(5, 7, **options) if kind == "lstm" else rc.RNN(5, 7, nonlinearity=kind, **options)
+def test_layers(dtype, kind, options, L, bidirectional, bias):
+    layer = getattr(rc, kind)(5, 7, L, bidirectional=bidirectional, bias=bias, dtype=dtype, rng=3, **options)
     case = random_case(layer, 9, 4)
+    assert_same(run_layer(layer, case), run_torch(twin(layer), case), dtype)
+    case["lengths"] = np.array([3, 9, 1, 8])
     assert_same(run_layer(layer, case), run_torch(twin(layer), case), dtype)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
-def test_batch_first_and_unbatched(kind):
-    layer = getattr(rc, kind)(5, 7, 2, batch_first=True, bidirectional=True, rng=3)
+def turned(case):
+    """The same for a batch-first layer."""
+    return case | {name: np.ascontiguousarray(case[name].swapaxes(0, 1)) for name in ("x", "dy")}
+
+
+def unbatched(layer, case, n):
+    """One sequence of a case in (T, N, ·)."""
+    return {"x": case["x"][:, n], "dy": case["dy"][:, n]} | {
+        name: pick(layer, case[name], n) for name in ("state", "dstate")
+    }
+
+
+@pytest.mark.parametrize("kind,options", KINDS)
+def test_batch_first_and_unbatched(kind, options):
+    layer = getattr(rc, kind)(5, 7, 2, batch_first=True, bidirectional=True, rng=3, **options)
     case = random_case(layer, 9, 4)
-    case |= {"x": case["x"].swapaxes(0, 1), "dy": case["dy"].swapaxes(0, 1)}
-    assert_same(run_layer(layer, case), run_torch(twin(layer), case), "float32")
-
-    case |= {"x": case["x"][1], "dy": case["dy"][1]}
-    for name in ("state", "dstate"):
-        rows = tuple(a[:, 1] for a in as_tuple(case[name]))
-        case[name] = rows if kind == "LSTM" else rows[0]
-    assert_same(run_layer(layer, case), run_torch(twin(layer), case), "float32")
+    for given_case in (turned(case), turned(case) | {"lengths": np.array([3, 9, 1, 8])}, unbatched(layer, case, 1)):
+        assert_same(run_layer(layer, given_case), run_torch(twin(layer), given_case), "float32")
 
 
-def test_a_state_dict_goes_either_way():
+def flat(results):
+    """All arrays in one."""
+    if isinstance(results, dict):
+        results = tuple(results.values())
+    return np.concatenate([flat(r) for r in results]) if isinstance(results, tuple) else results.ravel()
+
+
+def assert_close_together(actual, expected, dtype, what):
+    """Relative to all numbers, taken as 1 on average if they are smaller: one sum that cancels counts little."""
+    a, e = flat(actual), flat(expected)
+    assert a.dtype == e.dtype == dtype and len(a) == len(e)
+    assert np.linalg.norm(a - e) <= TOLERANCE[dtype, what] * max(np.linalg.norm(e), len(e) ** 0.5)
+
+
+@settings(max_examples=3 * EXAMPLES, deadline=None)
+@given(data=st.data())
+def test_any_options_together(data):
+    def one_of(*values):
+        return data.draw(st.sampled_from(values))
+
+    def number(low, high):
+        return data.draw(st.integers(low, high))
+
+    kind, I, H, T, N = one_of("RNN", "LSTM", "GRU"), number(1, 9), number(1, 20), number(1, 12), number(1, 6)
+    options = {name: one_of(True, False) for name in ("bias", "batch_first", "bidirectional")}
+    options |= {"num_layers": number(1, 3), "dtype": one_of(*DTYPES), "rng": number(0, 99)}
+    if kind == "RNN":
+        options["nonlinearity"] = one_of("tanh", "relu")
+    if kind == "LSTM":
+        options["proj_size"] = number(0, H - 1)
+    layer = getattr(rc, kind)(I, H, **options)
+    case = random_case(layer, T, N, seed=number(0, 99))
+    form = one_of("padded", "packed", "unbatched")
+    if form == "unbatched":
+        case = unbatched(layer, case, N - 1)
+    elif layer.batch_first:
+        case = turned(case)
+    if form == "packed":
+        case["lengths"] = np.array(data.draw(st.lists(st.integers(1, T), min_size=N, max_size=N)))
+    actual, expected = run_layer(layer, case | {"n_threads": one_of(None, 1, 2, 3)}), run_torch(twin(layer), case)
+    y, state = layer(case["x"], case["state"], lengths=case.get("lengths"))
+    dtype = layer.dtype.name
+    assert_close_together(actual["forward"], expected["forward"], dtype, "forward")
+    assert_close_together((y, *as_tuple(state)), expected["forward"], dtype, "forward")
+    assert_close_together(actual["backward"], expected["backward"], dtype, "backward")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind,options", KINDS)
+@pytest.mark.parametrize("lengths", [None, [3, 9, 1, 8]])
+def test_dropout(kind, options, bidirectional, lengths):
+    """At rate 1, where torch's mask is known, and in evaluation, where there is none."""
+    layer = getattr(rc, kind)(5, 7, 3, dropout=1.0, bidirectional=bidirectional, rng=3, **options)
+    case = random_case(layer, 9, 4, lengths=lengths)
+    module = twin(layer)
+    assert module.training and module.dropout == 1
+    assert_same(run_layer(layer, case), run_torch(module, case), "float32")
+
+    y, state = layer(case["x"], case["state"], lengths=lengths)
+    assert_close({"y": y, "state": as_tuple(state)}, run_torch(module.eval(), case)["forward"], "float32", "forward")
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_dropout_of_one_layer_warns_in_torchs_words(kind):
     torch = import_peer("torch")
-    module = torch.nn.LSTM(5, 7, 2, bidirectional=True)
-    layer = rc.LSTM(5, 7, 2, bidirectional=True)
+    texts = []
+    for home in (rc, torch.nn):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            getattr(home, kind)(5, 7, dropout=0.25)
+        texts.append([(str(w.message), w.category) for w in caught])
+    assert len(texts[0]) == 1 and texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("kind,options", KINDS)
+def test_a_state_dict_goes_either_way(kind, options):
+    torch = import_peer("torch")
+    module = getattr(torch.nn, kind)(5, 7, 2, bidirectional=True, **options)
+    layer = getattr(rc, kind)(5, 7, 2, bidirectional=True, **options)
+    assert set(layer.state_dict()) == set(module.state_dict())
+    assert ("weight_hr_l1_reverse" in layer.state_dict()) == ("proj_size" in options)
     layer.load_state_dict(module.state_dict())  # tensors are array-like
     x = np.random.default_rng(0).standard_normal((9, 4, 5)).astype(np.float32)
     with torch.inference_mode():
@@ -79,27 +180,32 @@ def test_a_state_dict_goes_either_way():
 
 def test_positional_arguments_are_torchs():
     torch = import_peer("torch")
-    for arguments in [(5, 7, 2, False, True, 0.0, True, 0)]:
-        ours, theirs = rc.LSTM(*arguments), torch.nn.LSTM(*arguments)
+    for kind, arguments in [
+        ("LSTM", (5, 7, 2, False, True, 0.0, True, 0)), ("LSTM", (5, 7, 2, True, True, 0.5, True, 3)),
+        ("GRU", (5, 7, 2, False, True, 0.5, True)),
+    ]:  # fmt: skip
+        ours, theirs = getattr(rc, kind)(*arguments), getattr(torch.nn, kind)(*arguments)
         assert {n: a.shape for n, a in ours.parameters().items()} == {
             n: tuple(p.shape) for n, p in theirs.named_parameters()
         }
+        for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size"):
+            assert getattr(ours, name, 0) == getattr(theirs, name), name
     arguments = (5, 7, 2, "relu", False, True, 0.0, True)
     ours, theirs = rc.RNN(*arguments), torch.nn.RNN(*arguments)
     assert list(ours.parameters()) == [name for name, _ in theirs.named_parameters()]
     assert ours.nonlinearity == theirs.nonlinearity and ours.batch_first == theirs.batch_first
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
-def test_default_initialisation_has_torchs_distribution(kind):
-    layer = getattr(rc, kind)(50, 64, 2, rng=0)
+@pytest.mark.parametrize("kind,options", [("RNN", {}), ("LSTM", {}), ("LSTM", {"proj_size": 20}), ("GRU", {})])
+def test_default_initialisation_has_torchs_distribution(kind, options):
+    layer = getattr(rc, kind)(50, 64, 2, rng=0, **options)
     for array in layer.parameters().values():
         assert np.abs(array).max() <= 1 / 8
         if array.size > 1000:
             assert abs(array.std() * 8 - 3**-0.5) < 0.02 and abs(array.mean()) < 0.01
 
 
-@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell"])
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cells(dtype, kind):
     torch = import_peer("torch")

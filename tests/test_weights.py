@@ -1,6 +1,7 @@
 """Parameters: immutable, changed through one door, never stale."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import rnncore as rc
 from rnncore.weights import Weights
 
 X = np.ones((4, 2, 3), np.float32)
+PROJECTED = partial(rc.LSTM, proj_size=2, peephole=True)
+JORDAN = partial(rc.JordanRNN, output_size=2)
 
 
 @pytest.fixture
@@ -17,7 +20,7 @@ def lstm():
 
 
 def test_same_seed_same_parameters():
-    for kind in (rc.RNN, rc.LSTM, rc.RNNCell, rc.LSTMCell):
+    for kind in (rc.RNN, rc.LSTM, rc.GRU, rc.RNNCell, rc.LSTMCell, rc.GRUCell, PROJECTED, JORDAN):
         a, b, c = (kind(3, 5, rng=seed).parameters() for seed in (7, 7, 8))
         assert all(np.array_equal(a[name], b[name]) and not np.array_equal(a[name], c[name]) for name in a)
     generator = np.random.default_rng(7)
@@ -43,6 +46,44 @@ def test_parameters_cannot_be_written(lstm):
     parameters.clear()
     lstm.state_dict()["weight_ih_l0"][...] = 0
     assert np.array_equal(lstm(X)[0], rc.LSTM(3, 5, rng=0)(X)[0])
+
+
+@pytest.mark.parametrize("make,shapes", [
+    (partial(rc.GRU, num_layers=2, bidirectional=True), {
+        "weight_ih_l0": (15, 3), "weight_hh_l0": (15, 5), "bias_ih_l0": (15,), "bias_hh_l0": (15,),
+        "weight_ih_l0_reverse": (15, 3), "weight_hh_l0_reverse": (15, 5), "bias_ih_l0_reverse": (15,),
+        "bias_hh_l0_reverse": (15,),
+        "weight_ih_l1": (15, 10), "weight_hh_l1": (15, 5), "bias_ih_l1": (15,), "bias_hh_l1": (15,),
+        "weight_ih_l1_reverse": (15, 10), "weight_hh_l1_reverse": (15, 5), "bias_ih_l1_reverse": (15,),
+        "bias_hh_l1_reverse": (15,),
+    }),
+    (partial(PROJECTED, num_layers=2, bias=False), {
+        "weight_ih_l0": (20, 3), "weight_hh_l0": (20, 2), "weight_hr_l0": (2, 5), "weight_peephole_l0": (15,),
+        "weight_ih_l1": (20, 2), "weight_hh_l1": (20, 2), "weight_hr_l1": (2, 5), "weight_peephole_l1": (15,),
+    }),
+    (JORDAN, {
+        "weight_ih_l0": (5, 3), "weight_oh_l0": (5, 2), "bias_h_l0": (5,), "weight_ho_l0": (2, 5), "bias_o_l0": (2,),
+    }),
+    (rc.GRUCell, {"weight_ih": (15, 3), "weight_hh": (15, 5), "bias_ih": (15,), "bias_hh": (15,)}),
+])  # fmt: skip
+def test_names_and_shapes(make, shapes):
+    module = make(3, 5)
+    assert {name: array.shape for name, array in module.parameters().items()} == shapes
+    for array in module.parameters().values():
+        assert array.any() and np.abs(array).max() <= 5**-0.5
+
+
+@pytest.mark.parametrize("make", [rc.GRU, partial(rc.GRU, reset_after=False), PROJECTED, JORDAN])
+def test_each_parameter_counts(make):
+    """The next call sees a change of any one of them, in every way of calling."""
+    layer = make(3, 5, rng=0)
+    for name in layer.parameters():
+        before, step = layer(X)[0], layer.stream(2).step(X[0])
+        with layer.editing() as params:
+            params[name].flat[0] += 1
+        after = layer(X)[0]
+        assert not np.array_equal(after, before) and np.array_equal(layer.forward(X)[0], after), name
+        assert np.array_equal(layer.stream(2).step(X[0]), after[0]) and np.array_equal(step, before[0]), name
 
 
 def test_editing(lstm):

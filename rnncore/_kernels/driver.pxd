@@ -54,6 +54,7 @@ cdef struct Table:
     double output_scale
     bint interleaved            # whether a panel has all gates of the same units, or a block one panel for each
     bint keeps_gates            # whether the tape keeps `gates`; without, states alone lead back
+    bint may_project            # whether W_hr may follow
     bint keeps_inner            # whether the cell has two phases, which need `inner` and `gates`
     int phases
     Phase forward[ENGINES][MAX_PHASES]
@@ -134,7 +135,7 @@ cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
 
 
 cdef class Ragged:
-    cdef readonly object order, lengths, offsets
+    cdef object places, sizes, starts   # order, lengths, offsets
     cdef readonly Py_ssize_t T
     cdef Py_ssize_t N, t_0
     cdef int schedule(self, Schedule *s) except -1

@@ -907,6 +907,8 @@ cdef class Ragged:
         Theirs.
     offsets : ndarray (T+1,)
         Rows of all times before t, in packed order.
+    rows : int
+        Of all times: the sum of the lengths.
     """
 
     def __cinit__(self, lengths not None, Py_ssize_t T):
@@ -919,11 +921,11 @@ cdef class Ragged:
             if not 0 <= given[n] <= T:
                 raise ValueError(f"expected lengths between 0 and {T}, got {given[n]}")
             self.T = max(self.T, <Py_ssize_t>given[n])
-        self.order, self.lengths = np.empty(self.N, np.intp), np.empty(self.N, np.intp)
-        self.offsets = np.zeros(self.T + 1, np.intp)
-        cdef Py_ssize_t *order = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.order)
-        cdef Py_ssize_t *sizes = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.lengths)
-        cdef Py_ssize_t *offsets = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.offsets)
+        self.places, self.sizes = np.empty(self.N, np.intp), np.empty(self.N, np.intp)
+        self.starts = np.zeros(self.T + 1, np.intp)
+        cdef Py_ssize_t *order = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.places)
+        cdef Py_ssize_t *sizes = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.sizes)
+        cdef Py_ssize_t *offsets = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.starts)
         for n in range(self.N):  # how many there are of each length; from the longest on, how many are at least so long
             offsets[given[n]] += 1
         for t in range(self.T, 0, -1):
@@ -939,32 +941,48 @@ cdef class Ragged:
             offsets[t] = place
             place += n
 
+    # What C follows is nobody else's to change: copies.
+    @property
+    def order(self):
+        return self.places.copy()
+
+    @property
+    def lengths(self):
+        return self.sizes.copy()
+
+    @property
+    def offsets(self):
+        return self.starts.copy()
+
+    @property
+    def rows(self):
+        return int(self.starts[-1])
+
     @property
     def full(self):
         """Whether all sequences have as many steps as the longest."""
-        return self.offsets[-1] == self.N * self.T
+        return self.rows == self.N * self.T
 
-    def places(self):
+    def where(self):
         """Return time and sequence of each row in packed order: two arrays."""
-        counts = np.diff(self.offsets)
-        times = np.repeat(np.arange(self.T), counts)
-        return times, self.order[np.arange(len(times)) - self.offsets[times]]
+        times = np.repeat(np.arange(self.T), np.diff(self.starts))
+        return times, self.places[np.arange(len(times)) - self.starts[times]]
 
     def cut(self, Py_ssize_t t_0, Py_ssize_t t_1):
         """Return the order of the steps from t_0 to t_1 alone; x and y stay those of the whole."""
         cdef Ragged part = Ragged.__new__(Ragged, np.zeros(0, np.int64), 0)
         if not 0 <= t_0 <= t_1 <= self.T:
             raise ValueError(f"expected 0 <= t_0 <= t_1 <= {self.T}, got {t_0} and {t_1}")
-        part.N, part.T, part.t_0, part.order = self.N, t_1 - t_0, self.t_0 + t_0, self.order
-        part.lengths = np.clip(self.lengths - t_0, 0, t_1 - t_0)
-        part.offsets = self.offsets[t_0 : t_1 + 1] - self.offsets[t_0]
+        part.N, part.T, part.t_0, part.places = self.N, t_1 - t_0, self.t_0 + t_0, self.places
+        part.sizes = np.clip(self.sizes - t_0, 0, t_1 - t_0)
+        part.starts = self.starts[t_0 : t_1 + 1] - self.starts[t_0]
         return part
 
     cdef int schedule(self, Schedule *s) except -1:
         s.T, s.N = self.T, self.N
-        s.offsets = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.offsets)
-        s.lengths = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.lengths)
-        s.order = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.order)
+        s.offsets = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.starts)
+        s.lengths = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.sizes)
+        s.order = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.places)
         return 0
 
 
@@ -1100,7 +1118,7 @@ cdef class Cell:
         run.width[0], run.width[1] = pack.state_size, pack.hidden_size
         if pack.gates != run.cell.G:
             raise ValueError(f"expected weights of {run.cell.G} gates, got {pack.gates}")
-        if run.cell.keeps_inner and run.projects or run.cell.states < 2 and pack.peeps:
+        if run.projects and not run.cell.may_project or run.cell.states < 2 and pack.peeps:
             raise ValueError("expected weights without projection or peepholes for this cell")
         return 0
 

@@ -36,6 +36,7 @@ table.output = IDENTITY
 table.output_scale = 1
 table.interleaved = True
 table.keeps_gates = True
+table.may_project = True
 table.scale[:] = [-M_LOG2E, -M_LOG2E, 2 * M_LOG2E, -M_LOG2E]
 table.phases = 1
 table.forward[BLAS][0] = forward

@@ -96,20 +96,20 @@ cdef class Pack:
         """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; bias; W_hr^T in blocks; its bias; the
         peepholes."""
         W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
-        if self.blas_forward is None:
+        if self.blas_forward is None or self.blas_forward[-1] != (shift, split):
             cut = split * self.hidden_size
             W_hh_T = np.concatenate([blocked(W.T) for W in (W_hh[:cut], W_hh[cut:]) if len(W)])
             W_hr_T = None if W_hr is None else blocked(W_hr.T)
-            self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole
+            self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole, (shift, split)
         return self.blas_forward
 
     cdef tuple for_backward(self, int split):
         """W_ih; W_hh in blocks, of the first `split` gates and of the others; W_hr in blocks; the peepholes."""
         W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
-        if self.blas_backward is None:
+        if self.blas_backward is None or self.blas_backward[-1] != split:
             cut = split * self.hidden_size
             blocks = np.concatenate([blocked(W) for W in (W_hh[:cut], W_hh[cut:]) if len(W)])
-            self.blas_backward = W_ih, blocks, None if W_hr is None else blocked(W_hr), w_peephole
+            self.blas_backward = W_ih, blocks, None if W_hr is None else blocked(W_hr), w_peephole, split
         return self.blas_backward
 
     cdef tuple for_panels(self, int width, tuple form):

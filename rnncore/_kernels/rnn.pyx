@@ -44,6 +44,7 @@ cdef object fill(int nonlinearity, int output):
     table.nonlinearity, table.scale[0] = nonlinearity, scale(nonlinearity)
     table.output, table.output_scale = output, scale(output)
     table.keeps_gates = False
+    table.may_project = True
     table.phases = 1
     table.forward[BLAS][0] = forward
     table.forward[PANELS][0] = forward_panels

@@ -72,8 +72,8 @@ cdef class Stack:
 
     def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None, bint stacked=True):
         cdef int k
-        if len(packs) == 0:
-            raise ValueError("expected at least one pack")
+        if len(packs) == 0 or len(packs) > 1 and not stacked:
+            raise ValueError(f"expected at least one pack, and one alone where states are not stacked, got {len(packs)}")
         self.dtype = FLOAT32 if dtype == np.float32 else FLOAT64
         self.layers, self.stacked = len(packs), stacked
         self.runs = <Run *>PyMem_Calloc(self.layers, sizeof(Run))
