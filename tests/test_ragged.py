@@ -61,11 +61,10 @@ def check(layer, case):
 
 
 @directions
-@pytest.mark.parametrize("L", [1, 3])
 @pytest.mark.parametrize("kind,options", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_stacks_and_directions(dtype, kind, options, L, direction):
-    layer = getattr(rc, kind)(3, 5, L, dtype=dtype, rng=L, **options, **direction)
+def test_stacks_and_directions(dtype, kind, options, direction):
+    layer = getattr(rc, kind)(3, 5, 3, dtype=dtype, rng=0, **options, **direction)
     check(layer, random_case(layer, 6, 7, lengths=LENGTHS[2]))
 
 
@@ -194,7 +193,7 @@ def test_layouts(kind, options, bidirectional):
 def test_unbatched(kind, options, length):
     """The length is a number, or one in an array; `batch_first` says nothing."""
     plain, first = (
-        getattr(rc, kind)(3, 5, 2, batch_first=batch_first, rng=0, **options) for batch_first in (0 > 1, 0 < 1)
+        getattr(rc, kind)(3, 5, 2, batch_first=batch_first, rng=0, **options) for batch_first in (False, True)
     )
     case = random_case(plain, 6, 1, lengths=[length])
     expected = run_layer(plain, case)
@@ -203,14 +202,11 @@ def test_unbatched(kind, options, length):
     for layer in (plain, first):
         for lengths in (length, [length], np.int8(length)):
             actual = run_layer(layer, one | {"lengths": lengths})
-            assert equal(actual["forward"]["y"], expected["forward"]["y"][:, 0])
-            assert equal(actual["backward"]["dx"], expected["backward"]["dx"][:, 0])
-            assert equal(actual["forward"]["state"], tuple(a[:, 0] for a in expected["forward"]["state"]))
-            assert equal(actual["backward"]["dstate"], tuple(a[:, 0] for a in expected["backward"]["dstate"]))
+            for what, sequence, state in (("forward", "y", "state"), ("backward", "dx", "dstate")):
+                assert equal(actual[what][sequence], expected[what][sequence][:, 0])
+                assert equal(actual[what][state], tuple(a[:, 0] for a in expected[what][state]))
             assert equal(actual["backward"]["grads"], expected["backward"]["grads"])
-            assert equal(infer(layer, one | {"lengths": lengths}), infer(plain, case) | {
-                "y": infer(plain, case)["y"][:, 0], "state": tuple(a[:, 0] for a in infer(plain, case)["state"])
-            })  # fmt: skip
+            assert_close(infer(layer, one | {"lengths": lengths}), actual["forward"], "float32", "forward")
 
 
 @directions
