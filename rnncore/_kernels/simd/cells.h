@@ -438,34 +438,36 @@ INLINE void NAME(gate_sums)(const struct panel_step *s, const int g, real *sums,
                      (r + TILE_ROWS - 1) / TILE_ROWS);
 }
 
-/* The two sums of n, of x and then of h_before: they meet after the reset alone. */
-INLINE void NAME(new_sums)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v, ptrdiff_t count)
+/* The two sums of n, which meet after the reset alone: s_n of h_before, and a_n of x, if the step forms that itself. */
+INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
+                           ptrdiff_t count)
 {
-    const ptrdiff_t at = 3 * v + 2 * count, next = NAME(next_gate)(s, v, count, 2), size = count * rows * WIDTH;
+    const ptrdiff_t at = 3 * v + 2 * count, next = NAME(next_gate)(s, v, count, 2), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
     if (s->x)
-        NAME(panel_sums)(s, 0, sums, r, rows, at, count, next, (r + TILE_ROWS - 1) / TILE_ROWS);
-    else
-        memcpy(sums, (const real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH, (size_t)size * sizeof(real));
-    NAME(tile)(rows, count, sums + size, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K,
+        NAME(panel_sums)(s, 0, a_n, r, rows, at, count, next, tile);
+    NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K,
                (const real *)s->panels + at * WIDTH * s->K,
-               next < 0 ? NULL : NAME(ahead)((const real *)s->panels + next * WIDTH * s->K, s->K, s->n,
-                                             (r + TILE_ROWS - 1) / TILE_ROWS));
+               next < 0 ? NULL : NAME(ahead)((const real *)s->panels + next * WIDTH * s->K, s->K, s->n, tile));
 }
 
-/* Equations (3), and (5) up to its tanh, for one vector of each row: leaves the latter in a_n's place. `stride` is that of
-   rows, `gate` that of gates. */
-INLINE void NAME(gru_resets)(const int WHOLE, const struct panel_step *s, real *a, ptrdiff_t stride, ptrdiff_t gate,
-                             ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+/* Equations (3), and (5) up to its tanh, for all sums of a block: leaves the latter in s_n's place. */
+INLINE void NAME(gru_resets)(const real *a_r, const real *a_n, real *s_n, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k += WIDTH) {
+        V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a_r + k));                           /* (3) */
+        NAME(store)(s_n + k, FMA(reset, NAME(load)(s_n + k), NAME(load)(a_n + k)));            /* (5) */
+    }
+}
+
+/* What a tape keeps of that, before: r, and s_n without its scale of 2/ln 2. `stride` is that of rows. */
+INLINE void NAME(gru_keep)(const int WHOLE, const struct panel_step *s, const real *a_r, const real *s_n, ptrdiff_t stride,
+                           ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
 {
     const ptrdiff_t H = s->H;
-    real *gates = s->gates ? (real *)s->gates + r * 4 * H + u : NULL;
-    for (ptrdiff_t q = 0; q < rows; q++, a += stride) {
-        V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a)), s_n = NAME(load)(a + 3 * gate); /* (3) */
-        NAME(store)(a + 2 * gate, FMA(reset, s_n, NAME(load)(a + 2 * gate)));                  /* (5) */
-        if (gates) {
-            STORE(gates + q * 4 * H + H, reset);
-            STORE(gates + q * 4 * H + 3 * H, s_n * ALL((real)0.34657359027997265471)); /* without its scale, 2/ln 2 */
-        }
+    real *gates = (real *)s->gates + r * 4 * H + u;
+    for (ptrdiff_t q = 0; q < rows; q++, gates += 4 * H) {
+        STORE(gates + H, ALL(1) / NAME(one_plus_exp2)(NAME(load)(a_r + q * stride)));
+        STORE(gates + 3 * H, NAME(load)(s_n + q * stride) * ALL((real)0.34657359027997265471));
     }
 }
 
@@ -475,15 +477,15 @@ INLINE V NAME(gru_output)(V t, V above, V below, V h_before)
     return FMA(t, above, h_before * below) / FMA(t, below, below);
 }
 
-INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t gate,
-                              ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const real *a_z, const real *a_n,
+                              ptrdiff_t stride, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
 {
     const ptrdiff_t H = s->H, y_stride = s->y_stride;
     const real *h_before = (const real *)s->h_before + r * H + u;
     real *h = (real *)s->h + r * H + u, *y = s->y ? (real *)s->y + r * y_stride + u : NULL;
     real *gates = s->gates ? (real *)s->gates + r * 4 * H + u : NULL;
-    for (ptrdiff_t q = 0; q < rows; q++, a += stride, h_before += H, h += H) {
-        V t = NAME(exp2)(NAME(load)(a + gate)), below, above = NAME(tanh_parts_2)(NAME(load)(a + 2 * gate), &below);
+    for (ptrdiff_t q = 0; q < rows; q++, a_z += stride, a_n += stride, h_before += H, h += H) {
+        V t = NAME(exp2)(NAME(load)(a_z)), below, above = NAME(tanh_parts_2)(NAME(load)(a_n), &below);
         V h_t = NAME(gru_output)(t, above, below, LOAD(h_before));                             /* (4) (5) (6) */
         STORE(h, h_t);
         if (y)
@@ -495,68 +497,82 @@ INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const
     }
 }
 
-/* Call a pass for each vector of a block, whole ones and what is left of the last. */
-#define FOR_UNITS(s, pass, a, gate)                                                                                    \
+/* Call a pass, pass(WHOLE, s, ..., rows' stride, r, rows, u, first), for each vector k of a block, whole ones and what is
+   left of the last. */
+#define FOR_UNITS(s, pass, ...)                                                                                        \
     for (ptrdiff_t k = 0; k < count; k++) {                                                                            \
         const ptrdiff_t u = (v + p + k) * WIDTH;                                                                       \
         if (u + WIDTH <= (s)->H)                                                                                       \
-            pass(1, s, (a) + k * WIDTH, count * WIDTH, gate, r, rows, u, WIDTH);                                       \
+            pass(1, s, __VA_ARGS__, count * WIDTH, r, rows, u, WIDTH);                                                 \
         else                                                                                                           \
-            pass(0, s, (a) + k * WIDTH, count * WIDTH, gate, r, rows, u, (s)->H - u);                                  \
+            pass(0, s, __VA_ARGS__, count * WIDTH, r, rows, u, (s)->H - u);                                            \
     }
 
 static void NAME(gru_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
-        const ptrdiff_t gate_rows = rows * WIDTH;
         NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), v * WIDTH, vectors * WIDTH);
         FOR_BLOCKS(s, {
-            real *a = sums + 4 * p * gate_rows;
+            const ptrdiff_t gate = count * rows * WIDTH;
+            real *a = sums + 4 * p * rows * WIDTH;
             for (int k = 0; k < 3; k++) {                                                       /* (1) (2) */
                 const int g = s->backwards ? 2 - k : k;
                 if (g == 2)
-                    NAME(new_sums)(s, a + 2 * count * gate_rows, r, rows, v + p, count);
+                    NAME(new_sums)(s, a + 2 * gate, a + 3 * gate, r, rows, v + p, count);
                 else
-                    NAME(gate_sums)(s, g, a + g * count * gate_rows, r, rows, v + p, count);
+                    NAME(gate_sums)(s, g, a + g * gate, r, rows, v + p, count);
             }
         });
-        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_resets), sums + 4 * p * gate_rows, count * gate_rows));
-        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_outputs), sums + 4 * p * gate_rows, count * gate_rows));
+        FOR_BLOCKS(s, {
+            const ptrdiff_t gate = count * rows * WIDTH;
+            real *a = sums + 4 * p * rows * WIDTH;
+            const real *a_n = a + 2 * gate;
+            if (!s->x)
+                a_n = (const real *)s->z + ((3 * (v + p) + 2 * count) * s->rows + (s->row + r) * count) * WIDTH;
+            if (s->gates)
+                FOR_UNITS(s, NAME(gru_keep), a + k * WIDTH, a + 3 * gate + k * WIDTH)
+            NAME(gru_resets)(a, a_n, a + 3 * gate, gate);
+        });
+        FOR_BLOCKS(s, {
+            const real *a = sums + (4 * p + count) * rows * WIDTH;
+            FOR_UNITS(s, NAME(gru_outputs), a + k * WIDTH, a + 2 * count * rows * WIDTH + k * WIDTH)
+        });
     });
 }
 
 /* The original: r and z, and r * h_before for the product that n waits for. z is kept as it comes out of the sum. */
-INLINE void NAME(gru_gates)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t gate,
-                            ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+INLINE void NAME(gru_gates)(const int WHOLE, const struct panel_step *s, const real *a_r, const real *a_z,
+                            ptrdiff_t stride, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
 {
     const ptrdiff_t H = s->H;
     real *gates = (real *)s->gates + r * 3 * H + u;
-    for (ptrdiff_t q = 0; q < rows; q++, a += stride, gates += 3 * H) {
-        V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a));                                 /* (3) */
+    for (ptrdiff_t q = 0; q < rows; q++, gates += 3 * H) {
+        V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a_r + q * stride));                  /* (3) */
         STORE((real *)s->inner + (r + q) * H + u, reset * LOAD((const real *)s->h_before + (r + q) * H + u)); /* (2) */
         STORE(gates, reset);
-        STORE(gates + H, ALL(1) / NAME(one_plus_exp2)(NAME(load)(a + gate)));                  /* (4) */
+        STORE(gates + H, ALL(1) / NAME(one_plus_exp2)(NAME(load)(a_z + q * stride)));          /* (4) */
     }
 }
 
 static void NAME(gru_reset_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
-        const ptrdiff_t gate_rows = rows * WIDTH;
         FOR_BLOCKS(s, {
             for (int k = 0; k < 2; k++) {                                                       /* (1) (2) */
                 const int g = s->backwards ? 1 - k : k;
-                NAME(gate_sums)(s, g, sums + (2 * p + g * count) * gate_rows, r, rows, v + p, count);
+                NAME(gate_sums)(s, g, sums + (2 * p + g * count) * rows * WIDTH, r, rows, v + p, count);
             }
         });
-        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_gates), sums + 2 * p * gate_rows, count * gate_rows));
+        FOR_BLOCKS(s, {
+            const real *a = sums + 2 * p * rows * WIDTH;
+            FOR_UNITS(s, NAME(gru_gates), a + k * WIDTH, a + count * rows * WIDTH + k * WIDTH)
+        });
     });
 }
 
-INLINE void NAME(gru_news)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t gate,
-                           ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+INLINE void NAME(gru_news)(const int WHOLE, const struct panel_step *s, const real *a, ptrdiff_t stride, ptrdiff_t r,
+                           ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
 {
-    (void)gate;
     const ptrdiff_t H = s->H, y_stride = s->y_stride;
     const real *h_before = (const real *)s->inner + r * H + u;
     real *h = (real *)s->h + r * H + u, *y = s->y ? (real *)s->y + r * y_stride + u : NULL;
@@ -574,9 +590,8 @@ INLINE void NAME(gru_news)(const int WHOLE, const struct panel_step *s, const re
 static void NAME(gru_new_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
-        const ptrdiff_t gate_rows = rows * WIDTH;
-        FOR_BLOCKS(s, NAME(gate_sums)(s, 2, sums + p * gate_rows, r, rows, v + p, count););             /* (1) (2) */
-        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_news), sums + p * gate_rows, count * gate_rows));
+        FOR_BLOCKS(s, NAME(gate_sums)(s, 2, sums + p * rows * WIDTH, r, rows, v + p, count););         /* (1) (2) */
+        FOR_BLOCKS(s, FOR_UNITS(s, NAME(gru_news), sums + (p * rows + k) * WIDTH));
     });
 }
 
