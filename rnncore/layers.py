@@ -579,6 +579,7 @@ class _Recurrent(Module, Generic[State]):
         dstate: Any = None,
         *,
         accumulate: Mapping[str, np.ndarray] | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
         """Propagate gradients back through time, from those of `y` and of the final state.
 
@@ -594,6 +595,8 @@ class _Recurrent(Module, Generic[State]):
         accumulate : dict of str to ndarray, optional
             Arrays keyed and shaped like `parameters()`, of the layer's dtype and C-contiguous, which the parameters'
             gradients are added to.
+        n_threads : int, optional
+            As for a call. With the panels engine, gradients do not depend on it.
 
         Returns
         -------
@@ -625,6 +628,7 @@ class _Recurrent(Module, Generic[State]):
         ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
         """
         unbatched, (T, N), ragged, key, *kept = open_tape(tape, self)
+        threads = as_threads(n_threads)
         upstream = self._upstream(dy, T, N, unbatched, ragged)
         dstates = self._states(dstate, "_n", N, unbatched)
         if ragged is None:
@@ -632,7 +636,7 @@ class _Recurrent(Module, Generic[State]):
         else:
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
         grads = self._grads(accumulate)
-        dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key)
+        dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads)
         if ragged is not None:
             dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
             dstates = tuple(unsorted(s, ragged) for s in dstates)
@@ -658,6 +662,7 @@ class _Recurrent(Module, Generic[State]):
         grads: dict[str, np.ndarray],
         ragged: Ragged | None,
         key: np.ndarray | None,
+        n_threads: int,
     ) -> np.ndarray:
         """Run the stack backwards: final states' gradients in `dstates` become initial ones', parameters' are added to
         `grads`; return that of the input."""
@@ -672,7 +677,7 @@ class _Recurrent(Module, Generic[State]):
                 self._cell.backward(
                     self._pack(tape._weights, layer, direction), x, states[direction], upstream,
                     direction * self._widths[0], tuple(s[k] for s in dstates), dx, direction > 0,
-                    of_suffix(grads, self._suffix(layer, direction), self._names), reverse, ragged,
+                    of_suffix(grads, self._suffix(layer, direction), self._names), reverse, ragged, n_threads,
                 )  # fmt: skip
             upstream = dx
         return dx
@@ -1222,15 +1227,16 @@ class JordanRNN(_Recurrent[np.ndarray]):
         grads: dict[str, np.ndarray],
         ragged: Ragged | Forced | None,
         key: np.ndarray | None,
+        n_threads: int,
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
-            return super()._run_back(tape, kept, upstream, dstates, grads, ragged, key)
+            return super()._run_back(tape, kept, upstream, dstates, grads, ragged, key, n_threads)
         (do,) = dstates
         dy = np.zeros((len(ragged.times), self.output_size), self.dtype) if upstream is None else upstream
         last = ragged.times == ragged.lengths[ragged.rows] - 1  # the final state is the last output
         dy[last] += do[0, ragged.rows[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)
-        dx: np.ndarray = super()._run_back(tape, kept, dy[None], (before,), grads, None, key)[0]
+        dx: np.ndarray = super()._run_back(tape, kept, dy[None], (before,), grads, None, key, n_threads)[0]
         first = ragged.times == 0
         do[0, ragged.rows[first]] = before[0, first]
         return dx

@@ -5,11 +5,13 @@ cdef enum:
     MAX_GATES = 4
     MAX_STATES = 2  # h; h and c
     MAX_PHASES = 3
+    MAX_BACK_PHASES = 4
     SOFTMAX = NONLINEARITIES  # an output that is no function of one unit
     BLAS = 0        # engines
     PANELS = 1
     ENGINES = 2
     BLAS_ROWS = 512 # of one block's large products: enough for BLAS to run at full speed
+    BACK_ROWS = 128 # the same of the panels engine, backwards: enough for a weight's gradient to be worth fetching
 
 # The rows of a run's steps, and their order: upwards in the forward pass, or downwards with `reverse`; the other way round
 # in backward. Rows of one time are contiguous, and follow those of the time before.
@@ -25,6 +27,7 @@ cdef struct Step:
     Py_ssize_t n
     Py_ssize_t v_0, v_1
     bint backwards              # from v_1 down to v_0: by turns, for the cache's sake
+    int member, size            # backward: which share of the units to do, of how many
     const char *x               # (n, I)    panels: if not NULL, the step does all of its sums itself; else
     const char *z               # sums over x, of which this step's begin at `row` of each vector's `rows`
     Py_ssize_t row, rows
@@ -58,7 +61,8 @@ cdef struct Table:
     bint keeps_inner            # whether the cell has two phases, which need `inner` and `gates`
     int phases
     Phase forward[ENGINES][MAX_PHASES]
-    Phase backward
+    int back_phases
+    Phase backward[MAX_BACK_PHASES]
 
 # One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`. P is width[0].
 cdef struct Run:
@@ -75,10 +79,10 @@ cdef struct Run:
     Phase phase[MAX_PHASES]
     Py_ssize_t phase_vectors[MAX_PHASES]    # that members of a crew share; 0: they share rows
     const char *W_ih            # (G*H, I)
-    const char *W_hh            # (G*H, P)  in blocks
+    const char *W_hh            # (G*H, P)  blas: in blocks
     const char *W_hh_T          # (P, G*H)  in blocks
     const char *bias            # (columns*H)
-    const char *W_hr            # (P, H)    in blocks
+    const char *W_hr            # (P, H)    blas: in blocks
     const char *W_hr_T          # (H, P)    in blocks
     const char *b_hr            # (P)
     const char *peephole        # (3*H)     i f o, or NULL
@@ -127,8 +131,10 @@ cdef struct Scratch:
 
 cdef void recur(const Run *run, const Step *s) noexcept nogil
 cdef void recur_inner(const Run *run, const Step *s) noexcept nogil
-cdef void recur_back(const Run *run, const Step *s, double beta) noexcept nogil
+cdef void recur_back(const Run *run, const Step *s) noexcept nogil
+cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil
 cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil
+cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexcept nogil
 cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil

@@ -68,4 +68,5 @@ class Cell:
         grads: dict[str, np.ndarray],
         reverse: bool = False,
         ragged: Ragged | None = None,
+        n_threads: int = 0,
     ) -> None: ...

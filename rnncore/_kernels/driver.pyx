@@ -192,18 +192,49 @@ cdef void recur_inner(const Run *run, const Step *s) noexcept nogil:
                     <char *>s.gates + cut * run.item, run.cell.columns * H)
 
 
-cdef void recur_back(const Run *run, const Step *s, double beta) noexcept nogil:
-    """dh_{t-1} (n, P) = beta dh_{t-1} + dgates (n, columns*H) W_hh, of the first `split` gates."""
-    cdef Py_ssize_t H = run.H, P = run.width[0]
-    product_blocked(run.dtype, s.n, P, run.cell.split * H, <char *>s.dgates + run.cell.shift * H * run.item,
-                    run.cell.columns * H, run.W_hh, beta, s.dstate[0], P)
+cdef Py_ssize_t share(Py_ssize_t n, Py_ssize_t unit, int member, int size, Py_ssize_t *first) noexcept nogil:
+    """A member's share of n, in multiples of `unit`: where it begins, and how many."""
+    cdef Py_ssize_t units = (n + unit - 1) // unit
+    first[0] = min(units * member // size * unit, n)
+    return min(units * (member + 1) // size * unit, n) - first[0]
+
+
+cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexcept nogil:
+    """The hidden units that a backward phase is to do: how many, and where their part of an array begins in bytes."""
+    cdef Py_ssize_t count = share(run.H, run.leaf.width, s.member, s.size, first)
+    first[0] *= run.item
+    return count
+
+
+cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, const char *a, Py_ssize_t a_row,
+                       const char *W, Py_ssize_t K, bint add) noexcept nogil:
+    """out (n, P) = a (n, K) W (K, P), or += it: a member's share of the columns."""
+    cdef Py_ssize_t first, count
+    if run.engine == PANELS:
+        count = share(P, run.leaf.width, s.member, s.size, &first)
+        first *= run.item
+        run.leaf.inner(out + first, P, a, a_row, W + first, P, count, s.n, K, add)
+    else:
+        product_blocked(run.dtype, s.n, P, K, a, a_row, W, 1 if add else 0, out, P)
+
+
+cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
+    """dh_{t-1} (n, P) = dgates (n, columns*H) W_hh, of the first `split` gates."""
+    step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
+                 run.cell.columns * run.H, run.W_hh, run.cell.split * run.H, False)
+
+
+cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil:
+    """The same added to what dh_{t-1} is already."""
+    step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
+                 run.cell.columns * run.H, run.W_hh, run.cell.split * run.H, True)
 
 
 cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil:
     """dinner (n, H) = dgates W_hh, of the other gates."""
     cdef Py_ssize_t H = run.H, cut = run.cell.split * H
-    product_blocked(run.dtype, s.n, H, run.cell.G * H - cut, <char *>s.dgates + cut * run.item, run.cell.columns * H,
-                    run.W_hh + cut * H * run.item, 0, s.dinner, H)
+    step_product(run, s, <char *>s.dinner, H, <char *>s.dgates + cut * run.item, run.cell.columns * H,
+                 run.W_hh + cut * H * run.item, run.cell.G * H - cut, False)
 
 
 # --- from hidden units to an output that is the state: projections, and Jordan networks -----------------------------------
@@ -251,34 +282,40 @@ cdef void project_blas(const Run *run, const Step *s) noexcept nogil:
         s.after[0], s.after[0], run.b_hr, s.n, P)                                                   # (4)
 
 
-cdef void project_back(const Run *run, const Step *s) noexcept nogil:
-    """dout (n, P) and dinner (n, H) from dstate[0], the gradient of h_t."""
-    cdef Py_ssize_t P = run.width[0]
+cdef void output_back(const Run *run, const Step *s) noexcept nogil:
+    """dout (n, P) from dstate[0], the gradient of h_t."""
+    cdef Py_ssize_t P = run.width[0], first, n = share(s.n, 1, s.member, s.size, &first)
+    first *= P * run.item
     if run.cell.output == SOFTMAX:
-        run.leaf.softmax_backward(s.dout, s.dstate[0], s.after[0], s.n, P)                          # (4')
+        run.leaf.softmax_backward(<char *>s.dout + first, <char *>s.dstate[0] + first, <char *>s.after[0] + first, n, P)  # (4')
     else:
-        run.leaf.rnn_backward[run.cell.output](s.dout, s.dstate[0], s.after[0], s.n, P)             # (4')
-    product_blocked(run.dtype, s.n, run.H, P, s.dout, P, run.W_hr, 0, s.dinner, run.H)              # (8'), (3')
+        run.leaf.rnn_backward[run.cell.output](<char *>s.dout + first, <char *>s.dstate[0] + first,
+                                               <char *>s.after[0] + first, n, P, P)                 # (4')
+
+
+cdef void project_back(const Run *run, const Step *s) noexcept nogil:
+    """dinner (n, H) from dout."""
+    step_product(run, s, <char *>s.dinner, run.H, <char *>s.dout, run.width[0], run.W_hr, run.width[0], False)  # (8'), (3')
 
 
 # --- sums ---------------------------------------------------------------------------------------------------------------
 
-cdef void add_rows(real *out, const real *a, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t H) noexcept nogil:
-    """out (n, H) += a, whose rows are `stride` apart."""
+cdef void add_rows(real *out, Py_ssize_t out_row, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    """out (n, m) += a, rows of each so many elements apart."""
     cdef Py_ssize_t r, j
     for r in range(n):
-        for j in range(H):
-            out[r * H + j] += a[r * stride + j]
+        for j in range(m):
+            out[r * out_row + j] += a[r * a_row + j]
 
 
-cdef void add_sums(real *out, real *partial, const real *a, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+cdef void add_sums(real *out, real *partial, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
     """out (m) += the column sums of a (n, m), summed in `partial` (m) first: one rounding of `out` per block."""
     cdef Py_ssize_t r, j
     for j in range(m):
         partial[j] = 0
     for r in range(n):
         for j in range(m):
-            partial[j] += a[r * m + j]
+            partial[j] += a[r * a_row + j]
     for j in range(m):
         out[j] += partial[j]
 
@@ -780,105 +817,206 @@ cdef int raise_stopped() except -1 with gil:
 
 # --- backwards ----------------------------------------------------------------------------------------------------------
 
-cdef void add_peepholes(real *out, const real *dgates, const real *c, const real *c_before, Py_ssize_t n,
-                        Py_ssize_t H) noexcept nogil:
-    """out (3, H) += the gradients of a step's peepholes, i f o: (2') (3') (5')."""
+cdef void add_peepholes(real *out, const real *dgates, const real *c, const real *c_before, Py_ssize_t n, Py_ssize_t H,
+                        Py_ssize_t units) noexcept nogil:
+    """out (3, H) += the gradients of a step's peepholes, i f o, of so many units: (2') (3') (5')."""
     cdef Py_ssize_t r, j
     for r in range(n):
-        for j in range(H):
+        for j in range(units):
             out[j] += dgates[r * 4 * H + j] * c_before[r * H + j]
             out[H + j] += dgates[r * 4 * H + H + j] * c_before[r * H + j]
             out[2 * H + j] += dgates[r * 4 * H + 3 * H + j] * c[r * H + j]
 
 
-cdef const char *h_before_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1) noexcept nogil:
-    """h_{t-1} of a block's steps, one after the other: as the tape has them, or copied where sequences end."""
+cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_row, Py_ssize_t m, const char *b, Py_ssize_t P,
+                          Py_ssize_t n, int member, int size) noexcept nogil:
+    """dW (m, P) += a^T b, for a (n, m) and b (n, P): a member's share of the rows."""
+    cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
+    if run.engine == PANELS:
+        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n)
+    else:
+        product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1, dW, P)
+
+
+cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W, Py_ssize_t K, Py_ssize_t n, bint add, int member,
+                         int size) noexcept nogil:
+    """dx (n, I) = a (n, K) W (K, I), or += it: a member's share of the rows."""
+    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), CH = run.cell.columns * run.H, item = run.item
+    if run.engine == PANELS:
+        run.leaf.inner(dx + first * run.I * item, run.I, a + first * CH * item, CH, W, run.I, run.I, count, K, add)
+    else:
+        product(run.dtype, False, False, n, run.I, K, a, CH, W, run.I, 1 if add else 0, dx, run.I)
+
+
+cdef void bias_gradient(const Run *run, char *db, const char *a, Py_ssize_t m, Py_ssize_t n, int member, int size) noexcept nogil:
+    """db (m) += the column sums of a (n, m): a member's share of them."""
+    cdef Py_ssize_t first, count = share(m, 1, member, size, &first), at = first * run.item
+    if run.dtype == FLOAT32:
+        add_sums(<float *>(db + at), <float *>(run.partial + at), <const float *>(a + at), m, n, count)
+    else:
+        add_sums(<double *>(db + at), <double *>(run.partial + at), <const double *>(a + at), m, n, count)
+
+
+cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
+    """Add a block's part to the gradients of the weights, and write its dx: (1'), of a GRU (1') and (2'). A member's
+    share of all that."""
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t t, size = run.width[0] * run.item, rows = row_at(schedule, t_0)
-    if schedule.reverse or schedule.offsets == NULL:
-        return state_at(run, 0, t_0 + schedule.reverse)
-    for t in range(t_0, t_1):
-        memcpy(run.h_before + (row_at(schedule, t) - rows) * size, state_at(run, 0, t), rows_at(schedule, t) * size)
-    return run.h_before
-
-
-cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1) noexcept nogil:
-    """Add a block's part to the gradients of the weights, and write its dx: (1'), of a GRU (1') and (2')."""
-    cdef Py_ssize_t row = row_at(&run.schedule, t_0), n = row_at(&run.schedule, t_1) - row, item = run.item
-    cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H
+    cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
+    cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H, t, first, count, at
     cdef Py_ssize_t shift = run.cell.shift * H, most = run.cell.G * H - shift, cut = run.cell.split * H
     cdef const char *x = run.x + row * I * item
     cdef char *dx = run.dx + row * I * item
-    cdef const char *h_before = h_before_block(run, t_0, t_1)
+    cdef const char *h_before = run.h_before
     cdef const char *inner = run.inner + row * H * item if run.inner != NULL else NULL
-    product(run.dtype, True, False, most, I, n, run.dgates + shift * item, CH, x, I, 1, run.dW_ih, I)
-    product(run.dtype, False, False, n, I, most, run.dgates + shift * item, CH, run.W_ih, I, run.beta_dx, dx, I)
+    cdef const char *dgates
+    cdef const char *c
+    cdef const char *c_before
+    if h_before == NULL:
+        h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
+    weight_gradient(run, run.dW_ih, run.dgates + shift * item, CH, most, x, I, n, member, size)
+    input_gradient(run, dx, run.dgates + shift * item, run.W_ih, most, n, run.beta_dx != 0, member, size)
     if shift:
-        product(run.dtype, True, False, shift, I, n, run.dgates, CH, x, I, 1, run.dW_ih + most * I * item, I)
-        product(run.dtype, False, False, n, I, shift, run.dgates, CH, run.W_ih + most * I * item, I, 1, dx, I)
-    product(run.dtype, True, False, cut, P, n, run.dgates + shift * item, CH, h_before, P, 1, run.dW_hh, P)
+        weight_gradient(run, run.dW_ih + most * I * item, run.dgates, CH, shift, x, I, n, member, size)
+        input_gradient(run, dx, run.dgates, run.W_ih + most * I * item, shift, n, True, member, size)
+    weight_gradient(run, run.dW_hh, run.dgates + shift * item, CH, cut, h_before, P, n, member, size)
     if run.cell.split < run.cell.G:
-        product(run.dtype, True, False, run.cell.G * H - cut, H, n, run.dgates + cut * item, CH, inner, H, 1,
-                run.dW_hh + cut * H * item, H)
+        weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, CH, run.cell.G * H - cut, inner, H, n, member,
+                        size)
+    bias_gradient(run, run.db, run.dgates, CH, n, member, size)
     if run.projects:
-        product(run.dtype, True, False, P, H, n, run.dout, P, inner, H, 1, run.dW_hr, H)
-    if run.dtype == FLOAT32:
-        add_sums(<float *>run.db, <float *>run.partial, <const float *>run.dgates, n, CH)
-        if run.projects:
-            add_sums(<float *>run.db_hr, <float *>run.partial, <const float *>run.dout, n, P)
+        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, member, size)
+        bias_gradient(run, run.db_hr, run.dout, P, n, member, size)
+    if run.peephole != NULL:
+        count = share(H, run.leaf.width, member, size, &first)
+        at = first * item
+        for t in range(t_0, t_1):
+            dgates = run.dgates + (row_at(schedule, t) - row) * CH * item + at
+            c, c_before = state_at(run, 1, slot_after(schedule, t)) + at, state_at(run, 1, slot_before(schedule, t)) + at
+            if run.dtype == FLOAT32:
+                add_peepholes(<float *>(run.dpeephole + at), <const float *>dgates, <const float *>c, <const float *>c_before,
+                              rows_at(schedule, t), H, count)
+            else:
+                add_peepholes(<double *>(run.dpeephole + at), <const double *>dgates, <const double *>c,
+                              <const double *>c_before, rows_at(schedule, t), H, count)
+
+
+cdef void add_dy(const Run *run, const Step *s, const char *dy) noexcept nogil:
+    """Add the gradient through y_t to that through the later steps: of the rows that `output_back` does, or the units that
+    the first phase does."""
+    cdef Py_ssize_t P = run.width[0], n = s.n, m = P, r = 0, u = 0, at
+    if run.projects:
+        n = share(s.n, 1, s.member, s.size, &r)
     else:
-        add_sums(<double *>run.db, <double *>run.partial, <const double *>run.dgates, n, CH)
-        if run.projects:
-            add_sums(<double *>run.db_hr, <double *>run.partial, <const double *>run.dout, n, P)
+        m = share(P, run.leaf.width, s.member, s.size, &u)
+    at = (r * P + u) * run.item
+    dy += (r * run.y_stride + u) * run.item
+    if run.dtype == FLOAT32:
+        add_rows(<float *>(<char *>s.dstate[0] + at), P, <const float *>dy, run.y_stride, n, m)
+    else:
+        add_rows(<double *>(<char *>s.dstate[0] + at), P, <const double *>dy, run.y_stride, n, m)
 
 
-cdef int backward(const Run *run) except -1 nogil:
+cdef void backward_member(void *job_, int member) noexcept nogil:
+    """What one member of the crew does."""
+    cdef Job *job = <Job *>job_
+    cdef const Run *run = job.runs
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, t, t_0, t_1, n, row, H = run.H, P = run.width[0], block = backward_block(run)
-    cdef const char *dy
-    cdef int p
-    cdef Job job
+    cdef Py_ssize_t b, i, t, t_0, t_1, n, row, first, count, n_0 = 0, H = run.H, P = run.width[0], meetings = 0
+    cdef Py_ssize_t size = P * run.item
+    cdef Part part
     cdef Step s
-    job.crew.size = 1
-    job.interruptible = work(run, row_at(schedule, schedule.T)) > LOOK_WORK and main_thread()
-    job.done, job.looked = 0, now()
-    counter_reset(&job.stop)
-    for b in range(blocks(schedule, block)):
-        t_0 = (b if schedule.reverse else blocks(schedule, block) - 1 - b) * block
-        t_1 = min(t_0 + block, schedule.T)
+    cdef int p
+    if job.count == 0:
+        return
+    memset(&part, 0, sizeof(part))
+    part.run, part.member, part.crew_member = run, member, member
+    part.team = &job.teams[0] if job.crew.size > 1 else NULL
+    part.n_1 = schedule.N
+    if job.by_rows:
+        part.n_0 = job.bounds[member] if member < job.chunks else schedule.N
+        part.n_1 = job.bounds[member + 1] if member < job.chunks else schedule.N
+    for b in range(blocks(schedule, job.block)):
+        t_0 = (b if schedule.reverse else blocks(schedule, job.block) - 1 - b) * job.block
+        t_1 = min(t_0 + job.block, schedule.T)
         for i in range(t_1 - t_0):
             t = t_0 + i if schedule.reverse else t_1 - 1 - i
-            n = rows_at(schedule, t)
-            row = row_at(schedule, t) - row_at(schedule, t_0)
-            s = step_at(run, t, 0, n)
+            n = rows_of(&part, t)
+            if n == 0:
+                continue
+            row = row_at(schedule, t) - row_at(schedule, t_0) + part.n_0
+            s = step_at(run, t, part.n_0, part.n_0 + n)
+            s.member, s.size = (0 if job.by_rows else member), (1 if job.by_rows else job.crew.size)
             s.dgates = run.dgates + row * run.cell.columns * H * run.item
-            s.dinner, s.dh = run.dinner, s.dstate[0]
-            if run.dy != NULL:  # dh_t is the gradient through the later steps plus the one through y_t
-                dy = run.dy + row_at(schedule, t) * run.y_stride * run.item
-                if run.dtype == FLOAT32:
-                    add_rows(<float *>s.dstate[0], <const float *>dy, run.y_stride, n, P)
-                else:
-                    add_rows(<double *>s.dstate[0], <const double *>dy, run.y_stride, n, P)
+            s.dinner, s.dh = run.dinner + part.n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]
+            if run.h_before != NULL:
+                count = share(n, 1, s.member, s.size, &first)
+                memcpy(run.h_before + (row + first) * size, <char *>s.before[0] + first * size, count * size)
+            if run.dy != NULL:
+                add_dy(run, &s, run.dy + (row_at(schedule, t) + part.n_0) * run.y_stride * run.item)
             if run.projects:
-                s.dout, s.dh = run.dout + row * P * run.item, run.dinner
+                s.dout, s.dh = run.dout + row * size, s.dinner
+                output_back(run, &s)
+                if not job.by_rows:
+                    meetings += 1
+                    if not meet(job, &part, meetings):
+                        return
                 project_back(run, &s)
-            run.cell.backward(run, &s)
-            if run.peephole != NULL and run.dtype == FLOAT32:
-                add_peepholes(<float *>run.dpeephole, <const float *>s.dgates, <const float *>s.after[1],
-                              <const float *>s.before[1], n, H)
-            elif run.peephole != NULL:
-                add_peepholes(<double *>run.dpeephole, <const double *>s.dgates, <const double *>s.after[1],
-                              <const double *>s.before[1], n, H)
-            look(&job, 0, 3 * work(run, n))
-            if counter_peek(&job.stop):
-                raise_stopped()
-        block_gradients(run, t_0, t_1)
+                if not job.by_rows:
+                    meetings += 1
+                    if not meet(job, &part, meetings):
+                        return
+            for p in range(run.cell.back_phases):
+                run.cell.backward[p](run, &s)
+                if not job.by_rows:
+                    meetings += 1
+                    if not meet(job, &part, meetings):
+                        return
+            look(job, member, 3 * work(run, n))
+        meetings += 1
+        if not meet(job, &part, meetings):
+            return
+        block_gradients(run, t_0, t_1, member, job.crew.size)
+        meetings += 1
+        if not meet(job, &part, meetings):
+            return
+
+
+cdef int backward(Run *run, int n_threads) except -1 nogil:
+    """Run one direction backwards, with up to `n_threads` threads; 0 for as many as pay."""
+    cdef const Schedule *schedule = &run.schedule
+    cdef Job job
+    cdef Py_ssize_t bounds[POOL_MOST + 1]
+    cdef double all_work = 3 * work(run, row_at(schedule, schedule.T))
+    cdef int members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, 1)
+    cdef bint quick = members == 1 and all_work < LOOK_WORK
+    cdef unsigned long mode
+    memset(&job, 0, sizeof(job))
+    job.runs, job.count, job.block = run, 1, backward_block(run)
+    job.interruptible = all_work > LOOK_WORK and main_thread()
+    job.crew.size = 1
+    if not quick:
+        pool_gather(&job.crew, members, limit)
+    members = job.crew.size
+    job.by_rows = members == 1 or shared_by_rows(run, 1, members)
+    job.bounds, job.chunks = bounds, cut_rows(schedule, members, schedule.N, bounds)
+    job.teams[0].size = members
+    barrier_init(&job.teams[0].barrier, members)
+    counter_reset(&job.stop)
+    job.looked = now()
+    if quick:
+        mode = denormals_flush()
+        backward_member(&job, 0)
+        denormals_restore(mode)
+    else:
+        pool_run(&job.crew, backward_member, &job)
+    if counter_peek(&job.stop):
+        raise_stopped()
     return 0
 
 
 cdef Py_ssize_t backward_block(const Run *run) noexcept nogil:
     """Steps of a block of time, anchored at t = 0 and fixed by sizes alone: sums of a block come out the same always."""
-    cdef Py_ssize_t N = max(run.schedule.N, 1), block = BLAS_ROWS // N
+    cdef Py_ssize_t N = max(run.schedule.N, 1), block = (BACK_ROWS if run.engine == PANELS else BLAS_ROWS) // N
     block = min(block, <Py_ssize_t>(BLOCK_WORK / work(run, N)))
     return min(max(block, 1), max(run.schedule.T, 1))
 
@@ -1234,7 +1372,7 @@ cdef class Cell:
 
     def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
                  tuple dstates not None, dx not None, bint add_dx, dict grads not None, bint reverse=False,
-                 Ragged ragged=None):
+                 Ragged ragged=None, int n_threads=0):
         """Run one direction backwards from `kept`, as `forward` returned it.
 
         `dstates`, (N, ·) each, hold the final states' gradients and get the initial states', in the order of `ragged`. `dx` is written or, with
@@ -1243,20 +1381,22 @@ cdef class Cell:
         """
         cdef Run run
         cdef int k
-        cdef unsigned long mode
-        cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows
+        cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows, blocked
         self.begin(&run, pack, as_dtype(x, ragged is not None))
         timed(&run, x, reverse, ragged)
         N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
         all_rows = row_at(&run.schedule, run.schedule.T)
         run.x = rows_in(x, &run, False, run.I)
-        load()
+        run.vectors, run.gate_panels = (H + run.leaf.width - 1) // run.leaf.width, run.cell.G  # for `shared_by_rows`
         rows = backward_block(&run) * N
-        check_dimension(max(rows, CH, run.I, P))
+        blocked = run.engine == BLAS
+        if blocked:
+            load()
+            check_dimension(max(rows, CH, run.I, P))
         rows = min(rows, all_rows)
-        weights = pack.for_backward(run.cell.split)
+        weights = pack.for_backward(run.cell.split) if blocked else pack.plain()
         run.W_ih = data(weights[0], &run, False, GH, run.I)
-        run.W_hh = data(weights[1], &run, False, GH * P)
+        run.W_hh = data(weights[1], &run, False, GH * P) if blocked else data(weights[1], &run, False, GH, P)
         run.tape = True
         for k in range(self.table.states):
             run.state[k] = data(kept[2 + k], &run, False, state_rows(&run.schedule), run.width[k])
@@ -1277,7 +1417,7 @@ cdef class Cell:
             inner = np.empty((N, H), x.dtype)
             run.dinner = data(inner, &run, True, N, H)
         if run.projects:
-            run.W_hr = data(weights[2], &run, False, H * P)
+            run.W_hr = data(weights[2], &run, False, H * P) if blocked else data(weights[2], &run, False, P, H)
             outer, sums_hr = np.empty((rows, P), x.dtype), np.zeros(P, x.dtype)
             run.dout, run.db_hr = data(outer, &run, True, rows, P), data(sums_hr, &run, True, P)
             run.dW_hr = data(grads["W_hr"], &run, True, P, H)
@@ -1292,11 +1432,7 @@ cdef class Cell:
                 data(grads[name], &run, True, size)
         if all_rows > 0:
             with nogil:
-                mode = denormals_flush()
-                try:
-                    backward(&run)
-                finally:
-                    denormals_restore(mode)
+                backward(&run, n_threads)
         shift = run.cell.shift * H
         if "b_ih" in grads:
             grads["b_ih"][: GH - shift] += sums[shift:GH]

@@ -9,7 +9,7 @@ from libc.math cimport M_LOG2E
 from libc.string cimport memset
 
 from .driver cimport (
-    BLAS, PANELS, Cell, Run, Step, Table, panel_step, recur, recur_back, recur_inner, recur_inner_back,
+    BLAS, PANELS, Cell, Run, Step, Table, panel_step, recur, recur_back_add, recur_inner, recur_inner_back, units_of,
 )
 from .leaf cimport PanelStep
 
@@ -30,8 +30,9 @@ cdef void forward(const Run *run, const Step *s) noexcept nogil:
 
 
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
-    run.leaf.gru_backward(s.dgates, s.dstate[0], s.gates, s.before[0], s.n, run.H)                  # (6') to (3')
-    recur_back(run, s, 1)                                                                           # (2')
+    cdef Py_ssize_t u, units = units_of(run, s, &u)
+    run.leaf.gru_backward(<char *>s.dgates + u, <char *>s.dstate[0] + u, <char *>s.gates + u, <char *>s.before[0] + u, s.n,
+                          run.H, units)                                                             # (6') to (3')
 
 
 # --- reset before it --------------------------------------------------------------------------------------------------------
@@ -57,11 +58,16 @@ cdef void new_blas(const Run *run, const Step *s) noexcept nogil:
     run.leaf.gru_new(s.after[0], s.gates, s.before[0], run.bias, s.n, run.H)                        # (5) (6)
 
 
+cdef void new_backward(const Run *run, const Step *s) noexcept nogil:
+    cdef Py_ssize_t u, units = units_of(run, s, &u)
+    run.leaf.gru_new_backward(<char *>s.dgates + u, <char *>s.dstate[0] + u, <char *>s.gates + u, <char *>s.before[0] + u,
+                              s.n, run.H, units)                                                    # (6') (5') (4')
+
+
 cdef void reset_backward(const Run *run, const Step *s) noexcept nogil:
-    run.leaf.gru_new_backward(s.dgates, s.dstate[0], s.gates, s.before[0], s.n, run.H)              # (6') (5') (4')
-    recur_inner_back(run, s)                                                                        # (2')
-    run.leaf.gru_reset_backward(s.dgates, s.dstate[0], s.dinner, s.gates, s.before[0], s.n, run.H)  # (2') (3')
-    recur_back(run, s, 1)                                                                           # (2')
+    cdef Py_ssize_t u, units = units_of(run, s, &u)
+    run.leaf.gru_reset_backward(<char *>s.dgates + u, <char *>s.dstate[0] + u, <char *>s.dinner + u, <char *>s.gates + u,
+                                <char *>s.before[0] + u, s.n, run.H, units)                         # (2') (3')
 
 
 cdef Table after, before
@@ -82,13 +88,16 @@ after.shift, after.split = 1, 3
 after.phases = 1
 after.forward[BLAS][0] = forward
 after.forward[PANELS][0] = forward_panels
-after.backward = backward
+after.back_phases = 2
+after.backward[0], after.backward[1] = backward, recur_back_add                                     # (2')
 
 before.shift, before.split = 0, 2
 before.keeps_inner = True
 before.phases = 2
 before.forward[BLAS][0], before.forward[BLAS][1] = reset_blas, new_blas
 before.forward[PANELS][0], before.forward[PANELS][1] = reset_panels, new_panels
-before.backward = reset_backward
+before.back_phases = 4
+before.backward[0], before.backward[1] = new_backward, recur_inner_back                             # (2')
+before.backward[2], before.backward[3] = reset_backward, recur_back_add                             # (2')
 
 cells = {True: fill(&after), False: fill(&before)}  # reset_after

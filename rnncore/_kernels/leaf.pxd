@@ -43,27 +43,33 @@ cdef extern from "simd/leaf.h":
         void (*map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*panel_map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*rnn_forward[4])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*rnn_backward[4])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+        void (*rnn_backward[4])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H,
+                                Py_ssize_t units) noexcept nogil
         void (*softmax)(void *y, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*softmax_backward)(void *ds, const void *do_, const void *o, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,
                              const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*lstm_backward)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
-                              const void *c_before, const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil
+                              const void *c_before, const void *peephole, Py_ssize_t n, Py_ssize_t H,
+                              Py_ssize_t units) noexcept nogil
         void (*gru_forward)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
                             Py_ssize_t H) noexcept nogil
         void (*gru_backward)(void *dgates, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
-                             Py_ssize_t H) noexcept nogil
+                             Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*gru_reset)(void *rh, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
                           Py_ssize_t H) noexcept nogil
         void (*gru_new)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
                         Py_ssize_t H) noexcept nogil
         void (*gru_new_backward)(void *dgates, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
-                                 Py_ssize_t H) noexcept nogil
+                                 Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*gru_reset_backward)(void *dgates, void *dh, const void *drh, const void *gates, const void *h_before,
-                                   Py_ssize_t n, Py_ssize_t H) noexcept nogil
+                                   Py_ssize_t n, Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t gates, Py_ssize_t K,
                         Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
+        void (*inner)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
+                      Py_ssize_t P, Py_ssize_t n, Py_ssize_t K, int add) noexcept nogil
+        void (*outer)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
+                      Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n) noexcept nogil
         void (*rnn_step[4])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
         void (*gru_step)(const PanelStep *step) noexcept nogil

@@ -6,7 +6,7 @@ Gates stand side by side in a row, in torch's order i f g o. The tape keeps them
 
 from libc.math cimport M_LOG2E
 
-from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, panel_step, recur, recur_back
+from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, panel_step, recur, recur_back, units_of
 from .leaf cimport IDENTITY, PanelStep
 
 
@@ -23,9 +23,10 @@ cdef void forward(const Run *run, const Step *s) noexcept nogil:
 
 
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
-    run.leaf.lstm_backward(s.dgates, s.dstate[1], s.dh, s.gates, s.after[1], s.before[1], run.peephole, s.n,
-                           run.H)                                                                   # (7') to (2')
-    recur_back(run, s, 0)                                                                           # (1')
+    cdef Py_ssize_t u, units = units_of(run, s, &u)
+    run.leaf.lstm_backward(
+        <char *>s.dgates + u, <char *>s.dstate[1] + u, <char *>s.dh + u, <char *>s.gates + u, <char *>s.after[1] + u,
+        <char *>s.before[1] + u, run.peephole + u if run.peephole != NULL else NULL, s.n, run.H, units)  # (7') to (2')
 
 
 cdef Table table
@@ -41,6 +42,7 @@ table.scale[:] = [-M_LOG2E, -M_LOG2E, 2 * M_LOG2E, -M_LOG2E]
 table.phases = 1
 table.forward[BLAS][0] = forward
 table.forward[PANELS][0] = forward_panels
-table.backward = backward
+table.back_phases = 2
+table.backward[0], table.backward[1] = backward, recur_back                                         # (1')
 
 cell = Cell.of(&table)

@@ -10,5 +10,6 @@ cdef class Pack:
     cdef bint projects, peeps
     cdef object bias(self, int shift)
     cdef tuple for_blas(self, int shift, int split)
+    cdef tuple plain(self)
     cdef tuple for_backward(self, int split)
     cdef tuple for_panels(self, int width, tuple form)

@@ -103,6 +103,11 @@ cdef class Pack:
             self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole, (shift, split)
         return self.blas_forward
 
+    cdef tuple plain(self):
+        """W_ih, W_hh, W_hr and the peepholes as they are: what gradients are multiplied with."""
+        W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
+        return W_ih, W_hh, W_hr, w_peephole
+
     cdef tuple for_backward(self, int split):
         """W_ih; W_hh in blocks, of the first `split` gates and of the others; W_hr in blocks; the peepholes."""
         W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays

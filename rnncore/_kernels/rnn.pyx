@@ -6,7 +6,7 @@ The derivative of each activation follows from h_t alone: the tape keeps no gate
 
 from libc.math cimport M_LOG2E
 
-from .driver cimport BLAS, PANELS, SOFTMAX, Cell, Run, Step, Table, panel_step, recur, recur_back
+from .driver cimport BLAS, PANELS, SOFTMAX, Cell, Run, Step, Table, panel_step, recur, recur_back, units_of
 from .leaf cimport IDENTITY, RELU, SIGMOID, TANH, PanelStep
 
 
@@ -22,9 +22,10 @@ cdef void forward(const Run *run, const Step *s) noexcept nogil:
 
 
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
-    run.leaf.rnn_backward[run.cell.nonlinearity](s.dgates, s.dh, s.inner if run.projects else s.after[0], s.n,
-                                                 run.H)                                             # (2')
-    recur_back(run, s, 0)                                                                           # (1')
+    cdef Py_ssize_t u, units = units_of(run, s, &u)
+    run.leaf.rnn_backward[run.cell.nonlinearity](
+        <char *>s.dgates + u, <char *>s.dh + u, <char *>(s.inner if run.projects else s.after[0]) + u, s.n, run.H,
+        units)                                                                                      # (2')
 
 
 cdef double scale(int function):
@@ -48,7 +49,8 @@ cdef object fill(int nonlinearity, int output):
     table.phases = 1
     table.forward[BLAS][0] = forward
     table.forward[PANELS][0] = forward_panels
-    table.backward = backward
+    table.back_phases = 2
+    table.backward[0], table.backward[1] = backward, recur_back                                     # (1')
     return Cell.of(table)
 
 

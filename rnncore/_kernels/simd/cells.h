@@ -8,12 +8,6 @@
 #define ALL NAME(all)
 #define FMA NAME(fma)
 
-#include "math.h"
-
-#include "panels.h"
-
-#include "limits.h"
-
 /* Run the statements for every vector of a row of H elements, at j; LOAD and STORE are whole or partial as fits. */
 #define FOR_VECTORS(H, ...)                                                                                            \
     do {                                                                                                               \
@@ -30,6 +24,12 @@
     } while (0)
 #define LOAD(p) (WHOLE || first == WIDTH ? NAME(load)(p) : NAME(load_first)(p, first))
 #define STORE(p, v) (WHOLE || first == WIDTH ? NAME(store)(p, v) : NAME(store_first)(p, v, first))
+
+#include "math.h"
+
+#include "panels.h"
+
+#include "limits.h"
 
 /* --- maps ------------------------------------------------------------------------------------------------------- */
 
@@ -87,11 +87,13 @@ static inline V NAME(identity_slope)(V dh, V h)
             FOR_VECTORS(H, { STORE(h + j, NAME(function)(LOAD(a + j) + LOAD(bias + j))); /* (2) */ });                 \
     }                                                                                                                  \
                                                                                                                        \
-    static void NAME(function##_backward)(void *da_, const void *dh_, const void *h_, ptrdiff_t n, ptrdiff_t H)        \
+    static void NAME(function##_backward)(void *da_, const void *dh_, const void *h_, ptrdiff_t n, ptrdiff_t H,        \
+                                          ptrdiff_t units)                                                             \
     {                                                                                                                  \
         real *da = da_;                                                                                                \
         const real *dh = dh_, *h = h_;                                                                                 \
-        FOR_VECTORS(n *H, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });           \
+        for (; n > 0; n--, da += H, dh += H, h += H)                                                                   \
+            FOR_VECTORS(units, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });      \
     }
 
 /* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
@@ -284,12 +286,13 @@ static void NAME(lstm_step)(const struct panel_step *s)
 }
 
 static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const void *gates_, const void *c_,
-                                const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H)
+                                const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H,
+                                ptrdiff_t units)
 {
     real *dgates = dgates_, *dc = dc_;
     const real *dh = dh_, *gates = gates_, *c = c_, *c_before = c_before_, *w = peephole;
     for (; n > 0; n--, dgates += 4 * H, dc += H, dh += H, gates += 4 * H, c += H, c_before += H)
-        FOR_VECTORS(H, {
+        FOR_VECTORS(units, {
             V i = LOAD(gates + j), f = LOAD(gates + H + j), g = LOAD(gates + 2 * H + j), o = LOAD(gates + 3 * H + j);
             V tanh_c = NAME(tanh)(LOAD(c + j)), dh_t = LOAD(dh + j);
             V dc_t = FMA(dh_t * o, FMA(-tanh_c, tanh_c, ALL(1)), LOAD(dc + j));            /* (7') */
@@ -330,12 +333,12 @@ static void NAME(gru_forward)(void *h_, void *gates_, const void *h_before_, con
 }
 
 static void NAME(gru_backward)(void *dgates_, void *dh_, const void *gates_, const void *h_before_, ptrdiff_t n,
-                               ptrdiff_t H)
+                               ptrdiff_t H, ptrdiff_t units)
 {
     real *dgates = dgates_, *dh = dh_;
     const real *gates = gates_, *h_before = h_before_;
     for (; n > 0; n--, dgates += 4 * H, dh += H, gates += 4 * H, h_before += H)
-        FOR_VECTORS(H, {
+        FOR_VECTORS(units, {
             V new = LOAD(gates + j), r = LOAD(gates + H + j), z = LOAD(gates + 2 * H + j), s_n = LOAD(gates + 3 * H + j);
             V dh_t = LOAD(dh + j);
             V da_n = NAME(tanh_slope)(dh_t * (ALL(1) - z), new);                           /* (6') (5') */
@@ -374,12 +377,12 @@ static void NAME(gru_new)(void *h_, void *gates_, const void *h_before_, const v
 }
 
 static void NAME(gru_new_backward)(void *dgates_, void *dh_, const void *gates_, const void *h_before_, ptrdiff_t n,
-                                   ptrdiff_t H)
+                                   ptrdiff_t H, ptrdiff_t units)
 {
     real *dgates = dgates_, *dh = dh_;
     const real *gates = gates_, *h_before = h_before_;
     for (; n > 0; n--, dgates += 3 * H, dh += H, gates += 3 * H, h_before += H)
-        FOR_VECTORS(H, {
+        FOR_VECTORS(units, {
             V z = LOAD(gates + H + j), new = LOAD(gates + 2 * H + j), dh_t = LOAD(dh + j);
             STORE(dgates + H + j, NAME(sigmoid_slope)(dh_t * (LOAD(h_before + j) - new), z)); /* (6') (4') */
             STORE(dgates + 2 * H + j, NAME(tanh_slope)(dh_t * (ALL(1) - z), new));         /* (6') (5') */
@@ -388,12 +391,12 @@ static void NAME(gru_new_backward)(void *dgates_, void *dh_, const void *gates_,
 }
 
 static void NAME(gru_reset_backward)(void *dgates_, void *dh_, const void *drh_, const void *gates_,
-                                     const void *h_before_, ptrdiff_t n, ptrdiff_t H)
+                                     const void *h_before_, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units)
 {
     real *dgates = dgates_, *dh = dh_;
     const real *drh = drh_, *gates = gates_, *h_before = h_before_;
     for (; n > 0; n--, dgates += 3 * H, dh += H, drh += H, gates += 3 * H, h_before += H)
-        FOR_VECTORS(H, {
+        FOR_VECTORS(units, {
             V r = LOAD(gates + j), drh_t = LOAD(drh + j);
             STORE(dgates + j, NAME(sigmoid_slope)(drh_t * LOAD(h_before + j), r));         /* (2') (3') */
             STORE(dh + j, FMA(drh_t, r, LOAD(dh + j)));                                    /* (2') */

@@ -14,8 +14,10 @@ typedef void (*map_function)(void *y, const void *x, ptrdiff_t n);
 /* h (n, H) from a (n, H), which lacks the bias (H): equation (2) of the RNN; h may be a */
 typedef void (*rnn_forward_function)(void *h, const void *a, const void *bias, ptrdiff_t n, ptrdiff_t H);
 
+/* The cells' backward functions work on `units` of the H units, or P outputs, of n rows: pointers are to the first. */
+
 /* da (n, H) from dh and h: equation (2') of the RNN */
-typedef void (*rnn_backward_function)(void *da, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H);
+typedef void (*rnn_backward_function)(void *da, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
 
 /* softmax of each row of y (n, P), in place: equation (4) of a Jordan network */
 typedef void (*softmax_function)(void *y, ptrdiff_t n, ptrdiff_t P);
@@ -31,7 +33,7 @@ typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void 
 /* dgates (n, 4*H), before activation, from dh (n, H), the activated gates, c and c_before: equations (7') to (2').
    dc goes in as the gradient of c and out as that of c_before. */
 typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
-                                       const void *c_before, const void *peephole, ptrdiff_t n, ptrdiff_t H);
+                                       const void *c_before, const void *peephole, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
 
 /* GRU, reset after the product. Gates stand in the order n r z s_n, so that those of x and those of h_before are side by
    side. h (n, H) from gates (n, 4*H), which lack the bias (4*H), and h_before: equations (3) to (6); gates are left
@@ -42,7 +44,7 @@ typedef void (*gru_forward_function)(void *h, void *gates, const void *h_before,
 /* dgates (n, 4*H): equations (6') to (3'). dh goes in as the gradient of h and out as that of h_before, as far as it does
    not pass through the gates. */
 typedef void (*gru_backward_function)(void *dgates, void *dh, const void *gates, const void *h_before, ptrdiff_t n,
-                                      ptrdiff_t H);
+                                      ptrdiff_t H, ptrdiff_t units);
 
 /* GRU, reset before the product, in two parts; gates (n, 3*H) are r z n. Of r and z, and rh (n, H) = r * h_before:
    equations (3) and (4); then, when rh's product has been added to n, (5) and (6). */
@@ -51,9 +53,9 @@ typedef void (*gru_new_function)(void *h, void *gates, const void *h_before, con
 
 /* And back: dgates of z and n, dh as above, (6') and (5'); then, from drh, dgates of r, and dh completed, (3'). */
 typedef void (*gru_new_backward_function)(void *dgates, void *dh, const void *gates, const void *h_before, ptrdiff_t n,
-                                          ptrdiff_t H);
+                                          ptrdiff_t H, ptrdiff_t units);
 typedef void (*gru_reset_backward_function)(void *dgates, void *dh, const void *drh, const void *gates,
-                                            const void *h_before, ptrdiff_t n, ptrdiff_t H);
+                                            const void *h_before, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
 
 /* The panels engine: weights packed as simd/panels.h says, `vectors` of them. They, and the bias, are multiplied by
    -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
@@ -78,6 +80,14 @@ struct panel_step {
     int backwards;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
+
+/* out (n, P) = a (n, K) b (K, P), or += it. Each sum is one chain over the K. */
+typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+                               ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add);
+
+/* out (M, P) += a^T b, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. Each sum is one chain over the n. */
+typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n);
 
 /* The machine's limits: what a loop of nothing but multiply-adds, or of nothing but loads, reaches. */
 
@@ -109,6 +119,8 @@ struct leaf {
     gru_new_backward_function gru_new_backward;
     gru_reset_backward_function gru_reset_backward;
     project_function project;
+    inner_function inner;
+    outer_function outer;
     panel_step_function rnn_step[NONLINEARITIES];
     panel_step_function lstm_step;
     panel_step_function gru_step;                    /* reset after the product */

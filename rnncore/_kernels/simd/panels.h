@@ -80,8 +80,6 @@ TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 TILE(4, 4, 1, _ahead) TILE(5, 4, 1, _ahead) TILE(6, 4, 1, _ahead)
 #undef TILE
 #undef TILES
-#undef REGISTERS
-#undef KEEP
 
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K,
                                     const real *panel, const real *ahead);
@@ -146,6 +144,130 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
         }
     }
 }
+
+/* --- gradients: products with matrices as they are ------------------------------------------------------------- */
+
+/* out[r][v] = sum over k of a[k * a_k + r * a_r] b[k][v], or += it: a tile of a product with a matrix that is not packed.
+   The last vector has `first` elements, WIDTH if WHOLE. */
+INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE, real *out, ptrdiff_t out_row, const real *a,
+                             ptrdiff_t a_k, ptrdiff_t a_r, const real *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first,
+                             int add)
+{
+    V sum[24], w[4];
+    UNROLL for (int k = 0; k < ROWS * VECTORS; k++)
+        sum[k] = ALL(0);
+    if (K < 1)
+        __builtin_unreachable();
+    for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            w[v] = v + 1 < VECTORS ? NAME(load)(b + v * WIDTH) : LOAD(b + v * WIDTH);
+            if (ROWS > 1 && REGISTERS == 32)
+                KEEP(w[v]);
+        }
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            V a_rk = ALL(a[r * a_r]);
+            KEEP(a_rk);
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                sum[r * VECTORS + v] = FMA(a_rk, w[v], sum[r * VECTORS + v]);
+        }
+    }
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            real *p = out + r * out_row + v * WIDTH;
+            V s = sum[r * VECTORS + v];
+            if (v + 1 < VECTORS)
+                NAME(store)(p, add ? NAME(load)(p) + s : s);
+            else
+                STORE(p, add ? LOAD(p) + s : s);
+        }
+}
+
+#define PLAIN(ROWS, VECTORS)                                                                                           \
+    static __attribute__((noinline)) void NAME(outer_##ROWS##x##VECTORS)(                                              \
+        real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
+        ptrdiff_t first, int add)                                                                                      \
+    {                                                                                                                  \
+        if (first == WIDTH)                                                                                            \
+            NAME(plain_tile)(ROWS, VECTORS, 1, out, out_row, a, a_row, 1, b, b_row, K, first, add);                    \
+        else                                                                                                           \
+            NAME(plain_tile)(ROWS, VECTORS, 0, out, out_row, a, a_row, 1, b, b_row, K, first, add);                    \
+    }                                                                                                                  \
+    static __attribute__((noinline)) void NAME(inner_##ROWS##x##VECTORS)(                                              \
+        real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
+        ptrdiff_t first, int add)                                                                                      \
+    {                                                                                                                  \
+        if (first == WIDTH)                                                                                            \
+            NAME(plain_tile)(ROWS, VECTORS, 1, out, out_row, a, 1, a_row, b, b_row, K, first, add);                    \
+        else                                                                                                           \
+            NAME(plain_tile)(ROWS, VECTORS, 0, out, out_row, a, 1, a_row, b, b_row, K, first, add);                    \
+    }
+#if REGISTERS == 32
+#define PLAIN_ROWS 6
+PLAIN(4, 4) PLAIN(5, 4) PLAIN(6, 4)
+#else
+#define PLAIN_ROWS 3
+#endif
+PLAIN(1, 1) PLAIN(1, 2) PLAIN(1, 3) PLAIN(1, 4)
+PLAIN(2, 1) PLAIN(2, 2) PLAIN(2, 3) PLAIN(2, 4)
+PLAIN(3, 1) PLAIN(3, 2) PLAIN(3, 3) PLAIN(3, 4)
+#undef PLAIN
+
+typedef void (*NAME(plain_function))(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b,
+                                     ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add);
+
+/* A product of `rows` rows, a_step elements apart in a, with b (K, P). */
+INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][3], real *out, ptrdiff_t out_row,
+                        const real *a, ptrdiff_t a_step, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t P,
+                        ptrdiff_t rows, ptrdiff_t K, int add)
+{
+    for (ptrdiff_t j = 0; j < P; j += 4 * WIDTH) {
+        const ptrdiff_t left = P - j < 4 * WIDTH ? P - j : 4 * WIDTH, vectors = (left + WIDTH - 1) / WIDTH;
+        const ptrdiff_t first = left - (vectors - 1) * WIDTH, most = vectors == 4 ? PLAIN_ROWS : 3;
+        for (ptrdiff_t r = 0, count; r < rows; r += count) {
+            const ptrdiff_t tiles = (rows - r + most - 1) / most;
+            count = (rows - r + tiles - 1) / tiles;
+            (vectors == 4 ? whole[count - 1] : few[vectors - 1][count - 1])(out + r * out_row + j, out_row, a + r * a_step,
+                                                                            a_row, b + j, b_row, K, first, add);
+        }
+    }
+}
+
+#if PLAIN_ROWS == 6
+#define PLAIN_TABLES(stem)                                                                                             \
+    static const NAME(plain_function) whole[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4),                 \
+                                                 NAME(stem##_4x4), NAME(stem##_5x4), NAME(stem##_6x4)};                \
+    PLAIN_FEW(stem)
+#else
+#define PLAIN_TABLES(stem)                                                                                             \
+    static const NAME(plain_function) whole[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4)};                \
+    PLAIN_FEW(stem)
+#endif
+#define PLAIN_FEW(stem)                                                                                                \
+    static const NAME(plain_function) few[3][3] = {{NAME(stem##_1x1), NAME(stem##_2x1), NAME(stem##_3x1)},             \
+                                                   {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2)},             \
+                                                   {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3)}};
+
+/* out (M, P) += a^T b, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient from n
+   steps. Every sum is one chain over the n, added at its end. */
+static void NAME(outer)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n)
+{
+    PLAIN_TABLES(outer)
+    NAME(plain)(whole, few, (real *)out + m_0 * out_row, out_row, (const real *)a + m_0, 1, a_row, b, b_row, P, m_1 - m_0, n, 1);
+}
+
+/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. */
+static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+                        ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add)
+{
+    PLAIN_TABLES(inner)
+    NAME(plain)(whole, few, out, out_row, a, a_row, a_row, b, b_row, P, n, K, add);
+}
+#undef PLAIN_ROWS
+#undef PLAIN_TABLES
+#undef PLAIN_FEW
+#undef REGISTERS
+#undef KEEP
 
 /* Panels times rows whose sums are formed before the cell's functions are applied to them: several panels where there
    are few rows. */
