@@ -434,7 +434,10 @@ static void check_rnn(int function, int H)
     check_all("rnn_forward", out, h, N * H);
     leaf->rnn_forward[function](in_place, in_place, b, N, H);
     check_all("rnn_forward in place", in_place, h, N * H);
-    leaf->rnn_backward[function](back, dh, out, N, H);
+    for (int part = 0; part < 2; part++) { /* of the units, as a crew would */
+        const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
+        leaf->rnn_backward[function](at(back, u), at(dh, u), at(out, u), N, H, units);
+    }
     check_all("rnn_backward", back, da, N * H);
     release(0);
 }
@@ -495,7 +498,11 @@ static void check_lstm(int H, int peephole)
     check_all("lstm_forward c", c_out, c, N * H);
     check_all("lstm_forward gates", gates_out, gates, (long)N * 4 * H);
     void *back = array((long)N * 4 * H), *dc_out = copy(dc, N * H);
-    leaf->lstm_backward(back, dc_out, dh, gates_out, c_out, c_before, peephole ? w : NULL, N, H);
+    for (int part = 0; part < 2; part++) {
+        const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
+        leaf->lstm_backward(at(back, u), at(dc_out, u), at(dh, u), at(gates_out, u), at(c_out, u), at(c_before, u),
+                            peephole ? at(w, u) : NULL, N, H, units);
+    }
     check_all("lstm_backward gates", back, dgates, (long)N * 4 * H);
     check_all("lstm_backward c_before", dc_out, dc_before, N * H);
     release(0);
@@ -524,7 +531,10 @@ static void check_gru(int H)
     check_all("gru_forward", out, h, N * H);
     check_all("gru_forward gates", gates_out, gates, (long)N * 4 * H);
     void *back = array((long)N * 4 * H), *dh_out = copy(dh, N * H);
-    leaf->gru_backward(back, dh_out, gates_out, h_before, N, H);
+    for (int part = 0; part < 2; part++) {
+        const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
+        leaf->gru_backward(at(back, u), at(dh_out, u), at(gates_out, u), at(h_before, u), N, H, units);
+    }
     check_all("gru_backward gates", back, dgates, (long)N * 4 * H);
     check_all("gru_backward h_before", dh_out, dh_before, N * H);
     release(0);
@@ -558,8 +568,11 @@ static void check_gru_original(int H)
     check_all("gru_new", out, h, N * H);
     check_all("gru_new gates", gates_out, gates, (long)N * 3 * H);
     void *back = array((long)N * 3 * H), *dh_out = copy(dh, N * H);
-    leaf->gru_new_backward(back, dh_out, gates_out, h_before, N, H);
-    leaf->gru_reset_backward(back, dh_out, drh, gates_out, h_before, N, H);
+    for (int part = 0; part < 2; part++) {
+        const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
+        leaf->gru_new_backward(at(back, u), at(dh_out, u), at(gates_out, u), at(h_before, u), N, H, units);
+        leaf->gru_reset_backward(at(back, u), at(dh_out, u), at(drh, u), at(gates_out, u), at(h_before, u), N, H, units);
+    }
     check_all("gru_backward, reset before: gates", back, dgates, (long)N * 3 * H);
     check_all("gru_backward, reset before: h_before", dh_out, dh_before, N * H);
     release(0);
@@ -576,6 +589,49 @@ static void check_map(const char *what, map_function map, number (*f)(number), d
     for (int i = 0; i < n; i++) {
         check(what, get(y, i), creal(f(get(x, i) / scale)));
         check(what, get(in_place, i), get(y, i));
+    }
+    release(0);
+}
+
+/* A vector of a panel; and the products with matrices as they are, written and added to, rows of all arrays apart. */
+static void check_products(int P, int K)
+{
+    const int width = leaf->width, rows = P < width ? P : width, step = 2 * width;
+    const void *W = draw((long)rows * K, 1);
+    void *vector = array((long)(K - 1) * step + width);
+    leaf->pack(vector, W, rows, K, step, 2 * LOG2E);
+    for (int k = 0; k < K; k++)
+        for (int lane = 0; lane < width; lane++)
+            check("pack", get(vector, (long)k * step + lane), lane < rows ? get(W, (long)lane * K + k) * 2 * LOG2E : 0);
+
+    const int a_row = K + 2, b_row = P + 3, out_row = P + 1;
+    for (int n = 1; n <= 2 * N; n += n < 8 ? 1 : 3) {
+        const void *a = draw((long)(n - 1) * a_row + K, 1), *b = draw((long)(K - 1) * b_row + P, 1);
+        const void *c = draw((long)(n - 1) * b_row + P, 1), *before = draw((long)(n > K ? n : K) * out_row, 1);
+        const int mark = used;
+        for (int add = 0; add < 2; add++, release(mark)) {
+            void *out = copy(before, (long)(n - 1) * out_row + P);
+            leaf->inner(out, out_row, a, a_row, b, b_row, P, n, K, add);
+            for (int r = 0; r < n; r++)
+                for (int j = 0; j < P; j++) {
+                    double sum = add ? get(before, (long)r * out_row + j) : 0;
+                    for (int k = 0; k < K; k++)
+                        sum += get(a, (long)r * a_row + k) * get(b, (long)k * b_row + j);
+                    check("inner", get(out, (long)r * out_row + j), sum);
+                }
+        }
+        void *out = copy(before, (long)(K - 1) * out_row + P);
+        const int m = K / 3; /* in two parts of the rows */
+        leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n);
+        leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n);
+        for (int k = 0; k < K; k++)
+            for (int j = 0; j < P; j++) {
+                double sum = get(before, (long)k * out_row + j);
+                for (int r = 0; r < n; r++)
+                    sum += get(a, (long)r * a_row + k) * get(c, (long)r * b_row + j);
+                check("outer", get(out, (long)k * out_row + j), sum);
+            }
+        release(0);
     }
     release(0);
 }
@@ -626,6 +682,7 @@ int main(void)
                 check_gru(H);
                 check_gru_original(H);
                 check_softmax(H);
+                check_products(H, I);
             }
             check_limits();
             printf("%s float%d: %d elements a vector, %d failures\n", leaf->isa, wide ? 64 : 32, leaf->width, failures);

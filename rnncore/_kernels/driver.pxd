@@ -11,7 +11,7 @@ cdef enum:
     PANELS = 1
     ENGINES = 2
     BLAS_ROWS = 512 # of one block's large products: enough for BLAS to run at full speed
-    BACK_ROWS = 128 # the same of the panels engine, backwards: enough for a weight's gradient to be worth fetching
+    BACK_ROWS = 256 # the same of the panels engine, backwards: enough for a weight's gradient to be worth fetching
 
 # The rows of a run's steps, and their order: upwards in the forward pass, or downwards with `reverse`; the other way round
 # in backward. Rows of one time are contiguous, and follow those of the time before.
@@ -120,7 +120,7 @@ cdef struct Run:
     char *dpeephole
     char *db                    # (columns*H)
     char *db_hr                 # (P)
-    char *partial               # (columns*H or P)      a block's sums
+    char *partial               # (columns*H + P)       a block's sums
 
 cdef int engine  # in use
 

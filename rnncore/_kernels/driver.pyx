@@ -848,13 +848,14 @@ cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W,
         product(run.dtype, False, False, n, run.I, K, a, CH, W, run.I, 1 if add else 0, dx, run.I)
 
 
-cdef void bias_gradient(const Run *run, char *db, const char *a, Py_ssize_t m, Py_ssize_t n, int member, int size) noexcept nogil:
+cdef void bias_gradient(const Run *run, char *db, char *partial, const char *a, Py_ssize_t m, Py_ssize_t n, int member,
+                        int size) noexcept nogil:
     """db (m) += the column sums of a (n, m): a member's share of them."""
     cdef Py_ssize_t first, count = share(m, 1, member, size, &first), at = first * run.item
     if run.dtype == FLOAT32:
-        add_sums(<float *>(db + at), <float *>(run.partial + at), <const float *>(a + at), m, n, count)
+        add_sums(<float *>(db + at), <float *>(partial + at), <const float *>(a + at), m, n, count)
     else:
-        add_sums(<double *>(db + at), <double *>(run.partial + at), <const double *>(a + at), m, n, count)
+        add_sums(<double *>(db + at), <double *>(partial + at), <const double *>(a + at), m, n, count)
 
 
 cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
@@ -882,10 +883,10 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int me
     if run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, CH, run.cell.G * H - cut, inner, H, n, member,
                         size)
-    bias_gradient(run, run.db, run.dgates, CH, n, member, size)
+    bias_gradient(run, run.db, run.partial, run.dgates, CH, n, member, size)
     if run.projects:
         weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, member, size)
-        bias_gradient(run, run.db_hr, run.dout, P, n, member, size)
+        bias_gradient(run, run.db_hr, run.partial + CH * item, run.dout, P, n, member, size)
     if run.peephole != NULL:
         count = share(H, run.leaf.width, member, size, &first)
         at = first * item
@@ -1410,8 +1411,8 @@ cdef class Cell:
         run.dW_hh = data(grads["W_hh"], &run, True, GH, P)
         dgates, sums = np.empty((rows, CH), x.dtype), np.zeros(CH, x.dtype)
         run.dgates, run.db = data(dgates, &run, True, rows, CH), data(sums, &run, True, CH)
-        partial, inner, outer, before = np.empty(max(CH, P), x.dtype), None, None, None
-        run.partial = data(partial, &run, True, max(CH, P))
+        partial, inner, outer, before = np.empty(CH + P, x.dtype), None, None, None
+        run.partial = data(partial, &run, True, CH + P)
         if run.projects or self.table.keeps_inner:
             run.inner = data(kept[1], &run, False, all_rows, H)
             inner = np.empty((N, H), x.dtype)

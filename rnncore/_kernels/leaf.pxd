@@ -64,6 +64,7 @@ cdef extern from "simd/leaf.h":
                                  Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*gru_reset_backward)(void *dgates, void *dh, const void *drh, const void *gates, const void *h_before,
                                    Py_ssize_t n, Py_ssize_t H, Py_ssize_t units) noexcept nogil
+        void (*pack)(void *out, const void *W, Py_ssize_t rows, Py_ssize_t K, Py_ssize_t step, double scale) noexcept nogil
         void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t gates, Py_ssize_t K,
                         Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
         void (*inner)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,

@@ -4,6 +4,9 @@ import numpy as np
 
 from .blas import blocked
 
+from .blas cimport FLOAT32, FLOAT64
+from .leaf cimport Leaf, leaf_of
+
 cimport cython
 cimport numpy as cnp
 
@@ -17,28 +20,42 @@ cdef cnp.ndarray aligned(object size, object dtype):
     return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
-cdef object in_panels(W, scales, width, interleaved=False):
-    """Return a matrix (gates*H, K), each gate times its scale, as simd/panels.h lays it out: vectors of `width` units of
-    one gate, units beyond H zero, in panels of 4, 2 or 1 vectors; all gates of the same vectors side by side, in a panel
-    each or, `interleaved`, as the vectors of one."""
-    gates = len(scales)
-    H, K = W.shape[0] // gates, W.shape[1]
-    groups = -(-H // width)
-    vectors = np.zeros((gates, groups * width, K), W.dtype)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for gate, scale in enumerate(scales):
-            part = W[gate * H : (gate + 1) * H]
-            vectors[gate, :H] = part if scale == 1 else part * np.float64(scale)  # rounded once
-    vectors = vectors.reshape(gates, groups, width, K)
-    if interleaved:
-        vectors = vectors.swapaxes(0, 1).reshape(1, gates * groups, width, K)
-    out = aligned(vectors.size, W.dtype)
-    first, at = 0, 0
-    for size in (4, 2, 1):
-        last = first + (vectors.shape[1] - first) // size * size
-        part = vectors[:, first:last].reshape(len(vectors), -1, size, width, K).transpose(1, 0, 4, 2, 3)
-        out[at : at + part.size].reshape(part.shape)[...] = part
-        first, at = last, at + part.size
+cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t item, Py_ssize_t gates, Py_ssize_t H,
+                      Py_ssize_t K, const double *scales, bint interleaved) noexcept nogil:
+    """All panels of a matrix (gates*H, K), as `in_panels` says."""
+    cdef Py_ssize_t width = leaf.width, groups = (H + width - 1) // width, sets = 1 if interleaved else gates
+    cdef Py_ssize_t vectors = groups * (gates if interleaved else 1), v = 0, count, q, set, gate, unit
+    while v < vectors:
+        count = 4 if vectors - v >= 4 else 2 if vectors - v >= 2 else 1
+        for set in range(sets):
+            for q in range(count):
+                gate = (v + q) % gates if interleaved else set
+                unit = ((v + q) // gates if interleaved else v + q) * width
+                leaf.pack(out + ((v * sets + set * count) * K + q) * width * item, W + (gate * H + unit) * K * item, H - unit,
+                          K, count * width, scales[gate])
+        v += count
+
+
+cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
+    """Return a matrix (gates*H, K), or a vector (gates*H,), each gate times its scale, as simd/panels.h lays it out: vectors
+    of `width` units of one gate, units beyond H zero, in panels of 4, 2 or 1 vectors; all gates of the same vectors side by
+    side, in a panel each or, `interleaved`, as the vectors of one."""
+    cdef Py_ssize_t gates = len(scales), H, K, k
+    cdef double factors[4]
+    cdef cnp.ndarray source = W, out
+    cdef int type_ = cnp.PyArray_TYPE(source)
+    cdef const Leaf *leaf = leaf_of(FLOAT32 if type_ == cnp.NPY_FLOAT else FLOAT64)
+    H, K = cnp.PyArray_DIM(source, 0) // gates, cnp.PyArray_DIM(source, 1) if cnp.PyArray_NDIM(source) == 2 else 1
+    if gates > 4 or not cnp.PyArray_ISCARRAY_RO(source) or width != leaf.width or type_ not in (
+        cnp.NPY_FLOAT, cnp.NPY_DOUBLE
+    ):
+        raise ValueError(f"expected a C-contiguous matrix of up to 4 gates, got {W!r:.80}")
+    for k in range(gates):
+        factors[k] = scales[k]
+    out = aligned(gates * ((H + width - 1) // width * width) * K, W.dtype)
+    with nogil:
+        fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source), cnp.PyArray_ITEMSIZE(source),
+                    gates, H, K, factors, interleaved)
     return out
 
 
@@ -87,6 +104,8 @@ cdef class Pack:
     cdef object bias(self, int shift):
         """The bias of the gates' columns: those of x, gate g in place (g + shift) % G, plus those of h, in g + shift."""
         _, _, b_ih, b_hh, _, _, _ = self.arrays
+        if shift == 0:
+            return b_ih + b_hh
         bias = np.zeros(((self.gates + shift), self.hidden_size), b_ih.dtype)
         bias[: self.gates] += np.roll(b_ih.reshape(self.gates, -1), shift, axis=0)
         bias[shift:] += b_hh.reshape(self.gates, -1)
@@ -125,14 +144,14 @@ cdef class Pack:
         if made is None or made[-2:] != (width, form):
             W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
             scales, interleaved, shift, out_scale = form
-            bias, H = self.bias(shift)[:, None], self.hidden_size
-            of_h = bias[self.gates * H :]
-            bias = np.roll(bias[: self.gates * H], -shift * H, axis=0)
+            bias, GH = self.bias(shift), self.gates * self.hidden_size
+            of_h = bias[GH:]
+            bias = np.roll(bias[:GH], -shift * self.hidden_size) if shift else bias
             made = (
                 *[in_panels(W, scales, width, interleaved) for W in (W_ih, W_hh, bias)],
                 in_panels(of_h, scales[-1:], width) if shift else None,
-                *[in_panels(W, (out_scale,), width) if self.projects else None for W in (W_hr, b_hr[:, None])],
-                in_panels(w_peephole[:, None], (scales[0],) * 3, width, True) if self.peeps else None,
+                *[in_panels(W, (out_scale,), width) if self.projects else None for W in (W_hr, b_hr)],
+                in_panels(w_peephole, (scales[0],) * 3, width, True) if self.peeps else None,
                 width, form,
             )
             self.panels = made

@@ -60,6 +60,9 @@ typedef void (*gru_reset_backward_function)(void *dgates, void *dh, const void *
 /* The panels engine: weights packed as simd/panels.h says, `vectors` of them. They, and the bias, are multiplied by
    -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
 
+/* One vector of a panel whose lines are `step` elements apart, from up to `width` rows of W (rows, K) times a scale */
+typedef void (*pack_function)(void *out, const void *W, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step, double scale);
+
 /* z (vectors, rows) = bias + a (n, K) W^T for n of the rows, from `row` on, and the vectors from v_0 to v_1, which are
    whole blocks of so many gates' panels */
 typedef void (*project_function)(void *z, const void *bias, const void *a, const void *panels, ptrdiff_t gates, ptrdiff_t K,
@@ -118,6 +121,7 @@ struct leaf {
     gru_new_function gru_new;
     gru_new_backward_function gru_new_backward;
     gru_reset_backward_function gru_reset_backward;
+    pack_function pack;
     project_function project;
     inner_function inner;
     outer_function outer;

@@ -24,10 +24,13 @@
 /* Keep a vector in a register: where the compiler would rather load it once for each use, loads are what takes longest. */
 #if defined(__x86_64__)
 #define KEEP(v) __asm__("" : "+v"(v))
+#define ONE_BY_ONE(x) __asm__("" : "+x"(x))
 #elif defined(__aarch64__)
 #define KEEP(v) __asm__("" : "+w"(v))
+#define ONE_BY_ONE(x) __asm__("" : "+w"(x))
 #else
 #define KEEP(v) ((void)0)
+#define ONE_BY_ONE(x) ((void)0)
 #endif
 
 /* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
@@ -142,6 +145,34 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
                            panel, at + 8 <= v_1 * gates ? NAME(ahead)(panel + 4 * WIDTH * K, K, n, k) : NULL);
             }
         }
+    }
+}
+
+/* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), each times the scale; the rest zero. Exact
+   products, rounded once. */
+static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step, double scale)
+{
+    real *out = out_, strip[WIDTH * WIDTH] __attribute__((aligned(64)));
+    const real *W = W_;
+    const ptrdiff_t lanes = rows < WIDTH ? rows : WIDTH;
+    memset(strip, 0, sizeof strip);
+    for (ptrdiff_t k_0 = 0; k_0 < K; k_0 += WIDTH) {
+        const ptrdiff_t columns = K - k_0 < WIDTH ? K - k_0 : WIDTH;
+        for (ptrdiff_t lane = 0; lane < lanes; lane++) {
+            const real *w = W + lane * K + k_0;
+            if (columns == WIDTH)
+                for (int k = 0; k < WIDTH; k++)
+                    strip[lane * WIDTH + k] = (real)(w[k] * scale);
+            else
+                for (ptrdiff_t k = 0; k < columns; k++)
+                    strip[lane * WIDTH + k] = (real)(w[k] * scale);
+        }
+        for (ptrdiff_t k = 0; k < columns; k++)
+            UNROLL for (int lane = 0; lane < WIDTH; lane++) {
+                real w = strip[lane * WIDTH + k];
+                ONE_BY_ONE(w); /* gathers take longer */
+                out[(k_0 + k) * step + lane] = w;
+            }
     }
 }
 
@@ -268,6 +299,7 @@ static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a
 #undef PLAIN_FEW
 #undef REGISTERS
 #undef KEEP
+#undef ONE_BY_ONE
 
 /* Panels times rows whose sums are formed before the cell's functions are applied to them: several panels where there
    are few rows. */
