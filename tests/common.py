@@ -119,7 +119,7 @@ def run_layer(layer: Any, case: dict[str, Any]) -> dict[str, Any]:
     """Forward and backward of a layer on a case."""
     options = {name: case[name] for name in ("lengths", "targets", "rng", "n_threads") if name in case}
     y, state, tape = layer.forward(case["x"], case["state"], **options)
-    dx, dstate, grads = layer.backward(tape, case["dy"], case["dstate"])
+    dx, dstate, grads = layer.backward(tape, case["dy"], case["dstate"], n_threads=case.get("n_threads"))
     return {
         "forward": {"y": y, "state": as_tuple(state)},
         "backward": {"dx": dx, "dstate": as_tuple(dstate), "grads": grads},

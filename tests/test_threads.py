@@ -29,9 +29,11 @@ def test_any_number_of_threads(layer, N, T, n_threads, data):
     y, final = layer(case["x"], case["state"], lengths=lengths, n_threads=1)
     y_crew, final_crew = layer(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
     assert equal(y_crew, y) and equal(as_tuple(final_crew), as_tuple(final))
-    y_tape, final_tape, _ = layer.forward(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
+    y_tape, final_tape, tape = layer.forward(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
     assert equal(as_tuple(final_tape), as_tuple(final)) or runtime.engine == "blas"
     assert y_tape.shape == y.shape
+    back = [layer.backward(tape, case["dy"], case["dstate"], n_threads=n) for n in (1, n_threads)]
+    assert equal((back[1][0], as_tuple(back[1][1]), back[1][2]), (back[0][0], as_tuple(back[0][1]), back[0][2]))
 
 
 @pytest.mark.parametrize("kind,options", KINDS)
@@ -56,6 +58,13 @@ def check_by_rows_and_by_units(layer):
             assert equal(layer(x[:, :N], n_threads=n_threads)[0], y[:, :N])
             ragged = layer(x[:, :N], lengths=lengths[:N], n_threads=n_threads)[0]
             assert equal(ragged, y_ragged[:, :N])
+    for N in (1, 3, 8, 17, 97):
+        for given in (None, lengths[:N]):
+            y, _, tape = layer.forward(x[:, :N], lengths=given)
+            dx, _, grads = layer.backward(tape, y, n_threads=1)
+            for n_threads in (2, 3):
+                dx_crew, _, grads_crew = layer.backward(tape, y, n_threads=n_threads)
+                assert equal(dx_crew, dx) and equal(grads_crew, grads)
 
 
 def test_the_pools_own_c_test(tmp_path):

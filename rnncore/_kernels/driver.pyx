@@ -4,14 +4,16 @@ Forward, per block: one product for W_ih x of all its steps, then step by step t
 both. They are done by one of two engines: `panels`, packed weights and one pass for product, gates and state; `blas`,
 products by BLAS.
 Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
-each for dW_ih, dW_hh and dx, and a sum for db.
+each for dW_ih, dW_hh and dx, and a sum for db. All of them are our own in the panels engine, with the weights as they are
+(simd/panels.h), or BLAS's.
 
 A *schedule* says which rows a step has. Sequences of several lengths come sorted, the longest first, and packed: the rows
 of time t are those still running then, and rows of one time follow those of the time before. In inference x and y may be
 padded and in another order all the same: x is then gathered block by block, and y scattered step by step.
 
-A crew of threads shares a forward pass in one of two ways. *By rows*: each member takes some sequences through all of
-time, and nobody waits for anybody. *By units*: each member owns some of the hidden units, and all meet after each phase.
+A crew of threads shares a pass in one of two ways. *By rows*: each member takes some sequences through all of time, and
+nobody waits for anybody; backwards, all meet at the end of a block, for each row of a weight's gradient is one member's.
+*By units*: each member owns some of the hidden units, and all meet after each phase.
 """
 
 import threading
@@ -1017,7 +1019,10 @@ cdef int backward(Run *run, int n_threads) except -1 nogil:
 
 cdef Py_ssize_t backward_block(const Run *run) noexcept nogil:
     """Steps of a block of time, anchored at t = 0 and fixed by sizes alone: sums of a block come out the same always."""
-    cdef Py_ssize_t N = max(run.schedule.N, 1), block = (BACK_ROWS if run.engine == PANELS else BLAS_ROWS) // N
+    cdef Py_ssize_t N = max(run.schedule.N, 1), block = BLAS_ROWS
+    if run.engine == PANELS:
+        block = 2 * BACK_ROWS if run.cell.G * run.H * (run.I + run.width[0]) * run.item > BACK_BYTES else BACK_ROWS
+    block //= N
     block = min(block, <Py_ssize_t>(BLOCK_WORK / work(run, N)))
     return min(max(block, 1), max(run.schedule.T, 1))
 
