@@ -616,8 +616,9 @@ class _Recurrent(Module, Generic[State]):
 
         Notes
         -----
-        Everything is checked before any array of `accumulate` changes; Ctrl-C in the middle leaves them half added to. The
-        GIL is released. Workspace: a block of a few hundred rows of the gates' gradients, and the gradients between layers.
+        Everything is checked before any array of `accumulate` changes; Ctrl-C in the middle leaves them half added to.
+        The GIL is released. Workspace: a block of a few hundred rows of the gates' gradients, and the gradients
+        between layers.
 
         Examples
         --------

@@ -59,8 +59,8 @@ def check_by_rows_and_by_units(layer):
             ragged = layer(x[:, :N], lengths=lengths[:N], n_threads=n_threads)[0]
             assert equal(ragged, y_ragged[:, :N])
     for N in (1, 3, 8, 17, 97):
-        for given in (None, lengths[:N]):
-            y, _, tape = layer.forward(x[:, :N], lengths=given)
+        for some in (None, lengths[:N]):
+            y, _, tape = layer.forward(x[:, :N], lengths=some)
             dx, _, grads = layer.backward(tape, y, n_threads=1)
             for n_threads in (2, 3):
                 dx_crew, _, grads_crew = layer.backward(tape, y, n_threads=n_threads)
