@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  (loads the BLAS whose threads are limited below)
 import torch
 from test_layers import SHAPES, TOLERANCE, Case, T
 from threadpoolctl import threadpool_limits
@@ -43,7 +44,7 @@ def main() -> None:
     rnncore.set_num_threads(1)
     print("| cell | N | I = H | inference, µs a step | PyTorch ÷ rnncore | training, µs a step | PyTorch ÷ rnncore |")
     print("|---|---|---|---|---|---|---|")
-    for kind in ("rnn", "lstm"):
+    for kind in ("rnn", "lstm", "gru"):
         for N, H in SHAPES:
             case = Case(kind, N, H)
             cells = [kind.upper(), str(N), str(H)]
