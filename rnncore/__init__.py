@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .cells import GRUCell, LSTMCell, RNNCell
-from .layers import GRU, LSTM, RNN, JordanRNN
+from .jordan import JordanRNN
+from .layers import GRU, LSTM, RNN
 from .runtime import get_num_threads, info, set_num_threads
 from .stream import Stream
 from .tape import Tape

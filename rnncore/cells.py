@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ._kernels import gru as _gru
 from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
-from ._kernels.driver import Cell
+from ._kernels.cell import Cell
 from ._kernels.step import Stack
 from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
 from .layers import RNG, State, States, as_nonlinearity, of_suffix, pack, recurrent_parameters

@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rnncore as rc
-from rnncore._kernels import driver, pack, step
+from rnncore._kernels import cell, pack, step
 
 EXAMPLES = int(os.environ.get("RNNCORE_EXAMPLES", "60"))  # the slow tier asks for more
 
@@ -149,7 +149,7 @@ def test_dirty_memory_changes_nothing(layer, N, T, data):
     names = {name: getattr(np, name) for name in dir(np) if not name.startswith("__")}
     fake = SimpleNamespace(**names | {"empty": dirty, "empty_like": dirty_like})
     with pytest.MonkeyPatch.context() as patch:
-        for module in (driver, pack, step, rc.layers):
+        for module in (cell, pack, step, rc.layers, rc.jordan):
             patch.setattr(module, "np", fake)
         actual = run()
     assert equal(actual, expected)

@@ -18,7 +18,7 @@ from common import (
 )
 
 import rnncore as rc
-from rnncore._kernels.driver import Ragged
+from rnncore._kernels.cell import Ragged
 
 pytestmark = pytest.mark.usefixtures("engine")
 panels = pytest.mark.parametrize("engine", ["panels"], indirect=True)  # where one is enough, or bits are promised

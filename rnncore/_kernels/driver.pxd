@@ -1,5 +1,4 @@
 from .leaf cimport NONLINEARITIES, Leaf, PanelStep
-from .pack cimport Pack
 
 cdef enum:
     MAX_GATES = 4
@@ -131,6 +130,16 @@ cdef struct Scratch:
     char *memory
     size_t size
 
+cdef inline Py_ssize_t row_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
+    """Rows of all times before t."""
+    return t * s.N if s.offsets == NULL else s.offsets[t]
+
+
+cdef inline Py_ssize_t state_rows(const Schedule *s) noexcept nogil:
+    """Rows of all slots on a tape: slot 0 has one for each sequence, slot t+1 one for each that has a step t."""
+    return s.N + row_at(s, s.T)
+
+
 cdef void recur(const Run *run, const Step *s) noexcept nogil
 cdef void recur_inner(const Run *run, const Step *s) noexcept nogil
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil
@@ -138,22 +147,10 @@ cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil
 cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil
 cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexcept nogil
 cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil
+cdef void project_panels(const Run *run, const Step *s) noexcept nogil
+cdef void project_blas(const Run *run, const Step *s) noexcept nogil
+cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
+cdef int backward(Run *run, int n_threads) except -1 nogil
+cdef Py_ssize_t backward_block(const Run *run) noexcept nogil
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil
-
-
-cdef class Ragged:
-    cdef object places, sizes, starts   # order, lengths, offsets
-    cdef readonly Py_ssize_t T
-    cdef Py_ssize_t N, t_0
-    cdef int schedule(self, Schedule *s) except -1
-
-
-cdef class Cell:
-    cdef const Table *table
-    cdef tuple form
-    cdef int begin(self, Run *run, Pack pack, int dtype) except -1
-    cdef object prepare(self, Run *run, Pack pack, int dtype)
-
-    @staticmethod
-    cdef Cell of(const Table *table)

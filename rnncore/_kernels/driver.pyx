@@ -18,10 +18,6 @@ nobody waits for anybody; backwards, all meet at the end of a block, for each ro
 
 import threading
 
-import numpy as np
-
-cimport cython
-cimport numpy as cnp
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -34,8 +30,6 @@ from .pool cimport (
     POOL_MOST, Barrier, Counter, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take,
     denormals_flush, denormals_restore, pool_gather, pool_lost, pool_run,
 )
-
-cnp.import_array()
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # leaves the exception where the caller of all this finds it
@@ -81,11 +75,6 @@ cdef inline Py_ssize_t blocks(const Schedule *s, Py_ssize_t block) noexcept nogi
     return (s.T + block - 1) // block
 
 
-cdef inline Py_ssize_t row_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
-    """Rows of all times before t."""
-    return t * s.N if s.offsets == NULL else s.offsets[t]
-
-
 cdef inline Py_ssize_t rows_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
     """Sequences that have a step at time t: the first so many."""
     return s.N if s.offsets == NULL else s.offsets[t + 1] - s.offsets[t]
@@ -99,11 +88,6 @@ cdef inline Py_ssize_t slot_before(const Schedule *s, Py_ssize_t t) noexcept nog
 cdef inline Py_ssize_t slot_after(const Schedule *s, Py_ssize_t t) noexcept nogil:
     """Slot of the states that step t writes."""
     return t if s.reverse else t + 1
-
-
-cdef inline Py_ssize_t state_rows(const Schedule *s) noexcept nogil:
-    """Rows of all slots on a tape: slot 0 has one for each sequence, slot t+1 one for each that has a step t."""
-    return s.N + row_at(s, s.T)
 
 
 cdef inline char *state_at(const Run *run, int k, Py_ssize_t slot) noexcept nogil:
@@ -613,12 +597,11 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
 
 
 cdef Py_ssize_t cut_rows(const Schedule *s, Py_ssize_t chunks, Py_ssize_t most, Py_ssize_t *bounds) noexcept nogil:
-    """Cut the sequences into `chunks` of about equal work, or more where one would have more than `most`; return how many
-    there are. `bounds`, unless NULL, gets their beginnings and the end."""
+    """Cut the sequences into `chunks` of about equal work, or more where one would have more than `most`: at most
+    N // most + 1 more. Returns how many there are; `bounds` gets their beginnings and the end."""
     cdef Py_ssize_t n = 0, start, k = 0, left = row_at(s, s.T), share, done, step
     while n < s.N:
-        if bounds != NULL:
-            bounds[k] = n
+        bounds[k] = n
         start, done, share = n, 0, left // max(chunks - k, 1)
         while n < s.N and n - start < most:
             step = s.T if s.offsets == NULL else s.lengths[n]
@@ -628,8 +611,7 @@ cdef Py_ssize_t cut_rows(const Schedule *s, Py_ssize_t chunks, Py_ssize_t most, 
             n += 1
         left -= done
         k += 1
-    if bounds != NULL:
-        bounds[k] = s.N
+    bounds[k] = s.N
     return k
 
 
@@ -671,7 +653,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, rows, z_rows, bounds, each, inner, gates, aim = 1
+    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, rows, z_rows, bounds, each, inner, gates
     cdef Py_ssize_t state[MAX_STATES]
     cdef Py_ssize_t all_rows = row_at(schedule, T), CH = run.cell.columns * run.H
     cdef Job job
@@ -712,8 +694,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         if schedule.offsets == NULL:
             job.rows, job.chunks = rows, (N + rows - 1) // rows
         else:
-            job.rows, aim = min(most, N), job.chunks
-            job.chunks = cut_rows(schedule, aim, job.rows, NULL)
+            job.rows = min(most, N)
     job.block = max(most // job.rows, 1)
     if run.engine == BLAS:
         job.block = max(min(job.block, <Py_ssize_t>(BLOCK_WORK / work(run, N))), 1)
@@ -737,7 +718,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     inner = 0 if run.tape or not (run.projects or run.cell.keeps_inner) else N * run.H * run.item
     gates = 0 if run.tape or run.engine == BLAS or not run.cell.keeps_inner else N * CH * run.item
     each += inner + gates
-    bounds = job.chunks + 1
+    bounds = job.chunks + N // job.rows + 2
     shares = members * 2 * sizeof(Counter) + bounds * sizeof(Py_ssize_t)
     shares += 128 + (members if job.by_rows else count) * job.z_size
     shares += (members if job.by_rows or job.fused else count) * job.x_size
@@ -770,8 +751,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
             enter_and_leave(&runs[r], False)
         for k in range(2 * members):
             counter_reset(&job.shares[k])
-        if schedule.offsets != NULL and job.chunks > 1:
-            cut_rows(schedule, aim, job.rows, job.bounds)
+        if schedule.offsets != NULL and job.by_rows:
+            job.chunks = cut_rows(schedule, job.chunks, job.rows, job.bounds)
         else:
             for k in range(job.chunks + 1):
                 job.bounds[k] = min(k * job.rows, N)
@@ -924,13 +905,11 @@ cdef void backward_member(void *job_, int member) noexcept nogil:
     cdef Job *job = <Job *>job_
     cdef const Run *run = job.runs
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, t, t_0, t_1, n, row, first, count, n_0 = 0, H = run.H, P = run.width[0], meetings = 0
-    cdef Py_ssize_t size = P * run.item
+    cdef Py_ssize_t b, i, t, t_0, t_1, n, row, first, count, H = run.H, size = run.width[0] * run.item
+    cdef Py_ssize_t meetings = 0
     cdef Part part
     cdef Step s
     cdef int p
-    if job.count == 0:
-        return
     memset(&part, 0, sizeof(part))
     part.run, part.member, part.crew_member = run, member, member
     part.team = &job.teams[0] if job.crew.size > 1 else NULL
@@ -1025,425 +1004,3 @@ cdef Py_ssize_t backward_block(const Run *run) noexcept nogil:
     block //= N
     block = min(block, <Py_ssize_t>(BLOCK_WORK / work(run, N)))
     return min(max(block, 1), max(run.schedule.T, 1))
-
-
-# --- sequences of several lengths ---------------------------------------------------------------------------------------
-
-@cython.final
-@cython.auto_pickle(False)
-cdef class Ragged:
-    """The order in which sequences of several lengths run.
-
-    Parameters
-    ----------
-    lengths : ndarray (N,) of int64
-        Any order, from 0 to `T`; ValueError otherwise.
-    T : int
-        Steps of the padded sequences.
-
-    Attributes
-    ----------
-    T : int
-        The longest length: steps that there are.
-    order : ndarray (N,)
-        The sequences, the longest first.
-    lengths : ndarray (N,)
-        Theirs.
-    offsets : ndarray (T+1,)
-        Rows of all times before t, in packed order.
-    rows : int
-        Of all times: the sum of the lengths.
-    """
-
-    def __cinit__(self, lengths not None, Py_ssize_t T):
-        cdef Py_ssize_t t, n, place
-        if type(lengths) is not np.ndarray or lengths.ndim != 1 or lengths.dtype != np.int64:
-            raise ValueError(f"expected lengths (N,) of int64, got {lengths!r:.80}")
-        self.N, self.T, self.t_0 = len(lengths), 0, 0
-        cdef const long long[:] given = lengths
-        for n in range(self.N):
-            if not 0 <= given[n] <= T:
-                raise ValueError(f"expected lengths between 0 and {T}, got {given[n]}")
-            self.T = max(self.T, <Py_ssize_t>given[n])
-        self.places, self.sizes = np.empty(self.N, np.intp), np.empty(self.N, np.intp)
-        self.starts = np.zeros(self.T + 1, np.intp)
-        cdef Py_ssize_t *order = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.places)
-        cdef Py_ssize_t *sizes = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.sizes)
-        cdef Py_ssize_t *offsets = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.starts)
-        for n in range(self.N):  # how many there are of each length; from the longest on, how many are at least so long
-            offsets[given[n]] += 1
-        for t in range(self.T, 0, -1):
-            offsets[t - 1] += offsets[t]
-        for n in range(self.N - 1, -1, -1):  # the place behind the last of a length, downwards
-            t = given[n]
-            offsets[t] -= 1
-            order[offsets[t]], sizes[offsets[t]] = n, t
-        # offsets[t] are those that are longer than t now
-        place = 0
-        for t in range(self.T + 1):
-            n = offsets[t]
-            offsets[t] = place
-            place += n
-
-    # What C follows is nobody else's to change: copies.
-    @property
-    def order(self):
-        return self.places.copy()
-
-    @property
-    def lengths(self):
-        return self.sizes.copy()
-
-    @property
-    def offsets(self):
-        return self.starts.copy()
-
-    @property
-    def rows(self):
-        return int(self.starts[-1])
-
-    @property
-    def full(self):
-        """Whether all sequences have as many steps as the longest."""
-        return self.rows == self.N * self.T
-
-    def where(self):
-        """Return time and sequence of each row in packed order: two arrays."""
-        times = np.repeat(np.arange(self.T), np.diff(self.starts))
-        return times, self.places[np.arange(len(times)) - self.starts[times]]
-
-    def cut(self, Py_ssize_t t_0, Py_ssize_t t_1):
-        """Return the order of the steps from t_0 to t_1 alone; x and y stay those of the whole."""
-        cdef Ragged part = Ragged.__new__(Ragged, np.zeros(0, np.int64), 0)
-        if not 0 <= t_0 <= t_1 <= self.T:
-            raise ValueError(f"expected 0 <= t_0 <= t_1 <= {self.T}, got {t_0} and {t_1}")
-        part.N, part.T, part.t_0, part.places = self.N, t_1 - t_0, self.t_0 + t_0, self.places
-        part.sizes = np.clip(self.sizes - t_0, 0, t_1 - t_0)
-        part.starts = self.starts[t_0 : t_1 + 1] - self.starts[t_0]
-        return part
-
-    cdef int schedule(self, Schedule *s) except -1:
-        s.T, s.N = self.T, self.N
-        s.offsets = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.starts)
-        s.lengths = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.sizes)
-        s.order = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.places)
-        return 0
-
-
-# --- from arrays to a run ---------------------------------------------------------------------------------------------
-
-cdef char *data(object array, const Run *run, bint writes, Py_ssize_t a, Py_ssize_t b=-1, Py_ssize_t c=-1) except? NULL:
-    """The first byte of an array of shape (a,), (a, b) or (a, b, c), of the run's dtype and ready for C.
-
-    Callers guarantee all this; the check keeps a mistake of theirs from reading out of bounds. It looks at the array
-    itself: a subclass could tell anything about its shape.
-    """
-    cdef cnp.ndarray x
-    cdef int ndim = 1 if b < 0 else 2 if c < 0 else 3
-    if type(array) is np.ndarray:
-        x = array
-        if (
-            cnp.PyArray_TYPE(x) == (cnp.NPY_FLOAT if run.dtype == FLOAT32 else cnp.NPY_DOUBLE)
-            and cnp.PyArray_NDIM(x) == ndim
-            and cnp.PyArray_DIM(x, 0) == a
-            and (ndim < 2 or cnp.PyArray_DIM(x, 1) == b)
-            and (ndim < 3 or cnp.PyArray_DIM(x, 2) == c)
-            and (cnp.PyArray_ISCARRAY(x) if writes else cnp.PyArray_ISCARRAY_RO(x))
-        ):
-            return <char *>cnp.PyArray_DATA(x)
-    shape = (a, b, c)[:ndim]
-    raise ValueError(f"expected a C-contiguous array of shape {shape} and {run.item} bytes an element, got {array!r:.80}")
-
-
-cdef char *rows_in(object array, const Run *run, bint writes, Py_ssize_t width) except? NULL:
-    """The first byte of an array whose rows, of `width` elements, are those of the schedule: (T, N, width), or packed."""
-    cdef Py_ssize_t rows = row_at(&run.schedule, run.schedule.T)
-    if run.schedule.offsets == NULL:
-        return data(array, run, writes, run.schedule.T, run.schedule.N, width)
-    return data(array, run, writes, rows, width)
-
-
-cdef char *padded_in(object array, const Run *run, Ragged ragged, bint batch_first, bint writes, Py_ssize_t width,
-                     Py_ssize_t *step, Py_ssize_t *sequence) except? NULL:
-    """The same for a padded array (T, N, width), or (N, T, width), in the caller's order; and how many rows there are from
-    one time to the next, and from one sequence to the next. An array of two dimensions is packed, and both are 0."""
-    cdef cnp.ndarray x
-    cdef Py_ssize_t T, N
-    cdef char *at
-    step[0] = sequence[0] = 0
-    if ragged is None or type(array) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>array) != 3:
-        return rows_in(array, run, writes, width)
-    x = array
-    T, N = cnp.PyArray_DIM(x, 1 if batch_first else 0), cnp.PyArray_DIM(x, 0 if batch_first else 1)
-    if N != ragged.N or T < ragged.t_0 + ragged.T:
-        raise ValueError(f"expected {ragged.N} sequences of {ragged.t_0 + ragged.T} steps or more, got {N} of {T}")
-    at = data(array, run, writes, N if batch_first else T, T if batch_first else N, width)
-    step[0] = 1 if batch_first else N
-    sequence[0] = T if batch_first else 1
-    return at + ragged.t_0 * step[0] * width * run.item
-
-
-cdef char *column_of(object y, Run *run, Ragged ragged, Py_ssize_t column, bint writes) except? NULL:
-    """The first byte of a column of y (T, N, ·), or packed, and the stride of its rows in the run; NULL for None."""
-    run.y_stride = 0
-    if y is None:
-        return NULL
-    if type(y) is not np.ndarray or not 2 <= cnp.PyArray_NDIM(<cnp.ndarray>y) <= 3:
-        raise ValueError(f"expected an array of two or three dimensions, got {y!r:.80}")
-    run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, cnp.PyArray_NDIM(<cnp.ndarray>y) - 1)
-    if not 0 <= column <= run.y_stride - run.width[0]:
-        raise ValueError(f"expected a column between 0 and {run.y_stride - run.width[0]}, got {column}")
-    return padded_in(y, run, ragged, False, writes, run.y_stride, &run.y_step, &run.y_sequence) + column * run.item
-
-
-cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, int state) except? NULL:
-    """The first byte of entry k of a state's array (K, N, width)."""
-    cdef Py_ssize_t K = -1, width = run.width[state]
-    if type(array) is np.ndarray and cnp.PyArray_NDIM(<cnp.ndarray>array) == 3:
-        K = cnp.PyArray_DIM(<cnp.ndarray>array, 0)
-    if not 0 <= k < K:
-        raise ValueError(f"expected an array of more than {k} states (N, {width}), got {array!r:.80}")
-    return data(array, run, writes, K, run.schedule.N, width) + k * run.schedule.N * width * run.item
-
-
-cdef int as_dtype(object x, bint packed) except -1:
-    """The dtype of an array (T, N, I), or maybe packed, for `data` to check."""
-    cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray>x) if type(x) is np.ndarray else 0
-    if ndim != 3 and not (packed and ndim == 2):
-        raise ValueError(f"expected an array x (T, N, I), or packed, got {x!r:.80}")
-    return FLOAT32 if cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.NPY_FLOAT else FLOAT64
-
-
-cdef int timed(Run *run, object x, bint reverse, Ragged ragged) except -1:
-    """Fill in the schedule of a sequence x: (T, N, I), or packed."""
-    run.schedule.reverse = reverse
-    if ragged is not None:
-        return ragged.schedule(&run.schedule)
-    run.schedule.T, run.schedule.N = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    run.schedule.offsets = run.schedule.lengths = NULL
-    return 0
-
-
-cdef Table nothing
-
-
-@cython.final
-@cython.auto_pickle(False)
-cdef class Cell:
-    """A cell's kernels, for one layer in one or both directions. All arrays are C-contiguous and of one dtype.
-
-    `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from 0 on are
-    the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
-    may be padded instead: x (T, N, I), or with `batch_first` (N, T, I), and y (T, N, ·), of which only the rows there are
-    get read or written. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
-    first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay.
-    """
-
-    def __cinit__(self):
-        self.table = &nothing  # until `of` names one: a cell that Python made refuses all weights
-        self.form = ()
-
-    @staticmethod
-    cdef Cell of(const Table *table):
-        cdef Cell cell = Cell.__new__(Cell)
-        cell.table = table
-        cell.form = tuple([table.scale[g] for g in range(table.G)]), table.interleaved, table.shift, table.output_scale
-        return cell
-
-    cdef int begin(self, Run *run, Pack pack, int dtype) except -1:
-        """Fill in cell and sizes."""
-        memset(run, 0, sizeof(Run))
-        run.cell = self.table
-        run.dtype = dtype
-        run.leaf = leaf_of(dtype)
-        run.item = 4 if dtype == FLOAT32 else 8
-        run.engine = engine
-        run.I, run.H, run.projects = pack.input_size, pack.hidden_size, pack.projects
-        run.width[0], run.width[1] = pack.state_size, pack.hidden_size
-        if pack.gates != run.cell.G:
-            raise ValueError(f"expected weights of {run.cell.G} gates, got {pack.gates}")
-        if run.projects and not run.cell.may_project or run.cell.states < 2 and pack.peeps:
-            raise ValueError("expected weights without projection or peepholes for this cell")
-        return 0
-
-    cdef object prepare(self, Run *run, Pack pack, int dtype):
-        """Begin a forward pass with the weights of the engine in use; return what keeps these in memory."""
-        cdef Py_ssize_t GH, CH, P, width
-        cdef int p
-        self.begin(run, pack, dtype)
-        GH, CH, P = run.cell.G * run.H, run.cell.columns * run.H, run.width[0]
-        run.phases = run.cell.phases
-        for p in range(run.phases):
-            run.phase[p] = run.cell.forward[run.engine][p]
-        if run.engine == PANELS:
-            weights = pack.for_panels(run.leaf.width, self.form)
-            width = len(weights[2])
-            run.gate_panels = 1 if run.cell.interleaved else run.cell.G
-            run.vectors = width // run.leaf.width // run.gate_panels
-            run.panels_ih = data(weights[0], run, False, width * run.I)
-            run.panels_hh = data(weights[1], run, False, width * P)
-            run.panels_bias = data(weights[2], run, False, width)
-            for p in range(run.phases):
-                run.phase_vectors[p] = run.vectors
-            if run.cell.shift:
-                run.panels_bias_hh = data(weights[3], run, False, run.vectors * run.leaf.width)
-            if run.projects:
-                width = len(weights[5])
-                run.panels_hr = data(weights[4], run, False, width * run.H)
-                run.panels_b_hr = data(weights[5], run, False, width)
-                run.phase[run.phases], run.phase_vectors[run.phases] = project_panels, width // run.leaf.width
-                run.phases += 1
-            if pack.peeps:
-                run.panels_peephole = data(weights[6], run, False, len(weights[6]))
-        else:
-            load()
-            check_dimension(max(CH, run.I, P))
-            weights = pack.for_blas(run.cell.shift, run.cell.split)
-            run.vectors = run.gate_panels = 1
-            for p in range(run.phases):
-                run.phase_vectors[p] = 1
-            run.W_ih = data(weights[0], run, False, GH, run.I)
-            run.W_hh_T = data(weights[1], run, False, GH * P)
-            run.bias = data(weights[2], run, False, CH)
-            if run.projects:
-                run.W_hr_T = data(weights[3], run, False, run.H * P)
-                run.b_hr = data(weights[4], run, False, P)
-                run.phase[run.phases], run.phase_vectors[run.phases] = project_blas, 1
-                run.phases += 1
-            if pack.peeps:
-                run.peephole = data(weights[5], run, False, 3 * run.H)
-        if run.projects and run.cell.output == SOFTMAX:
-            run.phase[run.phases], run.phase_vectors[run.phases] = softmax_rows, 0
-            run.phases += 1
-        return weights
-
-    def infer(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-              tuple reverses not None, int n_threads=0, Ragged ragged=None, bint batch_first=False):
-        """Run forwards and keep nothing but y and the final states."""
-        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, batch_first, False)
-
-    def forward(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-                tuple reverses not None, int n_threads=0, Ragged ragged=None):
-        """Run forwards and return, for each direction, what `backward` needs: the gates and what lies between two phases
-        (or None), then each state's rows before the first step and after each."""
-        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False, True)
-
-    def _forward(self, tuple packs, x, tuple initial, Py_ssize_t k, y, tuple final, tuple reverses, int n_threads,
-                 Ragged ragged, bint batch_first, bint tape):
-        cdef Run runs[2]
-        cdef Run *run
-        cdef int r, j, count = len(packs), dtype = as_dtype(x, ragged is not None)
-        cdef Py_ssize_t rows, column = 0
-        if not 1 <= count <= 2 or len(reverses) != count:
-            raise ValueError(f"expected one or two packs and as many directions, got {count} and {len(reverses)}")
-        alive, kept = [], []
-        for r in range(count):
-            run = &runs[r]
-            alive.append(self.prepare(run, packs[r], dtype))
-            timed(run, x, reverses[r], ragged)
-            rows = row_at(&run.schedule, run.schedule.T)
-            run.x = padded_in(x, run, ragged, batch_first, False, run.I, &run.x_step, &run.x_sequence)
-            if run.engine == BLAS:
-                check_dimension(max(run.schedule.N, BLAS_ROWS))
-            run.y = column_of(y, run, ragged, column, True)
-            if tape and (run.x_step or run.y_step):
-                raise ValueError("expected packed rows for a tape, got padded ones")
-            column += run.width[0]
-            run.tape = tape
-            for j in range(run.cell.states):
-                run.initial[j] = states_at(initial[j], run, False, k + r, j)
-                run.final[j] = states_at(final[j], run, True, k + r, j)
-            if tape:
-                gates = inner = None
-                if self.table.keeps_gates:
-                    gates = np.empty((rows, run.cell.columns * run.H), x.dtype)
-                    run.gates = data(gates, run, True, rows, run.cell.columns * run.H)
-                if self.table.keeps_inner or run.projects:
-                    inner = np.empty((rows, run.H), x.dtype)
-                    run.inner = data(inner, run, True, rows, run.H)
-                states = []
-                for j in range(run.cell.states):
-                    states.append(np.empty((state_rows(&run.schedule), run.width[j]), x.dtype))
-                    run.state[j] = data(states[j], run, True, state_rows(&run.schedule), run.width[j])
-                kept.append((gates, inner, *states))
-        if (
-            runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf
-            or runs[0].H != runs[count - 1].H or runs[0].width[0] != runs[count - 1].width[0]
-            or runs[0].projects != runs[count - 1].projects
-        ):
-            raise ValueError("expected directions of one size, engine and instruction set")
-        with nogil:
-            forward(runs, count, n_threads, NULL)
-        return tuple(kept) if tape else None
-
-    def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
-                 tuple dstates not None, dx not None, bint add_dx, dict grads not None, bint reverse=False,
-                 Ragged ragged=None, int n_threads=0):
-        """Run one direction backwards from `kept`, as `forward` returned it.
-
-        `dstates`, (N, ·) each, hold the final states' gradients and get the initial states', in the order of `ragged`. `dx` is written or, with
-        `add_dx`, added to; the arrays of `grads`, keyed like the pack's, are added to. `column` is this direction's first
-        in dy.
-        """
-        cdef Run run
-        cdef int k
-        cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows, blocked
-        self.begin(&run, pack, as_dtype(x, ragged is not None))
-        timed(&run, x, reverse, ragged)
-        N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
-        all_rows = row_at(&run.schedule, run.schedule.T)
-        run.x = rows_in(x, &run, False, run.I)
-        run.vectors, run.gate_panels = (H + run.leaf.width - 1) // run.leaf.width, run.cell.G  # for `shared_by_rows`
-        rows = backward_block(&run) * N
-        blocked = run.engine == BLAS
-        if blocked:
-            load()
-            check_dimension(max(rows, CH, run.I, P))
-        rows = min(rows, all_rows)
-        weights = pack.for_backward(run.cell.split) if blocked else pack.plain()
-        run.W_ih = data(weights[0], &run, False, GH, run.I)
-        run.W_hh = data(weights[1], &run, False, GH * P) if blocked else data(weights[1], &run, False, GH, P)
-        run.tape = True
-        for k in range(self.table.states):
-            run.state[k] = data(kept[2 + k], &run, False, state_rows(&run.schedule), run.width[k])
-            run.dstate[k] = data(dstates[k], &run, True, N, run.width[k])
-        if self.table.keeps_gates:
-            run.gates = data(kept[0], &run, False, all_rows, CH)
-        run.dy = column_of(dy, &run, None, column, False)
-        run.dx = rows_in(dx, &run, True, run.I)
-        run.beta_dx = 1 if add_dx else 0
-        run.dW_ih = data(grads["W_ih"], &run, True, GH, run.I)
-        run.dW_hh = data(grads["W_hh"], &run, True, GH, P)
-        dgates, sums = np.empty((rows, CH), x.dtype), np.zeros(CH, x.dtype)
-        run.dgates, run.db = data(dgates, &run, True, rows, CH), data(sums, &run, True, CH)
-        partial, inner, outer, before = np.empty(CH + P, x.dtype), None, None, None
-        run.partial = data(partial, &run, True, CH + P)
-        if run.projects or self.table.keeps_inner:
-            run.inner = data(kept[1], &run, False, all_rows, H)
-            inner = np.empty((N, H), x.dtype)
-            run.dinner = data(inner, &run, True, N, H)
-        if run.projects:
-            run.W_hr = data(weights[2], &run, False, H * P) if blocked else data(weights[2], &run, False, P, H)
-            outer, sums_hr = np.empty((rows, P), x.dtype), np.zeros(P, x.dtype)
-            run.dout, run.db_hr = data(outer, &run, True, rows, P), data(sums_hr, &run, True, P)
-            run.dW_hr = data(grads["W_hr"], &run, True, P, H)
-        if pack.peeps:
-            run.peephole = data(weights[3], &run, False, 3 * H)
-            run.dpeephole = data(grads["w_peephole"], &run, True, 3 * H)
-        if ragged is not None and not reverse:
-            before = np.empty((rows, P), x.dtype)
-            run.h_before = data(before, &run, True, rows, P)
-        for name, size in (("b_ih", GH), ("b_hh", GH), ("b_hr", P)):
-            if name in grads:
-                data(grads[name], &run, True, size)
-        if all_rows > 0:
-            with nogil:
-                backward(&run, n_threads)
-        shift = run.cell.shift * H
-        if "b_ih" in grads:
-            grads["b_ih"][: GH - shift] += sums[shift:GH]
-            grads["b_ih"][GH - shift :] += sums[:shift]
-        if "b_hh" in grads:
-            grads["b_hh"] += sums[shift:]
-        if "b_hr" in grads:
-            grads["b_hr"] += sums_hr

@@ -8,8 +8,9 @@ the order r z n. The tape keeps them after activation.
 from libc.math cimport M_LOG2E
 from libc.string cimport memset
 
+from .cell cimport Cell
 from .driver cimport (
-    BLAS, PANELS, Cell, Run, Step, Table, panel_step, recur, recur_back_add, recur_inner, recur_inner_back, units_of,
+    BLAS, PANELS, Run, Step, Table, panel_step, recur, recur_back_add, recur_inner, recur_inner_back, units_of,
 )
 from .leaf cimport PanelStep
 

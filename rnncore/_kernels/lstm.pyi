@@ -1,3 +1,3 @@
-from .driver import Cell
+from .cell import Cell
 
 cell: Cell

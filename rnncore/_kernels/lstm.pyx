@@ -6,7 +6,8 @@ Gates stand side by side in a row, in torch's order i f g o. The tape keeps them
 
 from libc.math cimport M_LOG2E
 
-from .driver cimport BLAS, PANELS, Cell, Run, Step, Table, panel_step, recur, recur_back, units_of
+from .cell cimport Cell
+from .driver cimport BLAS, PANELS, Run, Step, Table, panel_step, recur, recur_back, units_of
 from .leaf cimport IDENTITY, PanelStep
 
 

@@ -1,4 +1,4 @@
-from .driver import Cell
+from .cell import Cell
 
 FUNCTIONS: dict[str, int]
 OUTPUTS: dict[str, int]

@@ -6,7 +6,8 @@ The derivative of each activation follows from h_t alone: the tape keeps no gate
 
 from libc.math cimport M_LOG2E
 
-from .driver cimport BLAS, PANELS, SOFTMAX, Cell, Run, Step, Table, panel_step, recur, recur_back, units_of
+from .cell cimport Cell
+from .driver cimport BLAS, PANELS, SOFTMAX, Run, Step, Table, panel_step, recur, recur_back, units_of
 from .leaf cimport IDENTITY, RELU, SIGMOID, TANH, PanelStep
 
 

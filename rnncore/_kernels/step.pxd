@@ -1,6 +1,6 @@
 cimport numpy as cnp
 
-from .driver cimport MAX_STATES, Cell, Run, Scratch
+from .driver cimport MAX_STATES, Run, Scratch
 
 
 cdef class Stack:

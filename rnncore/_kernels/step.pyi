@@ -3,7 +3,7 @@ from typing import Any, final
 import numpy as np
 from typing_extensions import disjoint_base
 
-from .driver import Cell
+from .cell import Cell
 from .pack import Pack
 
 @final

@@ -13,7 +13,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
-from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Cell, Run, Scratch, engine, forward, work
+from .cell cimport Cell
+from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
 from .pool cimport Counter, counter_peek, counter_reset, counter_take
 

@@ -453,23 +453,24 @@ INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptr
                next < 0 ? NULL : NAME(ahead)((const real *)s->panels + next * WIDTH * s->K, s->K, s->n, tile));
 }
 
-/* Equations (3), and (5) up to its tanh, for all sums of a block: leaves the latter in s_n's place. */
-INLINE void NAME(gru_resets)(const real *a_r, const real *a_n, real *s_n, ptrdiff_t n)
+/* Equations (3), and (5) up to its tanh, for all sums of a block. r takes the place of its sum; `sum`, that of n, may be a_n. */
+INLINE void NAME(gru_resets)(real *sum, real *a_r, const real *a_n, const real *s_n, ptrdiff_t n)
 {
     for (ptrdiff_t k = 0; k < n; k += WIDTH) {
         V reset = ALL(1) / NAME(one_plus_exp2)(NAME(load)(a_r + k));                           /* (3) */
-        NAME(store)(s_n + k, FMA(reset, NAME(load)(s_n + k), NAME(load)(a_n + k)));            /* (5) */
+        NAME(store)(a_r + k, reset);
+        NAME(store)(sum + k, FMA(reset, NAME(load)(s_n + k), NAME(load)(a_n + k)));            /* (5) */
     }
 }
 
-/* What a tape keeps of that, before: r, and s_n without its scale of 2/ln 2. `stride` is that of rows. */
-INLINE void NAME(gru_keep)(const int WHOLE, const struct panel_step *s, const real *a_r, const real *s_n, ptrdiff_t stride,
-                           ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
+/* What a tape keeps of that: r, and s_n without its scale of 2/ln 2. `stride` is that of rows. */
+INLINE void NAME(gru_keep)(const int WHOLE, const struct panel_step *s, const real *reset, const real *s_n,
+                           ptrdiff_t stride, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t u, ptrdiff_t first)
 {
     const ptrdiff_t H = s->H;
     real *gates = (real *)s->gates + r * 4 * H + u;
     for (ptrdiff_t q = 0; q < rows; q++, gates += 4 * H) {
-        STORE(gates + H, ALL(1) / NAME(one_plus_exp2)(NAME(load)(a_r + q * stride)));
+        STORE(gates + H, NAME(load)(reset + q * stride));
         STORE(gates + 3 * H, NAME(load)(s_n + q * stride) * ALL((real)0.34657359027997265471));
     }
 }
@@ -532,13 +533,13 @@ static void NAME(gru_step)(const struct panel_step *s)
             const real *a_n = a + 2 * gate;
             if (!s->x)
                 a_n = (const real *)s->z + ((3 * (v + p) + 2 * count) * s->rows + (s->row + r) * count) * WIDTH;
+            NAME(gru_resets)(a + 2 * gate, a, a_n, a + 3 * gate, gate);
             if (s->gates)
                 FOR_UNITS(s, NAME(gru_keep), a + k * WIDTH, a + 3 * gate + k * WIDTH)
-            NAME(gru_resets)(a, a_n, a + 3 * gate, gate);
         });
         FOR_BLOCKS(s, {
             const real *a = sums + (4 * p + count) * rows * WIDTH;
-            FOR_UNITS(s, NAME(gru_outputs), a + k * WIDTH, a + 2 * count * rows * WIDTH + k * WIDTH)
+            FOR_UNITS(s, NAME(gru_outputs), a + k * WIDTH, a + count * rows * WIDTH + k * WIDTH)
         });
     });
 }

@@ -1,0 +1,19 @@
+from .driver cimport Run, Schedule, Table
+from .pack cimport Pack
+
+
+cdef class Ragged:
+    cdef object places, sizes, starts   # order, lengths, offsets
+    cdef readonly Py_ssize_t T
+    cdef Py_ssize_t N, t_0
+    cdef int schedule(self, Schedule *s) except -1
+
+
+cdef class Cell:
+    cdef const Table *table
+    cdef tuple form
+    cdef int begin(self, Run *run, Pack pack, int dtype) except -1
+    cdef object prepare(self, Run *run, Pack pack, int dtype)
+
+    @staticmethod
+    cdef Cell of(const Table *table)
