@@ -188,7 +188,10 @@ class _RecurrentCell(Module, Generic[State]):
         dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
         dx = np.empty_like(seq)
         grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
-        self._cell.backward(pack(tape._weights, ""), seq, kept[0], None, 0, dstates, dx, False, of_suffix(grads, ""))
+        self._cell.backward(
+            (pack(tape._weights, ""),), seq, kept, None, 0, tuple(s[None] for s in dstates), 0, (dx,),
+            (of_suffix(grads, ""),), (False,),
+        )  # fmt: skip
         return dx[0, 0] if unbatched else dx[0], self._state_as_given(dstates, unbatched), grads
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell, Ragged
+from .checkpoint import Part
 from .checks import as_bool, as_dtype, as_lengths, as_threads, positive_int
-from .layers import RNG, States, _Recurrent, as_nonlinearity, packed, uniform, unpack
+from .layers import RNG, Squares, States, _Recurrent, as_nonlinearity, uniform
+from .sequences import packed, unpack
 from .tape import Tape
 from .weights import Module
 
@@ -141,6 +144,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         state: Any = None,
         *,
         lengths: ArrayLike | None = None,
+        checkpoint: int | None = None,
         targets: ArrayLike | None = None,
         rng: RNG = None,
         n_threads: int | None = None,
@@ -151,6 +155,8 @@ class JordanRNN(_Recurrent[np.ndarray]):
         ----------
         x, state, lengths, n_threads
             As for a call.
+        checkpoint
+            As for the other layers' `forward`. With `targets`, where nothing recurs, it is not used.
         targets : array_like, optional
             What the outputs should be, in the shape of `y`. With them (teacher forcing), step t reads targets[t-1] in
             place of o_{t-1}, and no step waits for another; without (free running), what the network itself said.
@@ -188,7 +194,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         ((7, 4, 3), (4, 2), 'bias_h_l0')
         """
         if targets is None:
-            return super().forward(x, state, lengths=lengths, n_threads=n_threads)
+            return super().forward(x, state, lengths=lengths, checkpoint=checkpoint, n_threads=n_threads)
         weights = self._weights
         threads = as_threads(n_threads)
         seq, unbatched = self._sequence(x, self.input_size, "x")
@@ -198,35 +204,38 @@ class JordanRNN(_Recurrent[np.ndarray]):
         forced = Forced(np.full(N, T) if lengths is None else as_lengths(lengths, N, unbatched), T)
         before = np.concatenate([o_0, given[:-1]])[: T or 1]  # (T, N, O), or o_0 alone
         y = self._output(None, (), (T, N, self.output_size), unbatched, zeros=True)
-        rows = np.empty((1, len(forced.times), self.output_size), self.dtype)
+        rows = np.empty((1, forced.rows, self.output_size), self.dtype)
         x_rows, initial = packed(seq, forced)[None], packed(before, forced)[None]
         kept = self._run(weights, x_rows, (initial,), (np.empty_like(initial),), rows, threads, keep=True)
         unpack(rows[0], forced, y)
         o_n = np.concatenate([o_0, y])[forced.lengths, np.arange(N)][None]
-        tape = Tape(self, weights, (unbatched, (T, N), forced, None, *kept))
+        tape = Tape(self, weights, (unbatched, (T, N), forced, None, 0, *kept))
         return self._as_given(y, unbatched), self._state_as_given((o_n,), unbatched), tape
 
     def _run_back(
         self,
         tape: Tape,
-        kept: list[tuple[np.ndarray, Any]],
+        kept: Sequence[tuple[np.ndarray, Any]],
         upstream: np.ndarray | None,
         dstates: States,
         grads: dict[str, np.ndarray],
         ragged: Ragged | Forced | None,
         key: np.ndarray | None,
         n_threads: int,
+        squares: Squares | None = None,
+        first: int = 0,
+        part: Part | None = None,
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
-            return super()._run_back(tape, kept, upstream, dstates, grads, ragged, key, n_threads)
+            return super()._run_back(tape, kept, upstream, dstates, grads, ragged, key, n_threads, squares, first, part)
         (do,) = dstates
         dy = np.zeros((len(ragged.times), self.output_size), self.dtype) if upstream is None else upstream
-        last = ragged.times == ragged.lengths[ragged.rows] - 1  # the final state is the last output
-        dy[last] += do[0, ragged.rows[last]]
+        last = ragged.times == ragged.lengths[ragged.places] - 1  # the final state is the last output
+        dy[last] += do[0, ragged.places[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)
-        dx: np.ndarray = super()._run_back(tape, kept, dy[None], (before,), grads, None, key, n_threads)[0]
+        dx: np.ndarray = super()._run_back(tape, kept, dy[None], (before,), grads, None, key, n_threads, squares)[0]
         first = ragged.times == 0
-        do[0, ragged.rows[first]] = before[0, first]
+        do[0, ragged.places[first]] = before[0, first]
         return dx
 
 
@@ -236,7 +245,8 @@ class Forced:
 
     def __init__(self, lengths: np.ndarray, T: int) -> None:
         self.lengths, self.order = lengths.copy(), np.arange(len(lengths))
-        self.times, self.rows = Ragged(lengths, T).where()
+        self.times, self.places = Ragged(lengths, T).where()
+        self.rows = len(self.times)
 
     def where(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.times, self.rows
+        return self.times, self.places

@@ -6,8 +6,10 @@ The arithmetic is in `_kernels`; its definition is in `reference`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import isqrt
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -19,6 +21,7 @@ from ._kernels.cell import Cell, Ragged
 from ._kernels.driver import BLOCK_ROWS
 from ._kernels.pack import Pack
 from ._kernels.step import Stack
+from .checkpoint import CHECKPOINT_FROM, Part, back_checkpointed, run_checkpointed
 from .checks import (
     as_bool,
     as_dtype,
@@ -32,6 +35,8 @@ from .checks import (
     check_shape,
     positive_int,
 )
+from .dropout import drop, dropout_key
+from .sequences import Rows, chunks, first_row, packed, piece, unpack, unsorted
 from .stream import Stream
 from .tape import Tape, open_tape
 from .weights import Module, Weights
@@ -41,6 +46,7 @@ __all__ = ["GRU", "LSTM", "RNN"]
 RNG = np.random.Generator | np.random.SeedSequence | int | None
 State = TypeVar("State")
 States = tuple[np.ndarray, ...]
+Squares = tuple[States, ...]  # by layer and direction, then by state: sums of squares of rows
 
 
 # What kernels call a parameter, and its name here but for the layer's suffix.
@@ -98,28 +104,6 @@ def pack(weights: Weights, suffix: str, names: Mapping[str, str] = NAMES) -> Pac
 def of_suffix(grads: dict[str, np.ndarray], suffix: str, names: Mapping[str, str] = NAMES) -> dict[str, np.ndarray]:
     """Return one layer's and direction's gradients, in one direction, named as kernels name them."""
     return {k: grads[name + suffix] for k, name in names.items() if name + suffix in grads}
-
-
-DROP_ROWS = 512  # that one counter of a mask's generator draws
-
-
-def drop(y: np.ndarray, p: float, key: np.ndarray, layer: int) -> None:
-    """Multiply a layer's sequence, or its gradient, with its dropout mask, in place.
-
-    The mask is 0 with probability p, else 1/(1-p). It is a function of key, layer and place: drawn again, from any of
-    its blocks of rows on, it is the same.
-    """
-    rows = y.reshape(-1, y.shape[-1])
-    scale = 1 / (1 - p) if p < 1 else 0.0
-    for block, start in enumerate(range(0, len(rows), DROP_ROWS)):
-        part = rows[start : start + DROP_ROWS]
-        random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, block, layer]))
-        part *= (random.random(part.shape, np.float32) >= p) * y.dtype.type(scale)
-
-
-def dropout_key(rng: RNG) -> np.ndarray:
-    """Return a key for `drop`, drawn from a generator or made from a seed; without one, a new one."""
-    return np.random.default_rng(rng).integers(2**64, size=2, dtype=np.uint64)
 
 
 class _Recurrent(Module, Generic[State]):
@@ -305,6 +289,11 @@ class _Recurrent(Module, Generic[State]):
         """
         return Stream(self, batch_size)
 
+    @property
+    def _whole(self) -> Part:
+        L, D = self.num_layers, len(self._directions)
+        return Part(range(L), range(D), slice(0, L * D))
+
     def _run(
         self,
         weights: Weights,
@@ -316,31 +305,76 @@ class _Recurrent(Module, Generic[State]):
         ragged: Ragged | None = None,
         keep: bool = False,
         key: np.ndarray | None = None,
+        first: int = 0,
         batch_first: bool = False,
-    ) -> list[tuple[np.ndarray, Any]]:
-        """Run the stack over x (T, N, I), or as `Cell` takes it besides, into `y` and `finals`, whose memory is not
-        `initial`'s.
+        part: Part | None = None,
+    ) -> tuple[tuple[np.ndarray, Any], ...]:
+        """Run a part of the stack, or all of it, over x (T, N, I), or as `Cell` takes it besides, into `y` and
+        `finals`, whose memory is not `initial`'s.
 
         Returns, layer by layer, the input and, with `keep`, what the kernel's backward pass wants back, direction by
-        direction. With `key`, layers' outputs but the last one's are dropped out.
+        direction. With `key`, outputs of layers but the last one are dropped out; the first row's place is `first`.
         """
-        D = len(self._directions)
+        layers, directions, _ = part or self._whole
+        D, P = len(self._directions), self._widths[0]
+        reverses = tuple(self._directions[d] for d in directions)
         kept: list[tuple[np.ndarray, Any]] = []
         rows = x.shape[:-1] if ragged is None else (ragged.rows,)
-        for layer in range(self.num_layers):
-            last = layer + 1 == self.num_layers
-            out = y if last else np.empty((*rows, D * self._widths[0]), self.dtype)
-            packs = tuple(self._pack(weights, layer, direction) for direction in range(D))
-            arguments = packs, x, initial, layer * D, out, finals, self._directions, n_threads, ragged
+        for layer in layers:
+            last = layer == layers[-1]
+            out = y if last else np.empty((*rows, D * P), self.dtype)
+            packs = tuple(self._pack(weights, layer, d) for d in directions)
+            arguments = packs, x, initial, layer * D + directions[0], out, finals, reverses, n_threads, ragged
+            column = directions[0] * P
             if keep:
-                kept.append((x, self._cell.forward(*arguments)))
+                kept.append((x, self._cell.forward(*arguments, column)))
             else:
-                self._cell.infer(*arguments, batch_first and layer == 0)
+                self._cell.infer(*arguments, batch_first and layer == layers[0], column)
             if out is not None:
                 x = out
                 if key is not None and not last:
-                    drop(out, self.dropout, key, layer)
-        return kept
+                    drop(out, self.dropout, key, layer, first)
+        return tuple(kept)
+
+    def _infer(
+        self,
+        weights: Weights,
+        seq: np.ndarray,
+        initial: States,
+        y: np.ndarray | None,
+        n_threads: int,
+        ragged: Ragged | None,
+        chunk: int | None = None,
+        saved: States | None = None,
+        key: np.ndarray | None = None,
+        part: Part | None = None,
+    ) -> States:
+        """Run a part of the stack, or all of it, over seq (T, N, I), a view, or packed, into y, which holds zeros if
+        `ragged`; return the final states.
+
+        It goes chunk by chunk, by default so that neither a layer's sequence nor x in order of time is ever stored. The
+        part's states before each chunk go to `saved`, (chunks, ·, N, ·).
+        """
+        T, N = len(seq), initial[0].shape[1]
+        part = part or self._whole
+        swapped = ragged is not None and not seq.flags.c_contiguous  # the caller's x is (N, T, I)
+        x = seq.swapaxes(0, 1) if swapped else seq
+        end = T if ragged is None else ragged.T
+        if chunk is None:
+            at_once = self.bidirectional or (self.num_layers == 1 and (ragged is not None or seq.flags.c_contiguous))
+            chunk = max(1, end if at_once or N == 0 else BLOCK_ROWS // N)
+        reverse = self._directions[part.directions[0]]
+        before, after = initial, tuple(np.empty_like(s) for s in initial)
+        for i, t_0, t_1 in chunks(end, chunk, reverse):
+            for kept, state in zip(saved or (), before, strict=saved is not None):
+                kept[i] = state[part.entries]
+            cut = ragged if ragged is None or chunk >= end else ragged.cut(t_0, t_1)
+            x_part, y_part = piece(x, ragged, t_0, t_1), None if y is None else piece(y, ragged, t_0, t_1)
+            x_part = x_part if ragged else np.ascontiguousarray(x_part)
+            first = first_row(N, ragged, t_0)
+            self._run(weights, x_part, before, after, y_part, n_threads, cut, False, key, first, swapped, part)
+            before, after = after, tuple(np.empty_like(s) for s in initial) if before is initial else before
+        return tuple(s.copy() for s in initial) if before is initial else before
 
     @overload
     def __call__(
@@ -444,10 +478,7 @@ class _Recurrent(Module, Generic[State]):
             y = self._output(out, (seq, *initial), (T, N, width), unbatched, ragged is not None)
         elif out is not None:
             raise ValueError("expected out=None with return_sequence=False, got an array")
-        if ragged is not None:
-            finals = self._infer_ragged(weights, seq, initial, y, threads, ragged)
-        else:
-            finals = self._infer(weights, seq, initial, y, threads)
+        finals = self._infer(weights, seq, initial, y, threads, ragged)
         result = self._state_as_given(finals, unbatched)
         if y is None:
             return None, result
@@ -456,40 +487,6 @@ class _Recurrent(Module, Generic[State]):
         if not np.may_share_memory(y, out):
             np.copyto(out, self._as_given(y, unbatched))
         return out, result
-
-    def _infer(self, weights: Weights, seq: np.ndarray, initial: States, y: np.ndarray | None, threads: int) -> States:
-        """Run over seq (T, N, I), a view, into y; return the final states."""
-        T, N, _ = seq.shape
-        finals = tuple(np.empty_like(s) for s in initial)
-        chunk = max(1, BLOCK_ROWS // max(N, 1))
-        if self.bidirectional or T <= chunk or N == 0 or (self.num_layers == 1 and seq.flags.c_contiguous):
-            self._run(weights, np.ascontiguousarray(seq), initial, finals, y, threads)
-            return finals
-        # block by block, so that neither a layer's sequence nor x in order of time is ever stored
-        starts = range(0, T, chunk)
-        spare = tuple(np.empty_like(s) for s in finals)
-        for t in reversed(starts) if self.reverse else starts:
-            part = slice(t, t + chunk)
-            x_part, y_part = np.ascontiguousarray(seq[part]), None if y is None else y[part]
-            self._run(weights, x_part, initial, finals, y_part, threads)
-            initial, finals, spare = finals, spare, finals
-        return initial
-
-    def _infer_ragged(
-        self, weights: Weights, seq: np.ndarray, initial: States, y: np.ndarray | None, threads: int, ragged: Ragged
-    ) -> States:
-        """The same for sequences of several lengths; y holds zeros, and gets only what there is."""
-        swapped = not seq.flags.c_contiguous  # the caller's x is (N, T, I)
-        x = seq.swapaxes(0, 1) if swapped else seq
-        before, after = initial, tuple(np.empty_like(s) for s in initial)
-        whole = self.bidirectional or self.num_layers == 1
-        chunk = max(1, ragged.T if whole else BLOCK_ROWS // max(seq.shape[1], 1))
-        starts = range(0, ragged.T, chunk)  # so that no layer's sequence is ever stored, in one direction
-        for t in reversed(starts) if self.reverse else starts:
-            part = ragged if len(starts) == 1 else ragged.cut(t, min(t + chunk, ragged.T))
-            self._run(weights, x, before, after, y, threads, part, batch_first=swapped)
-            before, after = after, tuple(np.empty_like(s) for s in initial) if before is initial else before
-        return tuple(s.copy() for s in initial) if before is initial else before
 
     def _output(
         self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool, zeros: bool = False
@@ -521,6 +518,7 @@ class _Recurrent(Module, Generic[State]):
         state: Any = None,
         *,
         lengths: ArrayLike | None = None,
+        checkpoint: int | None = None,
         rng: RNG = None,
         n_threads: int | None = None,
     ) -> tuple[np.ndarray, State, Tape]:
@@ -530,6 +528,11 @@ class _Recurrent(Module, Generic[State]):
         ----------
         x, state, lengths, n_threads
             As for a call.
+        checkpoint : int, optional
+            Keep the states every so many steps only: `backward` then runs the steps in between once more, with the
+            same gradients, bit for bit. It is rounded up to blocks of steps that `backward` works on at once (of a few
+            hundred rows). 0 to keep all. By default all is kept up to 25 million numbers (100 MB in float32), then the
+            states about every sqrt(T) steps.
         rng : numpy.random.Generator, int or None
             Draws the dropout mask between layers, if the layer has dropout: from the generator, which moves on, or
             from a seed; None for a mask that is new each time.
@@ -540,7 +543,7 @@ class _Recurrent(Module, Generic[State]):
             As from a call.
         tape : Tape
             For `backward`: immutable, usable several times, valid until the parameters change. It refers to `x`
-            where `x` needed no conversion and there are no `lengths`; everything else is its own.
+            where `x` needed no conversion and, unless there are checkpoints, no `lengths`; everything else is its own.
 
         Raises
         ------
@@ -553,6 +556,9 @@ class _Recurrent(Module, Generic[State]):
         (P instead of H for the ``h`` of projections); S*4*H for an LSTM's gates, or a GRU's, S*3*H for those of a GRU
         that resets before the product; S*H more with projections, or for the latter; between layers S*D*H for the
         sequence; and with `lengths` S*I for `x`, packed. A dropout mask is drawn again from its key, not kept.
+
+        With checkpoints every k steps, ceil(T/k) of all states, and in a bidirectional layer T*N*D*H for each sequence
+        between layers. `backward` needs what the tape would hold for k steps, besides.
 
         Examples
         --------
@@ -568,20 +574,41 @@ class _Recurrent(Module, Generic[State]):
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
+        steps = self._checkpoint(weights, checkpoint, T, N, T * N if ragged is None else ragged.rows)
         y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged is not None)
         key = dropout_key(rng) if self.dropout and self.num_layers > 1 else None
-        if ragged is None:
-            finals = tuple(np.empty_like(s) for s in initial)
-            kept = self._run(weights, np.ascontiguousarray(seq), initial, finals, y, threads, None, True, key)
+        finals = tuple(np.empty_like(s) for s in initial)
+        kept: tuple[Any, ...]
+        if steps:
+            kept = run_checkpointed(self, weights, seq, initial, finals, y, threads, ragged, key, steps)
+        elif ragged is None:
+            x_all = np.ascontiguousarray(seq)
+            kept = self._run(weights, x_all, initial, finals, y, threads, None, True, key)
         else:
             x_packed = packed(seq, ragged)
             y_packed = np.empty((len(x_packed), y.shape[2]), self.dtype)
-            finals = tuple(np.empty_like(s) for s in initial)
             kept = self._run(weights, x_packed, initial, finals, y_packed, threads, ragged, True, key)
             unpack(y_packed, ragged, y)
-        tape = Tape(self, weights, (unbatched, (T, N), ragged, key, *kept))
+        tape = Tape(self, weights, (unbatched, (T, N), ragged, key, steps, *kept))
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
 
+    def _checkpoint(self, weights: Weights, given: Any, T: int, N: int, rows: int) -> int:
+        """Return after how many steps each to keep the states; 0 for a tape of all."""
+        if given is not None:
+            steps = as_int(given, "checkpoint")
+            if steps < 0:
+                raise ValueError(f"expected checkpoint to be 0 or more, got {steps}")
+        else:
+            packs = [self._pack(weights, *at) for at in product(*self._whole[:2])]
+            kept = sum(self._cell.kept(pack) for pack in packs) + (len(packs) - len(self._directions)) * self._widths[0]
+            steps = isqrt(T) + 1 if rows * kept > CHECKPOINT_FROM else 0
+        if steps:
+            double = self.dtype == np.float64
+            block = max(self._cell.block(self._pack(weights, *at), double, N) for at in product(*self._whole[:2]))
+            steps = -(-min(steps, max(T, 1)) // block) * block
+        return steps
+
+    @overload
     def backward(
         self,
         tape: Tape,
@@ -589,8 +616,33 @@ class _Recurrent(Module, Generic[State]):
         dstate: Any = None,
         *,
         accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: Literal[False] = False,
+        check_finite: bool = False,
         n_threads: int | None = None,
-    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]: ...
+    @overload
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: Literal[True],
+        check_finite: bool = False,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray], State]: ...
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: bool = False,
+        check_finite: bool = False,
+        n_threads: int | None = None,
+    ) -> Any:
         """Propagate gradients back through time, from those of `y` and of the final state.
 
         Parameters
@@ -605,6 +657,10 @@ class _Recurrent(Module, Generic[State]):
         accumulate : dict of str to ndarray, optional
             Arrays keyed and shaped like `parameters()`, of the layer's dtype and C-contiguous, which the parameters'
             gradients are added to.
+        flow : bool
+            Whether to return how large the gradient was at each time, too.
+        check_finite : bool
+            Whether a gradient that is infinite or NaN is an error.
         n_threads : int, optional
             As for a call. With the panels engine, gradients do not depend on it.
 
@@ -616,13 +672,20 @@ class _Recurrent(Module, Generic[State]):
             Gradient with respect to the initial state.
         grads : dict of str to ndarray
             Gradients of the parameters, keyed like `parameters()`: new arrays, or those of `accumulate`.
+        flow : ndarray (L*D, T) of float64, with `flow=True`
+            Norm of dL/dh_t over batch and units, of each layer, direction and time t: the gradient through `y` and all
+            later steps. For an LSTM a tuple with that of dL/dc_t besides, which has the gradient through h_t in it.
+            Zero where no sequence has that step. Gradients that shrink from the last time to the first vanish; those
+            that grow explode.
 
         Raises
         ------
         TypeError
             If something is no array of real numbers, or `tape` no tape.
         ValueError
-            If a shape does not fit, or the tape is another layer's or older than the parameters.
+            If a shape does not fit, or the tape is another layer's or older than the parameters; with `check_finite`,
+            if a gradient is not finite: says of which names, and at which time it began. `accumulate` has been added to
+            then.
 
         Notes
         -----
@@ -639,56 +702,91 @@ class _Recurrent(Module, Generic[State]):
         >>> dx.shape, dh_0.shape, list(grads)
         ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
         """
-        unbatched, (T, N), ragged, key, *kept = open_tape(tape, self)
+        unbatched, (T, N), ragged, key, steps, *kept = open_tape(tape, self)
         threads = as_threads(n_threads)
-        upstream = self._upstream(dy, T, N, unbatched, ragged)
+        flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
+        given = None if dy is None else self._sequence_like_y(dy, "dy", T, N, unbatched)
         dstates = self._states(dstate, "_n", N, unbatched)
         if ragged is None:
             dstates = tuple(s.copy() for s in dstates)
         else:
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
         grads = self._grads(accumulate)
-        dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads)
+        squares = None
+        if flows or finite:
+            rows, k = T * N if ragged is None else ragged.rows, self.num_layers * len(self._directions)
+            squares = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
+        if steps:
+            dx = back_checkpointed(self, tape, kept, given, dstates, grads, ragged, key, steps, threads, squares)
+        else:
+            upstream = given if given is None else packed(given, ragged) if ragged else np.ascontiguousarray(given)
+            dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads, squares)
+            if ragged is not None:
+                dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
         if ragged is not None:
-            dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
             dstates = tuple(unsorted(s, ragged) for s in dstates)
-        return self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
-
-    def _upstream(self, dy: Any, T: int, N: int, unbatched: bool, ragged: Ragged | None) -> np.ndarray | None:
-        """Return dy as the kernels read it: (T, N, D*H), or packed."""
-        if dy is None:
-            return None
-        given = self._sequence_like_y(dy, "dy", T, N, unbatched)
-        return np.ascontiguousarray(given) if ragged is None else packed(given, ragged)
+        results = self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
+        if squares is None:
+            return results
+        norms = self._norms(squares, T, N, ragged)
+        if finite:
+            self._check_finite(dx, dstates, grads, norms)
+        return (*results, norms if len(norms) > 1 else norms[0]) if flows else results
 
     def _run_back(
         self,
         tape: Tape,
-        kept: list[tuple[np.ndarray, Any]],
+        kept: Sequence[tuple[np.ndarray, Any]],
         upstream: np.ndarray | None,
         dstates: States,
         grads: dict[str, np.ndarray],
         ragged: Ragged | None,
         key: np.ndarray | None,
         n_threads: int,
+        squares: Squares | None = None,
+        first: int = 0,
+        part: Part | None = None,
     ) -> np.ndarray:
-        """Run the stack backwards: final states' gradients in `dstates` become initial ones', parameters' are added to
-        `grads`; return that of the input."""
-        D = len(self._directions)
-        for layer in reversed(range(self.num_layers)):
-            x, states = kept[layer]
-            dx = np.empty_like(x)
-            if key is not None and layer + 1 < self.num_layers and upstream is not None:
-                drop(upstream, self.dropout, key, layer)
-            for direction, reverse in enumerate(self._directions):
-                k = layer * D + direction
-                self._cell.backward(
-                    self._pack(tape._weights, layer, direction), x, states[direction], upstream,
-                    direction * self._widths[0], tuple(s[k] for s in dstates), dx, direction > 0,
-                    of_suffix(grads, self._suffix(layer, direction), self._names), reverse, ragged, n_threads,
-                )  # fmt: skip
-            upstream = dx
-        return dx
+        """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
+        parameters' are added to `grads`, `squares` are filled in; return the gradient of the input."""
+        layers, directions, _ = part or self._whole
+        D, P = len(self._directions), self._widths[0]
+        reverses = tuple(self._directions[d] for d in directions)
+        for layer, (x, states) in reversed(list(zip(layers, kept, strict=True))):
+            if key is not None and layer != layers[-1] and upstream is not None:
+                drop(upstream, self.dropout, key, layer, first)
+            k = layer * D + directions[0]
+            dxs = tuple(np.empty_like(x) for _ in directions)
+            self._cell.backward(
+                tuple(self._pack(tape._weights, layer, d) for d in directions), x, states, upstream, directions[0] * P,
+                dstates, k, dxs, tuple(of_suffix(grads, self._suffix(layer, d), self._names) for d in directions),
+                reverses, n_threads, ragged, None if squares is None else squares[k : k + len(directions)],
+            )  # fmt: skip
+            upstream = dxs[0]
+            for dx in dxs[1:]:
+                upstream += dx
+        return upstream  # type: ignore[return-value]
+
+    def _norms(self, squares: Squares, T: int, N: int, ragged: Rows | None) -> States:
+        """Return, per state, the norm at each time (L*D, T), of rows' sums of squares."""
+        times = np.repeat(np.arange(T), N) if ragged is None else ragged.where()[0]
+        return tuple(
+            np.sqrt([np.bincount(times, of_state, T)[:T] for of_state in of_all])
+            for of_all in zip(*squares, strict=True)
+        )
+
+    def _check_finite(self, dx: np.ndarray, dstates: States, grads: dict[str, np.ndarray], norms: States) -> None:
+        """Raise if a gradient is not finite, with the times at which the states' began not to be."""
+        named = [("dx", dx), *[(f"d{name}_0", s) for name, s in zip(self._state_names, dstates, strict=True)]]
+        bad = [name for name, array in [*named, *grads.items()] if not np.isfinite(array).all()]
+        if not bad:
+            return
+        began = []
+        for at, of_layer in zip(product(*self._whole[:2]), norms[0], strict=True):
+            if len(times := np.flatnonzero(~np.isfinite(of_layer))):
+                t = times[0] if self._directions[at[1]] else times[-1]
+                began.append(f"d{self._state_names[0]}_t of {self._suffix(*at)[1:]} from t = {t} on")
+        raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}; back in time {'; '.join(began)}")
 
     def _grads(self, accumulate: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         """Return the arrays that gradients are added to."""
@@ -707,39 +805,6 @@ class _Recurrent(Module, Generic[State]):
                 )
             check_shape(array.shape, weights[name].shape, name)
         return dict(accumulate)
-
-
-class Rows(Protocol):
-    """What a sequence's rows are in packed order: a `Ragged`'s, or those of steps that do not wait for each other."""
-
-    @property
-    def order(self) -> np.ndarray: ...
-    def where(self) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-def packed(seq: np.ndarray, ragged: Rows) -> np.ndarray:
-    """Return the rows there are of a sequence (T, N, ·), a view, in packed order."""
-    T, N, width = seq.shape
-    times, rows = ragged.where()
-    if seq.flags.c_contiguous:
-        flat: np.ndarray = seq.reshape(T * N, width).take(times * N + rows, 0)
-        return flat
-    return np.ascontiguousarray(seq[times, rows])
-
-
-def unpack(packed_rows: np.ndarray, ragged: Rows, seq: np.ndarray) -> np.ndarray:
-    """Write rows in packed order to their places in a contiguous sequence (T, N, ·); return it."""
-    T, N, width = seq.shape
-    times, rows = ragged.where()
-    seq.reshape(T * N, width)[times * N + rows] = packed_rows
-    return seq
-
-
-def unsorted(state: np.ndarray, ragged: Rows) -> np.ndarray:
-    """Return a state (K, N, ·) whose sequences are in packed order in the caller's."""
-    out: np.ndarray = np.empty_like(state)
-    out[:, ragged.order] = state
-    return out
 
 
 class RNN(_Recurrent[np.ndarray]):

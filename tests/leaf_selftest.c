@@ -474,7 +474,7 @@ static void check_softmax(int P)
 
 static void check_lstm(int H, int peephole)
 {
-    static double h[N * MAX], c[N * MAX], gates[N * 4 * MAX], dgates[N * 4 * MAX], dc_before[N * MAX];
+    static double h[N * MAX], c[N * MAX], gates[N * 4 * MAX], dgates[N * 4 * MAX], dc_before[N * MAX], flow[N * MAX];
     const void *a = draw((long)N * 4 * H, 3), *b = draw(4 * H, 1), *c_before = draw(N * H, 2), *w = draw(3 * H, 1);
     const void *dh = draw(N * H, 1), *dc = draw(N * H, 1);
     for (int r = 0; r < N; r++)
@@ -491,18 +491,24 @@ static void check_lstm(int H, int peephole)
                 h[i] = creal(h_t), c[i] = creal(c_t);
                 for (int g = 0; g < 4; g++)
                     gates[row + g * H] = creal(a_t[g]);
+                if (k == 3) { /* c_t acts through c_{t+1}, h_t, and o_t's peephole, whose slope is known by now */
+                    const double tanh_c = tanh(c[i]), o_t = gates[row + 3 * H];
+                    flow[i] = get(dc, i) + get(dh, i) * o_t * (1 - tanh_c * tanh_c);
+                    flow[i] += peephole ? w_j[2] * dgates[row + 3 * H] : 0;
+                }
             }
     void *out = array(N * H), *c_out = array(N * H), *gates_out = copy(a, (long)N * 4 * H);
     leaf->lstm_forward(out, c_out, gates_out, c_before, b, peephole ? w : NULL, N, H);
     check_all("lstm_forward h", out, h, N * H);
     check_all("lstm_forward c", c_out, c, N * H);
     check_all("lstm_forward gates", gates_out, gates, (long)N * 4 * H);
-    void *back = array((long)N * 4 * H), *dc_out = copy(dc, N * H);
+    void *back = array((long)N * 4 * H), *dc_out = copy(dc, N * H), *flow_out = array(N * H);
     for (int part = 0; part < 2; part++) {
         const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
-        leaf->lstm_backward(at(back, u), at(dc_out, u), at(dh, u), at(gates_out, u), at(c_out, u), at(c_before, u),
+        leaf->lstm_backward(at(back, u), at(dc_out, u), at(flow_out, u), at(dh, u), at(gates_out, u), at(c_out, u), at(c_before, u),
                             peephole ? at(w, u) : NULL, N, H, units);
     }
+    check_all("lstm_backward c", flow_out, flow, N * H);
     check_all("lstm_backward gates", back, dgates, (long)N * 4 * H);
     check_all("lstm_backward c_before", dc_out, dc_before, N * H);
     release(0);

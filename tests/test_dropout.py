@@ -19,7 +19,7 @@ from common import (
 )
 
 import rnncore as rc
-from rnncore.layers import drop, dropout_key
+from rnncore.dropout import drop, dropout_key
 
 TORCHS_WARNING = (
     "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "

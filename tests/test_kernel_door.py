@@ -63,11 +63,11 @@ def backward_arguments(form, lengths=None, reverse=False):
     shapes = {"W_ih": (G * 5, 3), "W_hh": (G * 5, P), "b_ih": G * 5, "b_hh": G * 5} | more
     shapes.pop("P", None)
     return {
-        "pack": there["packs"][0], "x": there["x"], "kept": cell.forward(**(there | {"reverses": (reverse,)}))[0],
-        "dy": np.zeros_like(there["y"]), "column": 0, "dstates": tuple(a[0].copy() for a in there["initial"]),
-        "dx": np.zeros_like(there["x"]), "add_dx": False,
-        "grads": {name: np.zeros(shape, f4) for name, shape in shapes.items()}, "reverse": reverse,
-        "ragged": there["ragged"],
+        "packs": there["packs"], "x": there["x"], "kept": cell.forward(**(there | {"reverses": (reverse,)})),
+        "dy": np.zeros_like(there["y"]), "column": 0, "dstates": tuple(a.copy() for a in there["initial"]), "k": 1,
+        "dxs": (np.zeros_like(there["x"]),), "grads": ({name: np.zeros(shape, f4) for name, shape in shapes.items()},),
+        "reverses": (reverse,), "n_threads": 1, "ragged": there["ragged"],
+        "squares": (tuple(np.zeros(there["x"].size // 3) for _ in there["initial"]),),
     }  # fmt: skip
 
 
@@ -108,17 +108,34 @@ def spoiled(arguments, writes, longer):
             for lie in lies(value, **keys):
                 if lie is not None or name not in ("y", "dy"):  # which may be left out
                     yield {name: lie}
-        elif name in ("initial", "final", "dstates", "kept"):
-            yield from ({name: ()}, {name: value[:-1]}, {name: None}, {name: list(value)})
-            for k, array in enumerate(value):
-                if array is not None:
-                    yield from ({name: (*value[:k], lie, *value[k + 1 :])} for lie in lies(array, **keys))
+        elif name in ("initial", "final", "dstates", "dxs"):
+            yield from spoiled_arrays(name, value, keys)
+        elif name == "squares":
+            (there,) = value
+            yield from ({name: lie} for lie in ((), [there], (list(there),), (there[:-1],), (there, there)))
+            for k, array in enumerate(there):
+                locked = array.copy()
+                locked.flags.writeable = False
+                bad = None, array.astype(f4), array[:-1], array[None], np.zeros(2 * len(array))[::2], locked
+                yield from ({name: ((*there[:k], lie, *there[k + 1 :]),)} for lie in bad if lie is None or lie.size)
+        elif name == "kept":  # of one direction
+            yield from ({name: ()}, {name: (None,)}, {name: (*value, *value)})
+            yield from ({name: (change[name],)} for change in spoiled_arrays(name, value[0], keys))
         elif name == "grads":
-            yield from ({name: None}, {name: list(value)})
-            for key, array in value.items():
+            (there,) = value
+            yield from ({name: None}, {name: (None,)}, {name: list(value)}, {name: (list(there),)})
+            for key, array in there.items():
                 if not key.startswith("b"):  # biases need not be there
-                    yield {name: {other: a for other, a in value.items() if other != key}}
-                yield from ({name: value | {key: lie}} for lie in lies(array, **keys))
+                    yield {name: ({other: a for other, a in there.items() if other != key},)}
+                yield from ({name: (there | {key: lie},)} for lie in lies(array, **keys))
+
+
+def spoiled_arrays(name, arrays, keys):
+    """The same of a tuple of arrays."""
+    yield from ({name: ()}, {name: arrays[:-1]}, {name: None}, {name: list(arrays)})
+    for k, array in enumerate(arrays):
+        if array is not None:
+            yield from ({name: (*arrays[:k], lie, *arrays[k + 1 :])} for lie in lies(array, **keys))
 
 
 LAYOUTS = [(None, None), *((n, p) for n in ([7, 7], [3, 7], [0, 3]) for p in (None, "time first", "batch first"))]
@@ -173,18 +190,20 @@ def test_the_kernels_read_nothing_out_of_bounds(form, lengths, padded, engine):
 def test_nor_backwards(form, lengths, reverse, engine):
     cell, good = CELL_FORMS[form][0], backward_arguments(form, lengths, reverse)
     cell.backward(**good)
-    longer = {"dy": (good["dy"].ndim - 1,)}
-    for change in spoiled(good, ("dstates", "dx", "grads"), longer):
+    longer = {"dy": (good["dy"].ndim - 1,), "dstates": (0,)}
+    for change in spoiled(good, ("dstates", "dxs", "grads", "squares"), longer):
         with pytest.raises(REFUSED):
             cell.backward(**(good | change))
     for change in (
-        {"pack": None}, {"column": -1}, {"column": 1}, {"column": 2**40}, {"ragged": [3, 7]},
+        {"packs": (None,)}, {"packs": ()}, {"reverses": ()}, {"k": -1}, {"k": 2}, {"column": -1}, {"column": 1},
+        {"column": 2**40}, {"ragged": [3, 7]},
         {"ragged": Ragged(np.array([5, 6]), 7)}, {"ragged": Ragged(np.array([3, 7, 0]), 7)},
         {"ragged": None if lengths else Ragged(np.array([7, 7]), 7)},
     ):  # fmt: skip
         with pytest.raises(REFUSED):
             cell.backward(**(good | change))
     cell.backward(**(good | {"dy": None}))
+    cell.backward(**(good | {"squares": None}))
 
 
 def test_lies_that_an_array_can_be_told_to_tell(engine):
@@ -278,7 +297,7 @@ def test_packs_that_a_cell_cannot_use(form, more, engine):
         with pytest.raises(ValueError, match="expected weights"):
             run(packs=(pack,), **there)
     with pytest.raises(ValueError, match="expected weights"):
-        cell.backward(pack, there["x"], (), None, 0, (), there["x"].copy(), False, {})
+        cell.backward((pack,), there["x"], ((),), None, 0, (), 0, (there["x"].copy(),), ({},), (False,))
     with pytest.raises(ValueError, match="expected weights"):
         Stack(cell, (pack,), np.dtype(f4))
 

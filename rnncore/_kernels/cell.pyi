@@ -18,6 +18,7 @@ class Ragged:
     def __new__(cls, lengths: np.ndarray, T: int) -> Ragged: ...
     @property
     def full(self) -> bool: ...
+    def row(self, t: int) -> int: ...
     def where(self) -> tuple[np.ndarray, np.ndarray]: ...
     def cut(self, t_0: int, t_1: int) -> Ragged: ...
 
@@ -35,6 +36,7 @@ class Cell:
         n_threads: int = 0,
         ragged: Ragged | None = None,
         batch_first: bool = False,
+        column: int = 0,
     ) -> None: ...
     def forward(
         self,
@@ -47,19 +49,23 @@ class Cell:
         reverses: tuple[bool, ...],
         n_threads: int = 0,
         ragged: Ragged | None = None,
+        column: int = 0,
     ) -> tuple[tuple[np.ndarray | None, ...], ...]: ...
+    def block(self, pack: Pack, double: bool, N: int) -> int: ...
+    def kept(self, pack: Pack) -> int: ...
     def backward(
         self,
-        pack: Pack,
+        packs: tuple[Pack, ...],
         x: np.ndarray,
-        kept: tuple[np.ndarray | None, ...],
+        kept: tuple[tuple[np.ndarray | None, ...], ...],
         dy: np.ndarray | None,
         column: int,
         dstates: tuple[np.ndarray, ...],
-        dx: np.ndarray,
-        add_dx: bool,
-        grads: dict[str, np.ndarray],
-        reverse: bool = False,
-        ragged: Ragged | None = None,
+        k: int,
+        dxs: tuple[np.ndarray, ...],
+        grads: tuple[dict[str, np.ndarray], ...],
+        reverses: tuple[bool, ...],
         n_threads: int = 0,
+        ragged: Ragged | None = None,
+        squares: tuple[tuple[np.ndarray, ...], ...] | None = None,
     ) -> None: ...

@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
 from .driver cimport (
-    BLAS, BLAS_ROWS, PANELS, SOFTMAX, Run, Schedule, Table, backward, backward_block, engine, forward, project_blas,
+    BLAS, BLAS_ROWS, PANELS, SOFTMAX, Run, Schedule, Table, back_block, backward, engine, forward, project_blas,
     project_panels, row_at, softmax_rows, state_rows,
 )
 from .leaf cimport leaf_of
@@ -94,6 +94,10 @@ cdef class Ragged:
     @property
     def rows(self):
         return int(self.starts[-1])
+
+    def row(self, Py_ssize_t t):
+        """Return how many rows come before those of time t."""
+        return int(self.starts[t])
 
     @property
     def full(self):
@@ -217,6 +221,23 @@ cdef int timed(Run *run, object x, bint reverse, Ragged ragged) except -1:
     return 0
 
 
+cdef char *workspace(list alive, const Run *run, Py_ssize_t rows, Py_ssize_t columns) except NULL:
+    """Memory for a run, which `alive` keeps."""
+    alive.append(np.empty((max(rows, 1), columns), np.float32 if run.dtype == FLOAT32 else np.float64))
+    return <char *>cnp.PyArray_DATA(<cnp.ndarray>alive[-1])
+
+
+cdef double *doubles(object array, Py_ssize_t n) except NULL:
+    """The first of n writable float64."""
+    if (
+        type(array) is not np.ndarray or cnp.PyArray_TYPE(<cnp.ndarray>array) != cnp.NPY_DOUBLE
+        or cnp.PyArray_NDIM(<cnp.ndarray>array) != 1 or cnp.PyArray_DIM(<cnp.ndarray>array, 0) != n
+        or not cnp.PyArray_ISCARRAY(<cnp.ndarray>array)
+    ):
+        raise ValueError(f"expected {n} writable float64, got {array!r:.80}")
+    return <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
 cdef Table nothing
 
 
@@ -225,8 +246,8 @@ cdef Table nothing
 cdef class Cell:
     """A cell's kernels, for one layer in one or both directions. All arrays are C-contiguous and of one dtype.
 
-    `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from 0 on are
-    the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
+    `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from `column` on
+    are the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
     may be padded instead: x (T, N, I), or with `batch_first` (N, T, I), and y (T, N, ·), of which only the rows there are
     get read or written. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
     first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay.
@@ -311,22 +332,23 @@ cdef class Cell:
         return weights
 
     def infer(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-              tuple reverses not None, int n_threads=0, Ragged ragged=None, bint batch_first=False):
+              tuple reverses not None, int n_threads=0, Ragged ragged=None, bint batch_first=False,
+              Py_ssize_t column=0):
         """Run forwards and keep nothing but y and the final states."""
-        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, batch_first, False)
+        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, batch_first, False, column)
 
     def forward(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-                tuple reverses not None, int n_threads=0, Ragged ragged=None):
+                tuple reverses not None, int n_threads=0, Ragged ragged=None, Py_ssize_t column=0):
         """Run forwards and return, for each direction, what `backward` needs: the gates and what lies between two phases
         (or None), then each state's rows before the first step and after each."""
-        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False, True)
+        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False, True, column)
 
     def _forward(self, tuple packs, x, tuple initial, Py_ssize_t k, y, tuple final, tuple reverses, int n_threads,
-                 Ragged ragged, bint batch_first, bint tape):
+                 Ragged ragged, bint batch_first, bint tape, Py_ssize_t column):
         cdef Run runs[2]
         cdef Run *run
         cdef int r, j, count = len(packs), dtype = as_dtype(x, ragged is not None)
-        cdef Py_ssize_t rows, column = 0
+        cdef Py_ssize_t rows
         if not 1 <= count <= 2 or len(reverses) != count:
             raise ValueError(f"expected one or two packs and as many directions, got {count} and {len(reverses)}")
         alive, kept = [], []
@@ -369,74 +391,104 @@ cdef class Cell:
             forward(runs, count, n_threads, NULL)
         return tuple(kept) if tape else None
 
-    def backward(self, Pack pack not None, x not None, tuple kept not None, dy, Py_ssize_t column,
-                 tuple dstates not None, dx not None, bint add_dx, dict grads not None, bint reverse=False,
-                 Ragged ragged=None, int n_threads=0):
-        """Run one direction backwards from `kept`, as `forward` returned it.
+    def backward(self, tuple packs not None, x not None, tuple kept not None, dy, Py_ssize_t column, tuple dstates not None,
+                 Py_ssize_t k, tuple dxs not None, tuple grads not None, tuple reverses not None, int n_threads=0,
+                 Ragged ragged=None, tuple squares=None):
+        """Run backwards from `kept`, as `forward` returned it.
 
-        `dstates`, (N, ·) each, hold the final states' gradients and get the initial states', in the order of `ragged`. `dx` is written or, with
-        `add_dx`, added to; the arrays of `grads`, keyed like the pack's, are added to. `column` is this direction's first
-        in dy.
+        `column` is the first direction's first in dy. `dstates`, in the order of `ragged`, hold the final states' gradients
+        and get the initial states'. Each direction has its own `dxs`, which is written, and `grads`, keyed like its pack's
+        arrays, which are added to; and, if wanted, `squares`: per state, float64 (rows,) for the sum of the squares of each
+        row's gradient.
         """
+        cdef Run runs[2]
+        cdef int r, count = len(packs), dtype = as_dtype(x, ragged is not None)
+        if not 1 <= count <= 2 or not count == len(reverses) == len(kept) == len(dxs) == len(grads) or (
+            squares is not None and len(squares) != count
+        ):
+            raise ValueError("expected one or two packs and as many of all that each direction has")
+        alive = []
+        for r in range(count):
+            alive.append(self.prepare_back(
+                &runs[r], dtype, packs[r], x, kept[r], dy, column, dstates, k + r, dxs[r], grads[r], reverses[r], ragged,
+                None if squares is None else squares[r]))
+            column += runs[r].width[0]
+        if runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf:
+            raise ValueError("expected directions of one engine and instruction set")
+        if row_at(&runs[0].schedule, runs[0].schedule.T) > 0:
+            with nogil:
+                backward(runs, count, n_threads)
+
+    def block(self, Pack pack not None, bint double, Py_ssize_t N):
+        """Return in how many steps at a time `backward` sums gradients up: a power of two."""
         cdef Run run
-        cdef int k
-        cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows, blocked
-        self.begin(&run, pack, as_dtype(x, ragged is not None))
-        timed(&run, x, reverse, ragged)
+        self.begin(&run, pack, FLOAT64 if double else FLOAT32)
+        run.schedule.N = N
+        return back_block(&run)
+
+    def kept(self, Pack pack not None):
+        """Return how many elements `forward` keeps of each step of a sequence."""
+        cdef Run run
+        cdef int j
+        cdef Py_ssize_t size
+        self.begin(&run, pack, FLOAT32)
+        size = run.cell.columns * run.H if run.cell.keeps_gates else 0
+        size += run.H if run.cell.keeps_inner or run.projects else 0
+        for j in range(run.cell.states):
+            size += run.width[j]
+        return size
+
+    cdef object prepare_back(self, Run *run, int dtype, Pack pack, x, tuple kept, dy, Py_ssize_t column, tuple dstates,
+                             Py_ssize_t k, dx, dict grads, bint reverse, Ragged ragged, tuple squares):
+        """Fill in a backward run; return what keeps its workspace and weights in memory."""
+        cdef int j
+        cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows
+        cdef bint blocked
+        self.begin(run, pack, dtype)
+        timed(run, x, reverse, ragged)
         N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
         all_rows = row_at(&run.schedule, run.schedule.T)
-        run.x = rows_in(x, &run, False, run.I)
+        run.x = rows_in(x, run, False, run.I)
         run.vectors, run.gate_panels = (H + run.leaf.width - 1) // run.leaf.width, run.cell.G  # for `shared_by_rows`
-        rows = backward_block(&run) * N
+        rows = back_block(run) * N
         blocked = run.engine == BLAS
         if blocked:
             load()
             check_dimension(max(rows, CH, run.I, P))
         rows = min(rows, all_rows)
         weights = pack.for_backward(run.cell.split) if blocked else pack.plain()
-        run.W_ih = data(weights[0], &run, False, GH, run.I)
-        run.W_hh = data(weights[1], &run, False, GH * P) if blocked else data(weights[1], &run, False, GH, P)
+        run.W_ih = data(weights[0], run, False, GH, run.I)
+        run.W_hh = data(weights[1], run, False, GH * P) if blocked else data(weights[1], run, False, GH, P)
         run.tape = True
-        for k in range(self.table.states):
-            run.state[k] = data(kept[2 + k], &run, False, state_rows(&run.schedule), run.width[k])
-            run.dstate[k] = data(dstates[k], &run, True, N, run.width[k])
+        for j in range(self.table.states):
+            run.state[j] = data(kept[2 + j], run, False, state_rows(&run.schedule), run.width[j])
+            run.dstate[j] = states_at(dstates[j], run, True, k, j)
         if self.table.keeps_gates:
-            run.gates = data(kept[0], &run, False, all_rows, CH)
-        run.dy = column_of(dy, &run, None, column, False)
-        run.dx = rows_in(dx, &run, True, run.I)
-        run.beta_dx = 1 if add_dx else 0
-        run.dW_ih = data(grads["W_ih"], &run, True, GH, run.I)
-        run.dW_hh = data(grads["W_hh"], &run, True, GH, P)
-        dgates, sums = np.empty((rows, CH), x.dtype), np.zeros(CH, x.dtype)
-        run.dgates, run.db = data(dgates, &run, True, rows, CH), data(sums, &run, True, CH)
-        partial, inner, outer, before = np.empty(CH + P, x.dtype), None, None, None
-        run.partial = data(partial, &run, True, CH + P)
+            run.gates = data(kept[0], run, False, all_rows, CH)
+        run.dy = column_of(dy, run, None, column, False)
+        run.dx = rows_in(dx, run, True, run.I)
+        run.dW_ih = data(grads["W_ih"], run, True, GH, run.I)
+        run.dW_hh = data(grads["W_hh"], run, True, GH, P)
+        run.db_ih = data(grads["b_ih"], run, True, GH) if "b_ih" in grads else NULL
+        run.db_hh = data(grads["b_hh"], run, True, GH) if "b_hh" in grads else NULL
+        alive = [weights]
+        run.dgates = workspace(alive, run, rows, CH)
+        run.sums = workspace(alive, run, 1, CH + P)
         if run.projects or self.table.keeps_inner:
-            run.inner = data(kept[1], &run, False, all_rows, H)
-            inner = np.empty((N, H), x.dtype)
-            run.dinner = data(inner, &run, True, N, H)
+            run.inner = data(kept[1], run, False, all_rows, H)
+            run.dinner = workspace(alive, run, N, H)
         if run.projects:
-            run.W_hr = data(weights[2], &run, False, H * P) if blocked else data(weights[2], &run, False, P, H)
-            outer, sums_hr = np.empty((rows, P), x.dtype), np.zeros(P, x.dtype)
-            run.dout, run.db_hr = data(outer, &run, True, rows, P), data(sums_hr, &run, True, P)
-            run.dW_hr = data(grads["W_hr"], &run, True, P, H)
+            run.W_hr = data(weights[2], run, False, H * P) if blocked else data(weights[2], run, False, P, H)
+            run.dout = workspace(alive, run, rows, P)
+            run.dW_hr = data(grads["W_hr"], run, True, P, H)
+            run.db_hr = data(grads["b_hr"], run, True, P) if "b_hr" in grads else NULL
         if pack.peeps:
-            run.peephole = data(weights[3], &run, False, 3 * H)
-            run.dpeephole = data(grads["w_peephole"], &run, True, 3 * H)
+            run.peephole = data(weights[3], run, False, 3 * H)
+            run.dpeephole = data(grads["w_peephole"], run, True, 3 * H)
         if ragged is not None and not reverse:
-            before = np.empty((rows, P), x.dtype)
-            run.h_before = data(before, &run, True, rows, P)
-        for name, size in (("b_ih", GH), ("b_hh", GH), ("b_hr", P)):
-            if name in grads:
-                data(grads[name], &run, True, size)
-        if all_rows > 0:
-            with nogil:
-                backward(&run, n_threads)
-        shift = run.cell.shift * H
-        if "b_ih" in grads:
-            grads["b_ih"][: GH - shift] += sums[shift:GH]
-            grads["b_ih"][GH - shift :] += sums[:shift]
-        if "b_hh" in grads:
-            grads["b_hh"] += sums[shift:]
-        if "b_hr" in grads:
-            grads["b_hr"] += sums_hr
+            run.h_before = workspace(alive, run, rows, P)
+        if squares is not None:
+            for j in range(self.table.states):
+                run.flow[j] = workspace(alive, run, rows, run.width[j])
+                run.squares[j] = doubles(squares[j], all_rows)
+        return alive

@@ -42,6 +42,7 @@ cdef struct Step:
     void *dinner                # (n, H)    of `inner`
     void *dh                    # (n, H)    of what the cell gives: dinner or dstate[0]
     void *dstate[MAX_STATES]    # (n, ·)    backward, in: of h_t, c_t; out: of h_{t-1}, c_{t-1}
+    void *flow                  # (n, H)    dL/dc_t, or NULL
 
 ctypedef void (*Phase)(const Run *, const Step *) noexcept nogil
 
@@ -114,14 +115,16 @@ cdef struct Run:
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
     char *h_before              # (block's rows, P)     where they have to be copied
     char *dx                    # as x
-    double beta_dx              # 0: dx is written; 1: added to
     char *dW_ih
     char *dW_hh
     char *dW_hr
     char *dpeephole
-    char *db                    # (columns*H)
-    char *db_hr                 # (P)
-    char *partial               # (columns*H + P)       a block's sums
+    char *db_ih                 # (G*H)     or NULL
+    char *db_hh                 # (G*H)     or NULL
+    char *db_hr                 # (P)       or NULL
+    char *sums                  # (columns*H + P)           a block's
+    char *flow[MAX_STATES]      # (block's rows, ·)     dL/dh_t, dL/dc_t, and each row's sum of their squares; or NULL
+    double *squares[MAX_STATES] # (rows)
 
 cdef int engine  # in use
 
@@ -151,6 +154,6 @@ cdef void project_panels(const Run *run, const Step *s) noexcept nogil
 cdef void project_blas(const Run *run, const Step *s) noexcept nogil
 cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
-cdef int backward(Run *run, int n_threads) except -1 nogil
-cdef Py_ssize_t backward_block(const Run *run) noexcept nogil
+cdef int backward(Run *runs, int count, int n_threads) except -1 nogil
+cdef Py_ssize_t back_block(const Run *run) noexcept nogil
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil

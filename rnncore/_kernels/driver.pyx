@@ -294,16 +294,29 @@ cdef void add_rows(real *out, Py_ssize_t out_row, const real *a, Py_ssize_t a_ro
             out[r * out_row + j] += a[r * a_row + j]
 
 
-cdef void add_sums(real *out, real *partial, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    """out (m) += the column sums of a (n, m), summed in `partial` (m) first: one rounding of `out` per block."""
+cdef void sum_rows(real *out, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    """out (m) = the column sums of a (n, m)."""
     cdef Py_ssize_t r, j
     for j in range(m):
-        partial[j] = 0
+        out[j] = 0
     for r in range(n):
         for j in range(m):
-            partial[j] += a[r * a_row + j]
-    for j in range(m):
-        out[j] += partial[j]
+            out[j] += a[r * a_row + j]
+
+
+cdef void square_rows(double *out, const real *a, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    """out (n) = the sums of the squares of each row of a (n, m)."""
+    cdef double sums[8]
+    cdef Py_ssize_t r, j, k, whole = m - m % 8
+    for r in range(n):
+        for k in range(8):
+            sums[k] = 0
+        for j in range(0, whole, 8):
+            for k in range(8):
+                sums[k] += <double>a[r * m + j + k] * <double>a[r * m + j + k]
+        for j in range(whole, m):
+            sums[j - whole] += <double>a[r * m + j] * <double>a[r * m + j]
+        out[r] = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
 
 
 # --- one call's work, and its members ---------------------------------------------------------------------------------
@@ -696,11 +709,11 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         else:
             job.rows = min(most, N)
     job.block = max(most // job.rows, 1)
-    if run.engine == BLAS:
-        job.block = max(min(job.block, <Py_ssize_t>(BLOCK_WORK / work(run, N))), 1)
     job.fused = run.engine == PANELS and (job.block == 1 or fuses(run, job.rows))
     job.block = T if job.fused else min(job.block, T)
     job.block = (T + blocks(schedule, job.block) - 1) // blocks(schedule, job.block)  # of equal length
+    if run.engine == BLAS:
+        job.block = min(back_block(run), T)
 
     # one allocation: shares; bounds; z of each member or run; each run's two slots of states, and what one step leaves
     # from phase to phase
@@ -831,14 +844,39 @@ cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W,
         product(run.dtype, False, False, n, run.I, K, a, CH, W, run.I, 1 if add else 0, dx, run.I)
 
 
-cdef void bias_gradient(const Run *run, char *db, char *partial, const char *a, Py_ssize_t m, Py_ssize_t n, int member,
-                        int size) noexcept nogil:
-    """db (m) += the column sums of a (n, m): a member's share of them."""
-    cdef Py_ssize_t first, count = share(m, 1, member, size, &first), at = first * run.item
-    if run.dtype == FLOAT32:
-        add_sums(<float *>(db + at), <float *>(partial + at), <const float *>(a + at), m, n, count)
+cdef void bias_gradient(const Run *run, char *db, const char *sums, Py_ssize_t n) noexcept nogil:
+    """db (n) += sums, unless there is no bias."""
+    if db == NULL:
+        pass
+    elif run.dtype == FLOAT32:
+        add_rows(<float *>db, n, <const float *>sums, n, 1, n)
     else:
-        add_sums(<double *>(db + at), <double *>(partial + at), <const double *>(a + at), m, n, count)
+        add_rows(<double *>db, n, <const double *>sums, n, 1, n)
+
+
+cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t m, Py_ssize_t n, int member, int size) noexcept nogil:
+    """Add the column sums of a block's a (n, m), dgates or dout, to the gradients of the biases: one rounding of these per
+    block. A member's share of the columns."""
+    cdef Py_ssize_t first, count = share(m, 1, member, size, &first), item = run.item
+    cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
+    cdef char *sums = run.sums + (first + (run.cell.columns * run.H if a == run.dout else 0)) * item
+    if run.dtype == FLOAT32:
+        sum_rows(<float *>sums, <const float *>a + first, m, n, count)
+    else:
+        sum_rows(<double *>sums, <const double *>a + first, m, n, count)
+    if a == run.dout:
+        bias_gradient(run, run.db_hr + first * item if run.db_hr != NULL else NULL, sums, count)
+        return
+    # gate g's sum over x is in column (g + shift) % G, that over h in column g + shift
+    if run.db_hh != NULL and last > shift:
+        at = max(first, shift)
+        bias_gradient(run, run.db_hh + (at - shift) * item, run.sums + at * item, last - at)
+    if run.db_ih != NULL:
+        if first < shift:
+            bias_gradient(run, run.db_ih + (most + first) * item, sums, min(last, shift) - first)
+        at, last = max(first, shift), min(last, most + shift)
+        if at < last:
+            bias_gradient(run, run.db_ih + (at - shift) * item, run.sums + at * item, last - at)
 
 
 cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
@@ -855,10 +893,11 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int me
     cdef const char *dgates
     cdef const char *c
     cdef const char *c_before
+    cdef int k
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
     weight_gradient(run, run.dW_ih, run.dgates + shift * item, CH, most, x, I, n, member, size)
-    input_gradient(run, dx, run.dgates + shift * item, run.W_ih, most, n, run.beta_dx != 0, member, size)
+    input_gradient(run, dx, run.dgates + shift * item, run.W_ih, most, n, False, member, size)
     if shift:
         weight_gradient(run, run.dW_ih + most * I * item, run.dgates, CH, shift, x, I, n, member, size)
         input_gradient(run, dx, run.dgates, run.W_ih + most * I * item, shift, n, True, member, size)
@@ -866,10 +905,17 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int me
     if run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, CH, run.cell.G * H - cut, inner, H, n, member,
                         size)
-    bias_gradient(run, run.db, run.partial, run.dgates, CH, n, member, size)
+    bias_gradients(run, run.dgates, CH, n, member, size)
     if run.projects:
         weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, member, size)
-        bias_gradient(run, run.db_hr, run.partial + CH * item, run.dout, P, n, member, size)
+        bias_gradients(run, run.dout, P, n, member, size)
+    for k in range(run.cell.states):
+        if run.squares[k] != NULL:
+            count, at = share(n, 1, member, size, &first), first * run.width[k]
+            if run.dtype == FLOAT32:
+                square_rows(run.squares[k] + row + first, <const float *>run.flow[k] + at, count, run.width[k])
+            else:
+                square_rows(run.squares[k] + row + first, <const double *>run.flow[k] + at, count, run.width[k])
     if run.peephole != NULL:
         count = share(H, run.leaf.width, member, size, &first)
         at = first * item
@@ -900,89 +946,121 @@ cdef void add_dy(const Run *run, const Step *s, const char *dy) noexcept nogil:
         add_rows(<double *>(<char *>s.dstate[0] + at), P, <const double *>dy, run.y_stride, n, m)
 
 
-cdef void backward_member(void *job_, int member) noexcept nogil:
-    """What one member of the crew does."""
-    cdef Job *job = <Job *>job_
-    cdef const Run *run = job.runs
+cdef void keep_flow(const Run *run, const Step *s, Py_ssize_t row) noexcept nogil:
+    """Keep dL/dh_t of the step's rows, of which `row` is the first of its block: what `add_dy` does of them."""
+    cdef Py_ssize_t P = run.width[0], n = s.n, m = P, r = 0, u = 0, k
+    if run.projects:
+        n = share(s.n, 1, s.member, s.size, &r)
+    else:
+        m = share(P, run.leaf.width, s.member, s.size, &u)
+    for k in range(r, r + n):
+        memcpy(run.flow[0] + ((row + k) * P + u) * run.item, <char *>s.dstate[0] + (k * P + u) * run.item, m * run.item)
+
+
+cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil:
+    """What one member of a team does of a run."""
+    cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t block = min(back_block(run), schedule.T), last = blocks(schedule, block) - 1, meetings = 0
     cdef Py_ssize_t b, i, t, t_0, t_1, n, row, first, count, H = run.H, size = run.width[0] * run.item
-    cdef Py_ssize_t meetings = 0
-    cdef Part part
+    cdef int p, member = part.member, members = part.team.size if part.team != NULL else 1
     cdef Step s
-    cdef int p
-    memset(&part, 0, sizeof(part))
-    part.run, part.member, part.crew_member = run, member, member
-    part.team = &job.teams[0] if job.crew.size > 1 else NULL
-    part.n_1 = schedule.N
-    if job.by_rows:
-        part.n_0 = job.bounds[member] if member < job.chunks else schedule.N
-        part.n_1 = job.bounds[member + 1] if member < job.chunks else schedule.N
-    for b in range(blocks(schedule, job.block)):
-        t_0 = (b if schedule.reverse else blocks(schedule, job.block) - 1 - b) * job.block
-        t_1 = min(t_0 + job.block, schedule.T)
+    for b in range(last + 1):
+        t_0 = (b if schedule.reverse else last - b) * block
+        t_1 = min(t_0 + block, schedule.T)
         for i in range(t_1 - t_0):
             t = t_0 + i if schedule.reverse else t_1 - 1 - i
-            n = rows_of(&part, t)
+            n = rows_of(part, t)
             if n == 0:
                 continue
             row = row_at(schedule, t) - row_at(schedule, t_0) + part.n_0
             s = step_at(run, t, part.n_0, part.n_0 + n)
-            s.member, s.size = (0 if job.by_rows else member), (1 if job.by_rows else job.crew.size)
+            s.member, s.size = (0 if by_rows else member), (1 if by_rows else members)
             s.dgates = run.dgates + row * run.cell.columns * H * run.item
             s.dinner, s.dh = run.dinner + part.n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]
+            s.flow = run.flow[1] + row * H * run.item if run.flow[1] != NULL else NULL
             if run.h_before != NULL:
                 count = share(n, 1, s.member, s.size, &first)
                 memcpy(run.h_before + (row + first) * size, <char *>s.before[0] + first * size, count * size)
             if run.dy != NULL:
                 add_dy(run, &s, run.dy + (row_at(schedule, t) + part.n_0) * run.y_stride * run.item)
+            if run.flow[0] != NULL:
+                keep_flow(run, &s, row)
             if run.projects:
                 s.dout, s.dh = run.dout + row * size, s.dinner
                 output_back(run, &s)
-                if not job.by_rows:
+                if not by_rows:
                     meetings += 1
-                    if not meet(job, &part, meetings):
+                    if not meet(job, part, meetings):
                         return
                 project_back(run, &s)
-                if not job.by_rows:
+                if not by_rows:
                     meetings += 1
-                    if not meet(job, &part, meetings):
+                    if not meet(job, part, meetings):
                         return
             for p in range(run.cell.back_phases):
                 run.cell.backward[p](run, &s)
-                if not job.by_rows:
+                if not by_rows:
                     meetings += 1
-                    if not meet(job, &part, meetings):
+                    if not meet(job, part, meetings):
                         return
-            look(job, member, 3 * work(run, n))
+            look(job, part.crew_member, 3 * work(run, n))
         meetings += 1
-        if not meet(job, &part, meetings):
+        if not meet(job, part, meetings):
             return
-        block_gradients(run, t_0, t_1, member, job.crew.size)
+        block_gradients(run, t_0, t_1, member, members)
         meetings += 1
-        if not meet(job, &part, meetings):
+        if not meet(job, part, meetings):
             return
 
 
-cdef int backward(Run *run, int n_threads) except -1 nogil:
-    """Run one direction backwards, with up to `n_threads` threads; 0 for as many as pay."""
+cdef void backward_member(void *job_, int member) noexcept nogil:
+    """What one member of the crew does: all runs one after the other, or its team's."""
+    cdef Job *job = <Job *>job_
+    cdef Py_ssize_t bounds[POOL_MOST + 1]
+    cdef Py_ssize_t chunks
+    cdef Team *team
+    cdef Part part
+    cdef int r
+    cdef bint by_rows
+    memset(&part, 0, sizeof(part))
+    part.crew_member = member
+    for r in range(job.count):
+        team = &job.teams[r]
+        if not team.first <= member < team.first + team.size:
+            continue
+        part.run, part.member = &job.runs[r], member - team.first
+        part.team = team if team.size > 1 else NULL
+        part.n_0, part.n_1 = 0, part.run.schedule.N
+        by_rows = team.size == 1 or shared_by_rows(part.run, 1, team.size)
+        if by_rows:
+            chunks = cut_rows(&part.run.schedule, team.size, part.run.schedule.N, bounds)
+            part.n_0 = bounds[part.member] if part.member < chunks else part.n_1
+            part.n_1 = bounds[part.member + 1] if part.member < chunks else part.n_1
+        backward_part(job, &part, by_rows)
+
+
+cdef int backward(Run *runs, int count, int n_threads) except -1 nogil:
+    """Run one layer backwards in one or both directions, with up to `n_threads` threads; 0 for as many as pay."""
+    cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
     cdef Job job
-    cdef Py_ssize_t bounds[POOL_MOST + 1]
-    cdef double all_work = 3 * work(run, row_at(schedule, schedule.T))
-    cdef int members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, 1)
+    cdef double all_work = 3 * work(run, row_at(schedule, schedule.T)) * count
+    cdef int r, members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, count)
     cdef bint quick = members == 1 and all_work < LOOK_WORK
     cdef unsigned long mode
     memset(&job, 0, sizeof(job))
-    job.runs, job.count, job.block = run, 1, backward_block(run)
+    job.runs, job.count = runs, count
     job.interruptible = all_work > LOOK_WORK and main_thread()
     job.crew.size = 1
     if not quick:
         pool_gather(&job.crew, members, limit)
     members = job.crew.size
-    job.by_rows = members == 1 or shared_by_rows(run, 1, members)
-    job.bounds, job.chunks = bounds, cut_rows(schedule, members, schedule.N, bounds)
-    job.teams[0].size = members
-    barrier_init(&job.teams[0].barrier, members)
+    for r in range(count):
+        job.teams[r].first, job.teams[r].size = 0, members
+        if count == 2 and members > 1:  # both at once
+            job.teams[r].first, job.teams[r].size = r * ((members + 1) // 2), (members + 1 - r) // 2
+        barrier_init(&job.teams[r].barrier, job.teams[r].size)
     counter_reset(&job.stop)
     job.looked = now()
     if quick:
@@ -996,11 +1074,12 @@ cdef int backward(Run *run, int n_threads) except -1 nogil:
     return 0
 
 
-cdef Py_ssize_t backward_block(const Run *run) noexcept nogil:
-    """Steps of a block of time, anchored at t = 0 and fixed by sizes alone: sums of a block come out the same always."""
-    cdef Py_ssize_t N = max(run.schedule.N, 1), block = BLAS_ROWS
+cdef Py_ssize_t back_block(const Run *run) noexcept nogil:
+    """Steps of a block of time backwards, and forwards in the blas engine: a power of two. Anchored at t = 0 and fixed by
+    sizes other than T, so that a block's sums come out the same always, those of a part that begins at a multiple too."""
+    cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS, block = 1
     if run.engine == PANELS:
-        block = 2 * BACK_ROWS if run.cell.G * run.H * (run.I + run.width[0]) * run.item > BACK_BYTES else BACK_ROWS
-    block //= N
-    block = min(block, <Py_ssize_t>(BLOCK_WORK / work(run, N)))
-    return min(max(block, 1), max(run.schedule.T, 1))
+        rows = 2 * BACK_ROWS if run.cell.G * run.H * (run.I + run.width[0]) * run.item > BACK_BYTES else BACK_ROWS
+    while 2 * block * N <= rows and 2 * block * work(run, N) <= BLOCK_WORK:
+        block *= 2
+    return block

@@ -49,7 +49,7 @@ cdef extern from "simd/leaf.h":
         void (*softmax_backward)(void *ds, const void *do_, const void *o, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,
                              const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*lstm_backward)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
+        void (*lstm_backward)(void *dgates, void *dc, void *flow, const void *dh, const void *gates, const void *c,
                               const void *c_before, const void *peephole, Py_ssize_t n, Py_ssize_t H,
                               Py_ssize_t units) noexcept nogil
         void (*gru_forward)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,

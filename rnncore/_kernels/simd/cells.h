@@ -285,13 +285,13 @@ static void NAME(lstm_step)(const struct panel_step *s)
         NAME(lstm_step_of)(0, s);
 }
 
-static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const void *gates_, const void *c_,
+static void NAME(lstm_backward)(void *dgates_, void *dc_, void *flow_, const void *dh_, const void *gates_, const void *c_,
                                 const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H,
                                 ptrdiff_t units)
 {
-    real *dgates = dgates_, *dc = dc_;
+    real *dgates = dgates_, *dc = dc_, *flow = flow_;
     const real *dh = dh_, *gates = gates_, *c = c_, *c_before = c_before_, *w = peephole;
-    for (; n > 0; n--, dgates += 4 * H, dc += H, dh += H, gates += 4 * H, c += H, c_before += H)
+    for (; n > 0; n--, dgates += 4 * H, dc += H, dh += H, gates += 4 * H, c += H, c_before += H, flow += flow ? H : 0)
         FOR_VECTORS(units, {
             V i = LOAD(gates + j), f = LOAD(gates + H + j), g = LOAD(gates + 2 * H + j), o = LOAD(gates + 3 * H + j);
             V tanh_c = NAME(tanh)(LOAD(c + j)), dh_t = LOAD(dh + j);
@@ -299,6 +299,8 @@ static void NAME(lstm_backward)(void *dgates_, void *dc_, const void *dh_, const
             V dz_o = NAME(sigmoid_slope)(dh_t * tanh_c, o);                                /* (7') (5') */
             if (w)
                 dc_t = FMA(LOAD(w + 2 * H + j), dz_o, dc_t);                               /* (5') */
+            if (flow)
+                STORE(flow + j, dc_t);
             V dz_i = NAME(sigmoid_slope)(dc_t * g, i);                                     /* (6') (2') */
             V dz_f = NAME(sigmoid_slope)(dc_t * LOAD(c_before + j), f);                    /* (6') (3') */
             V dc_before = dc_t * f;                                                        /* (6') */

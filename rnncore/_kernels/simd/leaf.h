@@ -31,8 +31,9 @@ typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void 
                                       const void *peephole, ptrdiff_t n, ptrdiff_t H);
 
 /* dgates (n, 4*H), before activation, from dh (n, H), the activated gates, c and c_before: equations (7') to (2').
-   dc goes in as the gradient of c and out as that of c_before. */
-typedef void (*lstm_backward_function)(void *dgates, void *dc, const void *dh, const void *gates, const void *c,
+   dc goes in as the gradient of c, as far as it does not pass through h, and out as that of c_before; flow (n, H), unless
+   NULL, gets all of c's. */
+typedef void (*lstm_backward_function)(void *dgates, void *dc, void *flow, const void *dh, const void *gates, const void *c,
                                        const void *c_before, const void *peephole, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
 
 /* GRU, reset after the product. Gates stand in the order n r z s_n, so that those of x and those of h_before are side by
