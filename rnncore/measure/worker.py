@@ -17,8 +17,6 @@ from itertools import repeat
 from typing import Any
 
 Clock = Callable[[], float]
-
-
 Work = Callable[[], Any]
 
 
