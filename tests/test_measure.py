@@ -16,7 +16,7 @@ from common import import_peer
 
 from rnncore import cli
 from rnncore._kernels import leaf
-from rnncore.measure import limits, peers, presets
+from rnncore.measure import limits, peers, presets, training
 from rnncore.measure.paired import Contender, ContenderError, Interval, Workers, median_interval
 from rnncore.measure.peers import Case
 from rnncore.measure.worker import calibrated, timed
@@ -33,6 +33,21 @@ def sleeper(seconds, value=1.0):
 
 def idler():
     return lambda: None, lambda: np.ones(3)
+
+
+def pair(second):
+    return lambda: None, lambda: (np.ones(3), np.full((2, 2), second))
+
+
+def preparer():
+    """Work that fails if it was not prepared, which takes longer than the work."""
+    prepared = []
+
+    def prepare():
+        time.sleep(0.02)
+        prepared.append(0.001)
+
+    return lambda: time.sleep(prepared.pop()), lambda: np.ones(3), prepare
 
 
 def raiser(when):
@@ -85,6 +100,15 @@ class Counter:
     def run(self):
         self.now += 3.0
         self.calls += 1
+
+
+def test_time_of_preparation_does_not_count(workers):
+    counter = Counter()
+    assert timed(counter.run, 5, lambda: counter.now, counter.run) == 15.0
+    assert counter.calls == 10
+    assert calibrated(counter.run, 300.0, lambda: counter.now, counter.run) == 100
+    result = workers.compare(work("a", "preparer"), [work("b", "sleeper", seconds=0)], **FEW)
+    assert result.seconds.low < 0.02
 
 
 def test_timed_and_calibrated():
@@ -166,6 +190,16 @@ def test_other_results(workers, value):
         workers.compare(good, [bad], **FEW)
 
 
+def test_several_results(workers):
+    """Each is compared by itself: a small one that differs counts as much as a large one."""
+    first, same = work("first", "pair", second=1e-9), work("same", "pair", second=1e-9)
+    workers.compare(first, [same], **FEW)
+    with pytest.raises(ContenderError, match=r"^other: has other results than first"):
+        workers.compare(first, [work("other", "pair", second=2e-9)], **FEW)
+    with pytest.raises(ContenderError, match=r"has results of shapes \[\(3,\)\], first \[\(3,\), \(2, 2\)\]"):
+        workers.compare(first, [work("one", "sleeper", seconds=0)], **FEW)
+
+
 def test_contender_may_print(workers):
     workers.compare(work("chatter", "chatter"), **FEW)
 
@@ -214,6 +248,8 @@ SEQUENCE = Case("sequence", "lstm", N=2, H=16, T=5, I=9)
 GRU, GRU_CALL = replace(SEQUENCE, cell="gru"), Case("call", "gru", 2, 16)
 STACK = replace(SEQUENCE, L=2, D=2)
 RAGGED = replace(SEQUENCE, N=5, T=12, ragged=True)
+TRAINING = replace(SEQUENCE, kind="training")
+STEP, MEMORY = replace(SEQUENCE, kind="step"), replace(SEQUENCE, kind="memory")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +267,10 @@ RAGGED = replace(SEQUENCE, N=5, T=12, ragged=True)
         ("jax", [GRU, replace(GRU, dtype="float64")]),
         ("torch", [RAGGED]),
         ("padded", [RAGGED]),
+        *itertools.product(("torch", "jax"), ([replace(TRAINING, cell=cell)] for cell in ("lstm", "rnn", "gru"))),
+        *itertools.product(("torch", "jax"), [[replace(TRAINING, dtype="float64")]]),
+        ("torch", [replace(RAGGED, kind="training"), replace(STACK, kind="training")]),
+        ("torch", [STEP, replace(STEP, cell="rnn")]),
     ],
 )
 def test_peers_agree(workers, peer, cases):
@@ -241,6 +281,77 @@ def test_peers_agree(workers, peer, cases):
             peers.contender("rnncore", case), [peers.contender(peer, case)], tolerance=case.tolerance, **FEW
         )
         assert result.ratios[0].median > 0
+
+
+@pytest.mark.parametrize("name", ["rnncore", "torch", "jax"])
+def test_gradients_are_all_there(name):
+    """dx, those of both states, and those of the parameters, after which these are as they were; weights are new."""
+    for module in peers.PEERS.get(name, ()):
+        import_peer(module)
+    _, results, prepare = training.build(name, asdict(TRAINING))
+    T, N, I, H = TRAINING.T, TRAINING.N, TRAINING.I, TRAINING.H
+    before = results()
+    assert [d.shape for d in before] == [(T, N, I), (1, N, H), (1, N, H), (4 * H, I), (4 * H, H), (4 * H,), (4 * H,)]
+    assert all(d.any() for d in before)
+    before = [d.copy() for d in before]
+    prepare()
+    assert all(np.array_equal(a, b) for a, b in zip(results(), before, strict=True))
+
+
+def test_weights_are_packed_at_every_call(monkeypatch):
+    layers = []
+    monkeypatch.setattr(training, "layer_of", lambda case: layers.append(peers.layer_of(case)) or layers[0])
+    run, _, prepare = training.build("rnncore", asdict(TRAINING))
+    run()
+    used = layers[0]._weights
+    prepare()
+    assert used._packed and layers[0]._weights is not used and not layers[0]._weights._packed
+
+
+def test_the_fastest_way_to_write_it():
+    """The first call of a candidate, which compiles it, does not count."""
+    delays = {"slow": [0.0, *[0.02] * 100], "fast": [0.2, *[0.001] * 100]}
+
+    def built(name):
+        return lambda: time.sleep(delays[name].pop(0)), lambda: name
+
+    assert min(map(built, delays), key=training.least_seconds)[1]() == "fast"
+
+
+def test_steps_begin_anew():
+    """Results are those of the first steps, however many went before."""
+    run, results = training.build("rnncore", asdict(STEP))
+    before = results()
+    run(), run()
+    after = results()
+    assert len(before[0]) == peers.CHAINED and len(before) == 1 + 1 + 4 + 2
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("case", [MEMORY, replace(MEMORY, cell="rnn", dtype="float64"), replace(RAGGED, kind="memory")])
+def test_memory(case):
+    """What a tape and y take, and not much besides; the same at every call."""
+    layer, x = peers.layer_of(case), peers.sequence(case)
+    _, results = training.build("rnncore", asdict(case))
+    taken, panels = results()
+    y, _, tape = layer.forward(x, lengths=case.lengths if case.ragged else None)
+    assert taken >= tape.nbytes + y.nbytes
+    assert taken <= 3 * (tape.nbytes + y.nbytes) + 4096
+    assert panels >= sum(array.nbytes for array in layer.parameters().values())
+    assert results()[0] == pytest.approx(taken, abs=512)
+
+
+def test_memory_that_torch_saves():
+    """Of an RNN, x, y and about as much again; parameters, which take more here, are not among them."""
+    torch = import_peer("torch")
+    case = replace(MEMORY, cell="rnn", dtype="float64", H=64)
+    _, results = training.build("torch", asdict(case))
+    saved, panels = results()
+    assert panels == 0
+    sequence = case.T * case.N * 8
+    assert sequence * (case.I + case.H) <= saved <= sequence * (case.I + 3 * case.H)
+    assert saved < sum(p.numel() for p in torch.nn.RNN(case.I, case.H).parameters()) * 8
+    assert saved == results()[0]
 
 
 def test_padded_results_count_within_the_lengths(workers):
@@ -269,6 +380,11 @@ def test_peer_that_cannot_do_it():
         peers.build("openvino", asdict(replace(SEQUENCE, dtype="float64")))
     with pytest.raises(ValueError, match="expected a sequence"):
         peers.build("jax", asdict(Case("stream", "rnn", 1, 8)))
+    with pytest.raises(ValueError, match="expected one of rnncore, torch for step, got jax"):
+        training.build("jax", asdict(STEP))
+    for name, case in itertools.product(("jax", "limit"), (replace(RAGGED, kind="training"), replace(TRAINING, L=2))):
+        with pytest.raises(ValueError, match="expected one layer, one direction and no lengths"):
+            training.build(name, asdict(case))
 
 
 def test_case():
@@ -276,6 +392,7 @@ def test_case():
     assert str(SEQUENCE) == "LSTM float32 sequence, 1 thread, N=2 H=16 I=9 T=5"
     assert str(Case("call", "rnn", 1, 8, threads=2)) == "RNN float32 call, 2 threads, N=1 H=8"
     assert str(STACK) == "LSTM L=2 D=2 float32 sequence, 1 thread, N=2 H=16 I=9 T=5"
+    assert str(TRAINING) == "LSTM float32 training, 1 thread, N=2 H=16 I=9 T=5"
     assert str(RAGGED) == "LSTM float32 ragged sequence, 1 thread, N=5 H=16 I=9 T=12"
     assert len({SEQUENCE, replace(SEQUENCE), STACK, RAGGED}) == 3
     assert peers.contender("torch", SEQUENCE) == peers.contender("torch", SEQUENCE)
@@ -341,6 +458,23 @@ def test_perfect_kernel(monkeypatch, slow, cell, G):
     projection, steps = 2 * 3 * 5 * G * 64 * 32, 2 * 3 * 5 * G * 64 * 64
     rest = ("multiply_add", steps // 10) if slow == "multiply_add" else ("read", 3 * G * 64 * 64 * 4)
     assert done == [("multiply_add", projection // 10), rest]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_perfect_training(monkeypatch, threads):
+    """Three times the operations of the forward pass, in equal shares."""
+    done = []
+
+    class Leaf:
+        def multiply_add(self, dtype, rounds):
+            done.append((dtype, rounds))
+            return 10 * rounds
+
+    monkeypatch.setattr(limits, "leaf", Leaf())
+    run = limits.perfect_training("gru", np.float64, T=3, N=5, I=32, H=64, threads=threads)
+    done.clear()
+    run()
+    assert done == [("float64", 3 * 2 * 3 * 5 * 3 * 64 * (32 + 64) // 10 // threads)] * threads
 
 
 def test_cache_sizes(tmp_path):
@@ -469,12 +603,40 @@ def test_layers_preset_is_the_whole_table():
     assert len(preset.bars) == 10
 
 
+def test_training_preset_is_the_whole_table():
+    preset = presets.training()
+    assert preset.rows == ("lstm", "rnn", "gru", "float64", "ragged", "step", "limit", "memory")
+    for threads in (1, 2):
+        bars = [bar for bar in preset.bars if {case.threads for case in bar.cases} == {threads}]
+        both, torch = ["torch", "jax"], ["torch"]
+        assert [(bar.row, len(bar.cases), bar.each, bar.mean, bar.others(tuple(peers.PEERS))) for bar in bars] == [
+            ("lstm", 16, 1.05, 1.4, both),
+            ("rnn", 16, 1.1, 1.6, both),
+            ("rnn", 16, None, 4.0, torch),
+            ("gru", 16, 1.1, 1.7, both),
+            ("gru", 16, None, 3.8, torch),
+            ("float64", 16, 1.2, 2.0, both),
+            ("float64", 16, None, 3.0, torch),
+            ("ragged", 12, None, 3.5, torch),
+            ("step", 1, 1.5, None, torch),
+            *[("limit", 6, 0.8, None, ["limit"])] * 3,
+            *[("memory", 16, 1.0, None, torch)] * 4,
+            ("memory", 12, 1.0, None, torch),
+        ]
+        kinds = {bar.row: {case.kind for case in bar.cases} for bar in bars}
+        assert kinds == {row: {row if row in ("step", "memory") else "training"} for row in preset.rows}
+        assert all(case.dtype == "float64" for bar in bars if bar.row == "float64" for case in bar.cases)
+    assert all(bar.narrowed().cases for bar in preset.bars)
+
+
 def tiny():
     return presets.Preset(
         (
             presets.Bar("grid", CASES, "best", each=0.0),
             presets.Bar("limit", CASES[:1], "limit", each=1e9),
             presets.Bar("two", (replace(CASES[0], threads=2),), "one thread", each=0.0),
+            presets.Bar("training", (replace(CASES[0], kind="training"),), "limit", each=0.0),
+            presets.Bar("memory", (replace(CASES[0], kind="memory"),), "torch", each=0.0),
         ),
         (presets.Cost("size", "installed package", "MB", 3, presets.package_size),),
     )
@@ -492,7 +654,8 @@ def bench(*args):
 
 def test_bench(tiny_preset, capsys, tmp_path):
     file = tmp_path / "results.json"
-    assert bench("--against", "ort", "--json", str(file), "--threads", "1") == 0
+    rows = "grid,limit,size"
+    assert bench("--rows", rows, "--against", "ort", "--json", str(file), "--threads", "1") == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "NOT REACHED" in out and "lost  RNN float32 sequence, 1 thread, N=1 H=8 T=4: " in out
@@ -513,6 +676,29 @@ def test_bench_without_peers(tiny_preset, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "not installed: onnxruntime, onnx; measuring without ort" in out
     assert "not measured" in out.split("  grid: ")[0]
+
+
+def test_bench_training_and_memory(tiny_preset, capsys, tmp_path):
+    import_peer("torch")
+    file = tmp_path / "results.json"
+    assert bench("--rows", "training,memory", "--against", "torch", "--json", str(file)) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "RNN float32 training, 1 thread, N=1 H=8 T=4: " in out and " kB  torch " in out and "(panels " in out
+    timing, memory = json.loads(file.read_text())["measurements"]
+    assert timing["bytes"] == {} and timing["seconds"]["median"] > 0
+    assert memory["seconds"] is None and list(memory["bytes"]) == ["rnncore", "torch", "panels"]
+    assert memory["ratios"]["torch"]["median"] == memory["bytes"]["torch"] / memory["bytes"]["rnncore"]
+
+
+def test_bench_training_without_peers(capsys, monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    args = ["bench", "--preset", "training", "--quick", "--rows", "ragged,step", "--threads", "1"]
+    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002))
+    assert cli.main(args) == 0
+    out = capsys.readouterr().out
+    assert "not installed: torch; measuring without torch" in out
+    assert out.count("not measured") == 2
 
 
 def test_bench_two_threads_against_one(tiny_preset, capsys):
@@ -554,8 +740,8 @@ def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "fast"], "expected a preset among inference, layers, tiny, got 'fast'"),
-        (["--rows", "grid,gird"], "expected rows among grid, limit, two, size, got 'gird'"),
+        (["--preset", "fast"], "expected a preset among inference, layers, training, tiny, got 'fast'"),
+        (["--rows", "grid,gird"], "expected rows among grid, limit, two, training, memory, size, got 'gird'"),
         (["--against", "keras"], "expected peers among torch, ort, openvino, jax, got 'keras'"),
         (["--threads", "3"], "expected threads among 1"),
         (["--threads", "one"], "argument --threads: expected numbers, got 'one'"),

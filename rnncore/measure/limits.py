@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from .._kernels import leaf
 
-__all__ = ["GATES", "Limits", "cache_sizes", "measure", "perfect"]
+__all__ = ["GATES", "Limits", "cache_sizes", "measure", "perfect", "perfect_training"]
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
@@ -149,5 +150,30 @@ def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Call
     def run() -> None:
         leaf.multiply_add(name, projection)
         longer()
+
+    return run
+
+
+def perfect_training(
+    cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int, threads: int = 1
+) -> Callable[[], None]:
+    """Return work that takes as long as perfect kernels would for a sequence forward and backward: multiply-adds alone,
+    three times those of the forward pass, for each product's two factors have a gradient, shared by so many threads.
+
+    Parameters
+    ----------
+    cell : {"rnn", "lstm", "gru"}
+    dtype : float32 or float64
+    T, N, I, H, threads : int
+    """
+    name = np.dtype(dtype).name
+    rounds = math.ceil(3 * 2 * T * N * GATES[cell] * H * (I + H) / leaf.multiply_add(name, 1) / threads)
+    others = ThreadPoolExecutor(threads)
+
+    def run() -> None:
+        shares = [others.submit(leaf.multiply_add, name, rounds) for _ in range(threads - 1)]
+        leaf.multiply_add(name, rounds)
+        for share in shares:
+            share.result()
 
     return run

@@ -39,7 +39,8 @@ class Contender:
         Contenders of one name and number of threads share a process.
     function : str
         "module:function"; called with `arguments` it returns two functions without arguments: one that does the
-        work, and one that returns its results for comparison, as an array, or None if it has none.
+        work, and one that returns its results for comparison, as an array, a tuple of such, each compared by itself, or
+        None if it has none. Maybe a third, which prepares each call, and whose time does not count.
     threads : int
         How many the libraries are told to use, and how many CPUs the process is confined to.
     """
@@ -162,6 +163,11 @@ class Workers:
             raise ContenderError(contender, reply)
         return reply
 
+    def results(self, contender: Contender) -> Any:
+        """Build the work of a contender and return its results."""
+        self._ask(contender, "build", contender.function, dict(contender.arguments))
+        return self._ask(contender, "results")
+
     def compare(
         self,
         first: Contender,
@@ -195,19 +201,12 @@ class Workers:
         contenders = [first, *others]
         expected = None
         for contender in contenders:
-            self._ask(contender, "build", contender.function, dict(contender.arguments))
-            results = self._ask(contender, "results")
+            results = self.results(contender)
             if results is None:
                 continue
-            actual = np.asarray(results)
+            actual = [np.asarray(part) for part in (results if isinstance(results, tuple) else (results,))]
             expected = actual if expected is None else expected
-            if actual.shape != expected.shape:
-                raise ContenderError(contender, f"has results of shape {actual.shape}, {first.name} {expected.shape}")
-            error = float(np.linalg.norm((actual - expected).ravel()))
-            if not error <= tolerance * float(np.linalg.norm(expected.ravel())):
-                raise ContenderError(
-                    contender, f"has other results than {first.name}: norm of the difference {error:.2g}"
-                )
+            check_same(contender, actual, first, expected, tolerance)
         for contender in contenders:
             self._ask(contender, "calibrate", block_seconds)
         times: list[list[float]] = [[] for _ in contenders]
@@ -222,6 +221,19 @@ class Workers:
             others=[median_interval(theirs) for theirs in times[1:]],
             ratios=[median_interval([b / a for a, b in zip(ours, theirs, strict=True)]) for theirs in times[1:]],
         )
+
+
+def check_same(
+    contender: Contender, actual: list[np.ndarray], first: Contender, expected: list[np.ndarray], tolerance: float
+) -> None:
+    """Refuse results that are not those of the first contender, one by one."""
+    shapes, of_first = ([part.shape for part in parts] for parts in (actual, expected))
+    if shapes != of_first:
+        raise ContenderError(contender, f"has results of shapes {shapes}, {first.name} {of_first}")
+    for a, e in zip(actual, expected, strict=True):
+        error = float(np.linalg.norm((a - e).ravel()))
+        if not error <= tolerance * float(np.linalg.norm(e.ravel())):
+            raise ContenderError(contender, f"has other results than {first.name}: norm of the difference {error:.2g}")
 
 
 class _Worker:

@@ -1,7 +1,8 @@
 """The contenders: rnncore and the libraries it is compared with, on the same weights and inputs.
 
 Each function of `BUILDERS` builds one case for one library, in a process of its own, whose environment and CPUs
-`paired` has set. Peers are imported there and nowhere else: they are found, not required.
+`paired` has set. Peers are imported there and nowhere else: they are found, not required. Here is inference;
+`training` has a table of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .paired import Contender
 
 __all__ = ["PEERS", "Case", "contender", "missing"]
 
-Built = tuple[Callable[[], Any], Callable[[], Any]]
+Built = tuple[Callable[[], Any], ...]  # as `Contender` says
 Step = Callable[[Any], Any]
 
 PEERS = {"torch": ("torch",), "ort": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx"), "jax": ("jax",)}
@@ -40,14 +41,16 @@ class Case:
     kind : str
         "sequence": T steps in one call, from zero state. "call": one step a call, with the state of the last.
         "stream": the same through `Stream.step`, where there is such a thing. "streams": steps of as many streams as
-        threads, each in a Python thread of its own.
+        threads, each in a Python thread of its own. "training": forward and backward over T steps from a random state,
+        all gradients, with weights that changed before each call. "step": one of the demo's training, from the
+        embedding, of size I, to the optimiser. "memory": bytes that "training" takes, no work.
     L, D : int
         Layers and directions.
     ragged : bool
         Whether sequences are only as long as `lengths` says, and padded to T.
     """
 
-    kind: Literal["sequence", "call", "stream", "streams"]
+    kind: Literal["sequence", "call", "stream", "streams", "training", "step", "memory"]
     cell: Literal["rnn", "lstm", "gru"]
     N: int
     H: int
@@ -94,7 +97,8 @@ def missing(peer: str) -> list[str]:
 def contender(name: str, case: Case) -> Contender:
     """Return a library at work on a case."""
     process = f"{name} {case.kind}" if case.kind == "streams" else name  # sets its threads otherwise
-    return Contender(process, f"{__name__}:build", {"name": name, "case": asdict(case)}, case.threads)
+    home = f"{__package__}.training" if case.kind in ("training", "step", "memory") else __name__
+    return Contender(process, f"{home}:build", {"name": name, "case": asdict(case)}, case.threads)
 
 
 def build(name: str, case: dict[str, Any]) -> Built:
@@ -205,13 +209,29 @@ def limit(case: Case) -> Built:
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
-def torch(case: Case) -> Built:
+def torch_module(case: Case) -> Any:
+    """Return the layer, held to the case's threads as all of the process."""
     import torch
 
     torch.set_num_threads(case.threads)
     kind, dtype = getattr(torch.nn, case.cell.upper()), getattr(torch, case.dtype)
     module = kind(case.I, case.H, case.L, bidirectional=case.D == 2, dtype=dtype)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in layer_of(case).state_dict().items()})
+    return module
+
+
+def torch_packed(module: Any, x: Any, state: Any, lengths: Any) -> tuple[Any, Any]:
+    """Run over a ragged batch, padded in and padded out."""
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    y, state = module(pack_padded_sequence(x, lengths, enforce_sorted=False), state)
+    return pad_packed_sequence(y, total_length=len(x))[0], state
+
+
+def torch(case: Case) -> Built:
+    import torch
+
+    module = torch_module(case)
     x, lengths = torch.from_numpy(sequence(case)), torch.from_numpy(case.lengths)
 
     def run() -> Any:
@@ -220,9 +240,7 @@ def torch(case: Case) -> Built:
 
     def run_packed() -> Any:
         with torch.inference_mode():
-            packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-            y, state = module(packed)
-            return torch.nn.utils.rnn.pad_packed_sequence(y, total_length=case.T)[0], state
+            return torch_packed(module, x, None, lengths)
 
     def step(state: Any) -> Any:
         with torch.inference_mode():
@@ -338,6 +356,48 @@ def openvino(case: Case) -> Built:
 # --- JAX --------------------------------------------------------------------------------------------------------------
 
 
+def jax_weights(case: Case) -> list[Any]:
+    """Return W_ih^T, W_hh^T, the biases' sum and, of a GRU, b_n, which the reset gate multiplies too, apart."""
+    import jax.numpy as jnp
+
+    W_ih, W_hh, b_ih, b_hh = parameters(case)
+    b, apart = b_ih + b_hh, []
+    if case.cell == "gru":
+        b[2 * case.H :] = b_ih[2 * case.H :]
+        apart = [b_hh[2 * case.H :]]
+    return [jnp.asarray(array) for array in (W_ih.T.copy(), W_hh.T.copy(), b, *apart)]
+
+
+def jax_step(cell: str) -> Callable[..., Any]:
+    """Return one step: the state (h, …) and h_t, from the state before, the parts a over x and s over h of the gates,
+    and b_n."""
+    import jax
+    import jax.numpy as jnp
+
+    def rnn(state: Any, a: Any, s: Any) -> Any:
+        h = jnp.tanh(a + s)
+        return (h,), h
+
+    def lstm(state: Any, a: Any, s: Any) -> Any:
+        h, c = state
+        i, f, g, o = jnp.split(a + s, 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    def gru(state: Any, a: Any, s: Any, b_n: Any) -> Any:
+        (h,) = state
+        a_r, a_z, a_n = jnp.split(a, 3, axis=1)
+        s_r, s_z, s_n = jnp.split(s, 3, axis=1)
+        r, z = jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z)
+        n = jnp.tanh(a_n + r * (s_n + b_n))
+        h = n + z * (h - n)
+        return (h,), h
+
+    steps: dict[str, Callable[..., Any]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+    return steps[cell]
+
+
 def jax(case: Case) -> Built:
     if case.kind != "sequence":
         raise ValueError("expected a sequence")
@@ -345,41 +405,14 @@ def jax(case: Case) -> Built:
     import jax
     import jax.numpy as jnp
 
-    if case.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    W_ih, W_hh, b_ih, b_hh = parameters(case)
-    b, b_n = b_ih + b_hh, jnp.asarray(b_hh[2 * case.H :])
-    if case.cell == "gru":  # whose reset gate multiplies b_n too
-        b[2 * case.H :] = b_ih[2 * case.H :]
-    weights = [jnp.asarray(array) for array in (W_ih.T.copy(), W_hh.T.copy(), b)]
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
+    weights, step = jax_weights(case), jax_step(case.cell)
     zero = tuple(jnp.asarray(array[0]) for array in zero_state(case))
     x = jnp.asarray(sequence(case))
 
-    def rnn(state: Any, a: Any, W_hh: Any) -> Any:
-        h = jnp.tanh(a + state[0] @ W_hh)
-        return (h,), h
-
-    def lstm(state: Any, a: Any, W_hh: Any) -> Any:
-        h, c = state
-        i, f, g, o = jnp.split(a + h @ W_hh, 4, axis=1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return (h, c), h
-
-    def gru(state: Any, a: Any, W_hh: Any) -> Any:
-        (h,) = state
-        a_r, a_z, a_n = jnp.split(a, 3, axis=1)
-        s_r, s_z, s_n = jnp.split(h @ W_hh, 3, axis=1)
-        r, z = jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z)
-        n = jnp.tanh(a_n + r * (s_n + b_n))
-        h = n + z * (h - n)
-        return (h,), h
-
-    step = {"rnn": rnn, "lstm": lstm, "gru": gru}[case.cell]
-
-    def layer(x: Any, W_ih: Any, W_hh: Any, b: Any) -> Any:
-        _, y = jax.lax.scan(lambda state, a: step(state, a, W_hh), zero, x @ W_ih + b)  # x W_ih for all steps at once
-        return y
+    def layer(x: Any, W_ih: Any, W_hh: Any, b: Any, *b_n: Any) -> Any:
+        a = x @ W_ih + b  # for all steps at once
+        return jax.lax.scan(lambda state, a_t: step(state, a_t, state[0] @ W_hh, *b_n), zero, a)[1]
 
     compiled = jax.jit(layer)
 

@@ -18,13 +18,14 @@ import rnncore
 
 from .. import runtime
 from . import limits, peers
-from .paired import ContenderError, Interval, Workers
+from .paired import Contender, ContenderError, Interval, Workers
 from .peers import PEERS, Case
 
 __all__ = ["PRESETS", "Bar", "Cost", "Measurement", "Preset", "Report", "Settings", "Verdict", "prepare", "run"]
 
 T = TypeVar("T")
 BEST, LIMIT, ONE_THREAD, PADDED = "best", "limit", "one thread", "padded"
+TRAINERS = ("torch", "jax")  # the peers that compute gradients
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,16 @@ QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1)
 
 @dataclass(frozen=True)
 class Measurement:
-    """Seconds of rnncore on a case, and the ratios to it, other ÷ rnncore, by the other's name."""
+    """Seconds of rnncore on a case, and the ratios to it, other ÷ rnncore, by the other's name.
+
+    A case of kind "memory" has bytes instead, of rnncore and the others, and of rnncore's packed weights as "panels",
+    which are in no ratio.
+    """
 
     case: Case
-    seconds: Interval
+    seconds: Interval | None
     ratios: dict[str, Interval]
+    bytes: dict[str, int] = field(default_factory=dict)
 
     def ratio(self, against: str, among: Iterable[str] = PEERS) -> Interval | None:
         """Return the ratio to one, or to the best of the peers that there are; to "padded", for as much work."""
@@ -141,7 +147,12 @@ class Measurement:
 
     def __str__(self) -> str:
         ratios = [f"{name} {shown(ratio)}" for name, ratio in self.ratios.items()]
-        return f"{f'{self.case}:':<59} {self.seconds.median * 1e6:9.1f} µs  {'  '.join(ratios)}".rstrip()
+        if self.seconds is None:
+            takes = f"{self.bytes['rnncore'] / 1e3:9.1f} kB"
+            ratios.append(f"(panels {self.bytes['panels'] / 1e3:.1f} kB)")
+        else:
+            takes = f"{self.seconds.median * 1e6:9.1f} µs"
+        return f"{f'{self.case}:':<59} {takes}  {'  '.join(ratios)}".rstrip()
 
 
 def shown(ratio: Interval) -> str:
@@ -211,15 +222,21 @@ def package_size(quick: bool) -> float:
 SIZES = (64, 128, 256, 512)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RAGGED_BATCHES = (8, 32, 64)
+TRAINING_BATCHES = (1, 8, 32, 64)
 QUICK_SIZES = (64, 256)
 QUICK_BATCHES = (1, 32)
 
 
 def grid(
-    cell: str, threads: int, sizes: Iterable[int] = SIZES, batches: Iterable[int] = BATCHES, **rest: Any
+    cell: str,
+    threads: int,
+    sizes: Iterable[int] = SIZES,
+    batches: Iterable[int] = BATCHES,
+    kind: str = "sequence",
+    **rest: Any,
 ) -> tuple[Case, ...]:
     shapes = product(sizes, batches)
-    return tuple(Case("sequence", cell, N, H, T=100, threads=threads, **rest) for H, N in shapes)  # type: ignore[arg-type]
+    return tuple(Case(kind, cell, N, H, T=100, threads=threads, **rest) for H, N in shapes)  # type: ignore[arg-type]
 
 
 def inference() -> Preset:
@@ -274,7 +291,36 @@ def layers() -> Preset:
     return Preset(tuple(bars))
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {"inference": inference, "layers": layers}
+def training() -> Preset:
+    """The training engine's: gradients against peers and against the machine, a whole step of the demo's, memory."""
+    bars = []
+    for threads in (1, 2):
+        lstm, rnn, gru = (
+            grid(cell, threads, batches=TRAINING_BATCHES, kind="training") for cell in ("lstm", "rnn", "gru")
+        )
+        float64 = tuple(replace(case, dtype="float64") for case in lstm)
+        ragged = tuple(replace(case, ragged=True) for case in lstm if case.N in RAGGED_BATCHES)
+        step = Case("step", "lstm", N=16, H=256, T=32, I=64, threads=threads)  # the demo's sizes
+        bars += [
+            Bar("lstm", lstm, BEST, each=1.05, mean=1.4, among=TRAINERS),
+            Bar("rnn", rnn, BEST, each=1.1, mean=1.6, among=TRAINERS),
+            Bar("rnn", rnn, "torch", mean=4.0),
+            Bar("gru", gru, BEST, each=1.1, mean=1.7, among=TRAINERS),
+            Bar("gru", gru, "torch", mean=3.8),
+            Bar("float64", float64, BEST, each=1.2, mean=2.0, among=TRAINERS),
+            Bar("float64", float64, "torch", mean=3.0),
+            Bar("ragged", ragged, "torch", mean=3.5),
+            Bar("step", (step,), "torch", each=1.5),
+        ]
+        for cases in (lstm, rnn, gru):
+            large = tuple(case for case in cases if case.N >= 32 and case.H >= 128)
+            bars.append(Bar("limit", large, LIMIT, each=0.8))
+        for cases in (lstm, rnn, gru, float64, ragged):
+            bars.append(Bar("memory", tuple(replace(case, kind="memory") for case in cases), "torch", each=1.0))
+    return Preset(tuple(bars))
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {"inference": inference, "layers": layers, "training": training}
 
 
 # --- running them -----------------------------------------------------------------------------------------------------
@@ -405,7 +451,6 @@ def run(
 
 def measure(workers: Workers, case: Case, names: list[str], report: Report) -> Measurement | None:
     """Measure rnncore on a case, and the others as far as they do it; None if rnncore itself fails."""
-    settings = report.settings
     first = peers.contender("rnncore", case)
     others = {
         name: peers.contender("rnncore", replace(case, threads=1))
@@ -413,20 +458,35 @@ def measure(workers: Workers, case: Case, names: list[str], report: Report) -> M
         else peers.contender(name, case)
         for name in names
     }
+    take = weigh if case.kind == "memory" else clock
     while True:
         try:
-            result = workers.compare(
-                first,
-                list(others.values()),
-                tolerance=case.tolerance,
-                blocks=settings.blocks,
-                block_seconds=settings.block_seconds,
-            )
-            break
+            return take(workers, case, first, others, report.settings)
         except ContenderError as error:
             report.problems.append(f"{case}: {error}")
             if error.contender == first:
                 return None
             others = {name: other for name, other in others.items() if other != error.contender}
-    ratios = dict(zip(others, result.ratios, strict=True))
-    return Measurement(case, result.seconds, ratios)
+
+
+def clock(
+    workers: Workers, case: Case, first: Contender, others: dict[str, Contender], settings: Settings
+) -> Measurement:
+    result = workers.compare(
+        first,
+        list(others.values()),
+        tolerance=case.tolerance,
+        blocks=settings.blocks,
+        block_seconds=settings.block_seconds,
+    )
+    return Measurement(case, result.seconds, dict(zip(others, result.ratios, strict=True)))
+
+
+def weigh(
+    workers: Workers, case: Case, first: Contender, others: dict[str, Contender], settings: Settings
+) -> Measurement:
+    """The same for bytes, which are the results of contenders and the same every time."""
+    ours, panels = (int(value) for value in workers.results(first))
+    theirs = {name: int(workers.results(other)[0]) for name, other in others.items()}
+    ratios = {name: Interval(*[value / ours] * 3) for name, value in theirs.items()}
+    return Measurement(case, None, ratios, {"rnncore": ours, **theirs, "panels": panels})

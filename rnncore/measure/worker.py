@@ -17,20 +17,29 @@ from itertools import repeat
 from typing import Any
 
 Clock = Callable[[], float]
+Work = Callable[[], Any]
 
 
-def timed(run: Callable[[], Any], calls: int, clock: Clock = time.perf_counter) -> float:
-    """Return the seconds that so many calls take together."""
-    start = clock()
+def timed(run: Work, calls: int, clock: Clock = time.perf_counter, prepare: Work | None = None) -> float:
+    """Return the seconds that so many calls take together, without what prepares each."""
+    if prepare is None:
+        start = clock()
+        for _ in repeat(None, calls):
+            run()
+        return clock() - start
+    elapsed = 0.0
     for _ in repeat(None, calls):
+        prepare()
+        start = clock()
         run()
-    return clock() - start
+        elapsed += clock() - start
+    return elapsed
 
 
-def calibrated(run: Callable[[], Any], seconds: float, clock: Clock = time.perf_counter) -> int:
+def calibrated(run: Work, seconds: float, clock: Clock = time.perf_counter, prepare: Work | None = None) -> int:
     """Return how many calls take about so many seconds, at least 1; takes as long, and warms up."""
     calls = 1
-    while (elapsed := timed(run, calls, clock)) < seconds / 2:
+    while (elapsed := timed(run, calls, clock, prepare)) < seconds / 2:
         calls *= 2
     return max(1, round(calls * seconds / max(elapsed, 1e-9)))
 
@@ -42,8 +51,9 @@ class Session:
         self._forget()
 
     def _forget(self) -> None:
-        self._run: Callable[[], Any] = lambda: None
-        self._results: Callable[[], Any] = lambda: None
+        self._run: Work = lambda: None
+        self._results: Work = lambda: None
+        self._prepare: Work | None = None
         self._calls = 1
 
     def pin(self, cpus: list[int]) -> None:
@@ -56,19 +66,20 @@ class Session:
         self._forget()  # its memory first
         gc.collect()
         module, name = function.split(":")
-        self._run, self._results = getattr(import_module(module), name)(**arguments)
+        self._run, self._results, *prepare = getattr(import_module(module), name)(**arguments)
+        self._prepare = prepare[0] if prepare else None
 
     def results(self) -> Any:
         return self._results()
 
     def calibrate(self, seconds: float) -> None:
-        self._calls = calibrated(self._run, seconds)
+        self._calls = calibrated(self._run, seconds, prepare=self._prepare)
 
     def block(self) -> float:
         """Return the seconds per call of one block."""
         gc.disable()
         try:
-            return timed(self._run, self._calls) / self._calls
+            return timed(self._run, self._calls, prepare=self._prepare) / self._calls
         finally:
             gc.enable()
 
