@@ -13,7 +13,7 @@ from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell
 from ._kernels.step import Stack
 from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
-from .layers import RNG, State, States, as_nonlinearity, of_suffix, pack, recurrent_parameters
+from .layers import NAMES, RNG, State, States, as_nonlinearity, pack, recurrent_parameters
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 
@@ -188,9 +188,10 @@ class _RecurrentCell(Module, Generic[State]):
         dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
         dx = np.empty_like(seq)
         grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
+        named = {short: grads[name] for short, name in NAMES.items() if name in grads}
         self._cell.backward(
             (pack(tape._weights, ""),), seq, kept, None, 0, tuple(s[None] for s in dstates), 0, (dx,),
-            (of_suffix(grads, ""),), (False,),
+            (named,), (False,),
         )  # fmt: skip
         return dx[0, 0] if unbatched else dx[0], self._state_as_given(dstates, unbatched), grads
 

@@ -86,6 +86,7 @@ def back_checkpointed(
     steps: int,
     n_threads: int,
     squares: Squares | None,
+    fresh: bool,
 ) -> np.ndarray:
     """Run backwards from `kept`, as `_Recurrent._run_back` does; return dx (T, N, I). dy is (T, N, D*P), a view."""
     _, N, _ = dstates[0].shape
@@ -98,7 +99,7 @@ def back_checkpointed(
             dx = np.zeros(x.shape, layer.dtype)
             if key is not None and part.layers[-1] + 1 < layer.num_layers and upstream is not None:
                 drop(upstream, layer.dropout, key, part.layers[-1])
-        T = len(x) if ragged is None else ragged.T
+        T, new = len(x) if ragged is None else ragged.T, fresh
         for i, t_0, t_1 in reversed(list(chunks(T, steps, layer._directions[part.directions[0]]))):
             cut = None if ragged is None else ragged.cut(t_0, t_1)
             first, end = first_row(N, ragged, t_0), first_row(N, ragged, t_1)
@@ -110,7 +111,8 @@ def back_checkpointed(
                 tape._weights, x_part, initial, finals, None, n_threads, cut, True, key, first, False, part
             )
             rows = None if squares is None else tuple(tuple(s[first:end] for s in of_k) for of_k in squares)
-            dx_part = layer._run_back(tape, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, first, part)
+            dx_part = layer._run_back(tape, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part)
+            new = False
             if cut is not None and x.ndim == 3:
                 unpack(dx_part, cut, dx[t_0:t_1])
             elif begins:

@@ -201,8 +201,12 @@ def as_scalar(value: Any, name: str, low: float = -math.inf, below: float | None
 
 def check_shape(shape: tuple[int, ...], expected: Sequence[int | str], name: str) -> None:
     """Raise ValueError unless `shape` is `expected`, in which a letter stands for any length."""
-    if len(shape) == len(expected) and all(isinstance(e, str) or s == e for s, e in zip(shape, expected, strict=True)):
-        return
+    if len(shape) == len(expected):
+        for length, wanted in zip(shape, expected, strict=True):
+            if length != wanted and not isinstance(wanted, str):
+                break
+        else:
+            return
     words = ", ".join(str(e) for e in expected) + ("," if len(expected) == 1 else "")
     raise ValueError(f"expected {name} of shape ({words}), got {shape}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
     def _cell(self) -> Cell:
         return _rnn.jordan_cells[self.nonlinearity, self.output_nonlinearity]
 
-    @property
+    @cached_property
     def _widths(self) -> tuple[int, ...]:
         return (self.output_size,)
 
@@ -223,20 +224,23 @@ class JordanRNN(_Recurrent[np.ndarray]):
         key: np.ndarray | None,
         n_threads: int,
         squares: Squares | None = None,
+        fresh: bool = False,
         first: int = 0,
         part: Part | None = None,
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
-            return super()._run_back(tape, kept, upstream, dstates, grads, ragged, key, n_threads, squares, first, part)
+            return super()._run_back(
+                tape, kept, upstream, dstates, grads, ragged, key, n_threads, squares, fresh, first, part
+            )
         (do,) = dstates
         dy = np.zeros((len(ragged.times), self.output_size), self.dtype) if upstream is None else upstream
         last = ragged.times == ragged.lengths[ragged.places] - 1  # the final state is the last output
         dy[last] += do[0, ragged.places[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)
-        dx: np.ndarray = super()._run_back(tape, kept, dy[None], (before,), grads, None, key, n_threads, squares)[0]
+        dx = super()._run_back(tape, kept, dy[None], (before,), grads, None, key, n_threads, squares, fresh)
         first = ragged.times == 0
         do[0, ragged.places[first]] = before[0, first]
-        return dx
+        return dx[0]  # type: ignore[no-any-return]
 
 
 class Forced:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from math import isqrt
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -101,11 +102,6 @@ def pack(weights: Weights, suffix: str, names: Mapping[str, str] = NAMES) -> Pac
     return weights.packed(suffix, make)
 
 
-def of_suffix(grads: dict[str, np.ndarray], suffix: str, names: Mapping[str, str] = NAMES) -> dict[str, np.ndarray]:
-    """Return one layer's and direction's gradients, in one direction, named as kernels name them."""
-    return {k: grads[name + suffix] for k, name in names.items() if name + suffix in grads}
-
-
 class _Recurrent(Module, Generic[State]):
     """A stack of `num_layers` recurrent layers in one or two directions."""
 
@@ -164,12 +160,12 @@ class _Recurrent(Module, Generic[State]):
     def _cell(self) -> Cell:
         raise NotImplementedError
 
-    @property
+    @cached_property
     def _widths(self) -> tuple[int, ...]:
         """Sizes of the states: h's, which is that of a direction's output, and c's."""
         return (self.hidden_size,) * len(self._state_names)
 
-    @property
+    @cached_property
     def _directions(self) -> tuple[bool, ...]:
         """Whether each direction runs backwards in time."""
         return (False, True) if self.bidirectional else (self.reverse,)
@@ -225,15 +221,13 @@ class _Recurrent(Module, Generic[State]):
         before = (self.num_layers * len(self._directions),) if self._stacked else ()
         return [(*before, width) if unbatched else (*before, N, width) for width in self._widths]
 
-    def _check_state(self, N: int) -> None:
-        """Refuse a batch whose state no memory could hold."""
-        for shape in self._state_shapes(N):
-            check_bytes(shape, self.dtype, "the state")
-
     def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
         """Return a state as arrays (L*D, N, ·)."""
-        self._check_state(N)
         k = self.num_layers * len(self._directions)
+        for width in self._widths:
+            check_bytes((k, N, width), self.dtype, "the state")
+        if state is None:
+            return tuple(np.zeros((k, N, width), self.dtype) for width in self._widths)
         arrays = as_states(state, self._state_names, moment, self._state_shapes(N, unbatched), self.dtype)
         return tuple(array.reshape(k, N, width) for array, width in zip(arrays, self._widths, strict=True))
 
@@ -249,15 +243,28 @@ class _Recurrent(Module, Generic[State]):
         ragged = Ragged(as_lengths(lengths, N, unbatched), T)
         return None if ragged.T == T and ragged.full else ragged
 
-    def _pack(self, weights: Weights, layer: int, direction: int) -> Pack:
-        return pack(weights, self._suffix(layer, direction), self._names)
+    @cached_property
+    def _suffixes(self) -> tuple[str, ...]:
+        """What parameters' names end with, in the order of states' entries."""
+        return tuple(self._suffix(*at) for at in product(*self._whole[:2]))
+
+    @cached_property
+    def _named(self) -> tuple[dict[str, str], ...]:
+        """Of each of these the parameters, by the names that kernels have for them."""
+        return tuple(
+            {short: name + suffix for short, name in self._names.items() if name + suffix in self._weights}
+            for suffix in self._suffixes
+        )
+
+    def _packs(self, weights: Weights) -> tuple[Pack, ...]:
+        """Return what the kernels read, in the same order."""
+        return weights.packed(None, lambda: tuple(pack(weights, suffix, self._names) for suffix in self._suffixes))
 
     # --- the runner ---------------------------------------------------------------------------------------------------
 
     def _stack(self, weights: Weights) -> Stack:
         """Return what runs single steps, or one layer, with these weights, in one direction."""
-        packs = tuple(self._pack(weights, layer, 0) for layer in range(self.num_layers))
-        weights.stack = stack = Stack(self._cell, packs, self.dtype, self._stacked)
+        weights.stack = stack = Stack(self._cell, self._packs(weights), self.dtype, self._stacked)
         return stack
 
     def stream(self, batch_size: int = 1) -> Stream[State]:
@@ -289,7 +296,7 @@ class _Recurrent(Module, Generic[State]):
         """
         return Stream(self, batch_size)
 
-    @property
+    @cached_property
     def _whole(self) -> Part:
         L, D = self.num_layers, len(self._directions)
         return Part(range(L), range(D), slice(0, L * D))
@@ -323,8 +330,9 @@ class _Recurrent(Module, Generic[State]):
         for layer in layers:
             last = layer == layers[-1]
             out = y if last else np.empty((*rows, D * P), self.dtype)
-            packs = tuple(self._pack(weights, layer, d) for d in directions)
-            arguments = packs, x, initial, layer * D + directions[0], out, finals, reverses, n_threads, ragged
+            k = layer * D + directions[0]
+            packs = self._packs(weights)[k : k + len(directions)]
+            arguments = packs, x, initial, k, out, finals, reverses, n_threads, ragged
             column = directions[0] * P
             if keep:
                 kept.append((x, self._cell.forward(*arguments, column)))
@@ -599,14 +607,18 @@ class _Recurrent(Module, Generic[State]):
             if steps < 0:
                 raise ValueError(f"expected checkpoint to be 0 or more, got {steps}")
         else:
-            packs = [self._pack(weights, *at) for at in product(*self._whole[:2])]
-            kept = sum(self._cell.kept(pack) for pack in packs) + (len(packs) - len(self._directions)) * self._widths[0]
-            steps = isqrt(T) + 1 if rows * kept > CHECKPOINT_FROM else 0
+            steps = isqrt(T) + 1 if rows * self._kept > CHECKPOINT_FROM else 0
         if steps:
             double = self.dtype == np.float64
-            block = max(self._cell.block(self._pack(weights, *at), double, N) for at in product(*self._whole[:2]))
+            block = max(self._cell.block(pack, double, N) for pack in self._packs(weights))
             steps = -(-min(steps, max(T, 1)) // block) * block
         return steps
+
+    @cached_property
+    def _kept(self) -> int:
+        """Elements that a tape has for each step of a sequence."""
+        packs, D = self._packs(self._weights), len(self._directions)
+        return sum(self._cell.kept(pack) for pack in packs) + (len(packs) - D) * self._widths[0]
 
     @overload
     def backward(
@@ -711,16 +723,18 @@ class _Recurrent(Module, Generic[State]):
             dstates = tuple(s.copy() for s in dstates)
         else:
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
-        grads = self._grads(accumulate)
+        rows = T * N if ragged is None else ragged.rows
+        fresh = accumulate is None and rows > 0
+        grads = self._grads(accumulate, fresh)
         squares = None
         if flows or finite:
-            rows, k = T * N if ragged is None else ragged.rows, self.num_layers * len(self._directions)
+            k = self.num_layers * len(self._directions)
             squares = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
         if steps:
-            dx = back_checkpointed(self, tape, kept, given, dstates, grads, ragged, key, steps, threads, squares)
+            dx = back_checkpointed(self, tape, kept, given, dstates, grads, ragged, key, steps, threads, squares, fresh)
         else:
             upstream = given if given is None else packed(given, ragged) if ragged else np.ascontiguousarray(given)
-            dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads, squares)
+            dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
             if ragged is not None:
                 dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
         if ragged is not None:
@@ -744,11 +758,13 @@ class _Recurrent(Module, Generic[State]):
         key: np.ndarray | None,
         n_threads: int,
         squares: Squares | None = None,
+        fresh: bool = False,
         first: int = 0,
         part: Part | None = None,
     ) -> np.ndarray:
         """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
-        parameters' are added to `grads`, `squares` are filled in; return the gradient of the input."""
+        parameters' are added to `grads`, or written there where these are `fresh`, `squares` are filled in; return the
+        gradient of the input."""
         layers, directions, _ = part or self._whole
         D, P = len(self._directions), self._widths[0]
         reverses = tuple(self._directions[d] for d in directions)
@@ -757,10 +773,11 @@ class _Recurrent(Module, Generic[State]):
                 drop(upstream, self.dropout, key, layer, first)
             k = layer * D + directions[0]
             dxs = tuple(np.empty_like(x) for _ in directions)
+            these = slice(k, k + len(directions))
             self._cell.backward(
-                tuple(self._pack(tape._weights, layer, d) for d in directions), x, states, upstream, directions[0] * P,
-                dstates, k, dxs, tuple(of_suffix(grads, self._suffix(layer, d), self._names) for d in directions),
-                reverses, n_threads, ragged, None if squares is None else squares[k : k + len(directions)],
+                self._packs(tape._weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
+                tuple({short: grads[name] for short, name in named.items()} for named in self._named[these]),
+                reverses, fresh, n_threads, ragged, None if squares is None else squares[these],
             )  # fmt: skip
             upstream = dxs[0]
             for dx in dxs[1:]:
@@ -788,11 +805,14 @@ class _Recurrent(Module, Generic[State]):
                 began.append(f"d{self._state_names[0]}_t of {self._suffix(*at)[1:]} from t = {t} on")
         raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}; back in time {'; '.join(began)}")
 
-    def _grads(self, accumulate: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-        """Return the arrays that gradients are added to."""
+    def _grads(self, accumulate: Mapping[str, np.ndarray] | None, fresh: bool) -> dict[str, np.ndarray]:
+        """Return the arrays that gradients are added to; of matrices, if `fresh`, written to."""
         weights = self._weights
         if accumulate is None:
-            return {name: np.zeros_like(array) for name, array in weights.items()}
+            return {
+                name: (np.empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
+                for name, array in weights._arrays.items()
+            }
         if not isinstance(accumulate, Mapping) or set(accumulate) != set(weights):
             got = sorted(map(str, accumulate)) if isinstance(accumulate, Mapping) else type(accumulate).__name__
             raise ValueError(f"expected accumulate with the names {sorted(weights)}, got {got}")
@@ -1004,7 +1024,7 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
     def _cell(self) -> Cell:
         return _lstm.cell
 
-    @property
+    @cached_property
     def _widths(self) -> tuple[int, ...]:
         return self.proj_size or self.hidden_size, self.hidden_size
 

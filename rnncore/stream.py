@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._kernels.step import Steps
-from .checks import as_rows, as_states, positive_int
+from .checks import as_rows, as_states, check_bytes, positive_int
 
 __all__ = ["Stream"]
 
@@ -62,7 +62,8 @@ class Stream(Steps, Generic[State]):
         if layer.bidirectional or layer.reverse:
             kind = "bidirectional" if layer.bidirectional else "reversed"
             raise ValueError(f"expected a layer that runs forwards in time, to stream, got a {kind} one")
-        layer._check_state(N)
+        for shape in layer._state_shapes(N):
+            check_bytes(shape, layer.dtype, "the state")
         return super().__new__(cls, layer, N)  # type: ignore[return-value]
 
     def __repr__(self) -> str:

@@ -65,6 +65,7 @@ class Cell:
         dxs: tuple[np.ndarray, ...],
         grads: tuple[dict[str, np.ndarray], ...],
         reverses: tuple[bool, ...],
+        fresh: bool = False,
         n_threads: int = 0,
         ragged: Ragged | None = None,
         squares: tuple[tuple[np.ndarray, ...], ...] | None = None,

@@ -392,13 +392,13 @@ cdef class Cell:
         return tuple(kept) if tape else None
 
     def backward(self, tuple packs not None, x not None, tuple kept not None, dy, Py_ssize_t column, tuple dstates not None,
-                 Py_ssize_t k, tuple dxs not None, tuple grads not None, tuple reverses not None, int n_threads=0,
-                 Ragged ragged=None, tuple squares=None):
+                 Py_ssize_t k, tuple dxs not None, tuple grads not None, tuple reverses not None, bint fresh=False,
+                 int n_threads=0, Ragged ragged=None, tuple squares=None):
         """Run backwards from `kept`, as `forward` returned it.
 
         `column` is the first direction's first in dy. `dstates`, in the order of `ragged`, hold the final states' gradients
         and get the initial states'. Each direction has its own `dxs`, which is written, and `grads`, keyed like its pack's
-        arrays, which are added to; and, if wanted, `squares`: per state, float64 (rows,) for the sum of the squares of each
+        arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `squares`: per state, float64 (rows,) for the sum of the squares of each
         row's gradient.
         """
         cdef Run runs[2]
@@ -412,6 +412,7 @@ cdef class Cell:
             alive.append(self.prepare_back(
                 &runs[r], dtype, packs[r], x, kept[r], dy, column, dstates, k + r, dxs[r], grads[r], reverses[r], ragged,
                 None if squares is None else squares[r]))
+            runs[r].fresh = fresh
             column += runs[r].width[0]
         if runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf:
             raise ValueError("expected directions of one engine and instruction set")

@@ -115,6 +115,7 @@ cdef struct Run:
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
     char *h_before              # (block's rows, P)     where they have to be copied
     char *dx                    # as x
+    bint fresh                  # the first block writes dW_ih, dW_hh and dW_hr; the others add to them
     char *dW_ih
     char *dW_hh
     char *dW_hr

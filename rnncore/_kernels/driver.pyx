@@ -199,7 +199,7 @@ cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, c
     if run.engine == PANELS:
         count = share(P, run.leaf.width, s.member, s.size, &first)
         first *= run.item
-        run.leaf.inner(out + first, P, a, a_row, W + first, P, count, s.n, K, add)
+        run.leaf.inner(out + first, P, a, a_row, W + first, P, count, s.n, K, add, NULL)
     else:
         product_blocked(run.dtype, s.n, P, K, a, a_row, W, 1 if add else 0, out, P)
 
@@ -825,13 +825,13 @@ cdef void add_peepholes(real *out, const real *dgates, const real *c, const real
 
 
 cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_row, Py_ssize_t m, const char *b, Py_ssize_t P,
-                          Py_ssize_t n, int member, int size) noexcept nogil:
-    """dW (m, P) += a^T b, for a (n, m) and b (n, P): a member's share of the rows."""
+                          Py_ssize_t n, bint add, int member, int size) noexcept nogil:
+    """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows."""
     cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
     if run.engine == PANELS:
-        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n)
+        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add, NULL)
     else:
-        product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1, dW, P)
+        product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
 
 
 cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W, Py_ssize_t K, Py_ssize_t n, bint add, int member,
@@ -839,7 +839,7 @@ cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W,
     """dx (n, I) = a (n, K) W (K, I), or += it: a member's share of the rows."""
     cdef Py_ssize_t first, count = share(n, 6, member, size, &first), CH = run.cell.columns * run.H, item = run.item
     if run.engine == PANELS:
-        run.leaf.inner(dx + first * run.I * item, run.I, a + first * CH * item, CH, W, run.I, run.I, count, K, add)
+        run.leaf.inner(dx + first * run.I * item, run.I, a + first * CH * item, CH, W, run.I, run.I, count, K, add, NULL)
     else:
         product(run.dtype, False, False, n, run.I, K, a, CH, W, run.I, 1 if add else 0, dx, run.I)
 
@@ -879,8 +879,8 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t m, Py_ssize_t
             bias_gradient(run, run.db_ih + (at - shift) * item, run.sums + at * item, last - at)
 
 
-cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
-    """Add a block's part to the gradients of the weights, and write its dx: (1'), of a GRU (1') and (2'). A member's
+cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
+    """Write a block's part of the weights' gradients, or add it, and write its dx: (1'), of a GRU (1') and (2'). A member's
     share of all that."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
@@ -896,18 +896,18 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int me
     cdef int k
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
-    weight_gradient(run, run.dW_ih, run.dgates + shift * item, CH, most, x, I, n, member, size)
+    weight_gradient(run, run.dW_ih, run.dgates + shift * item, CH, most, x, I, n, add, member, size)
     input_gradient(run, dx, run.dgates + shift * item, run.W_ih, most, n, False, member, size)
     if shift:
-        weight_gradient(run, run.dW_ih + most * I * item, run.dgates, CH, shift, x, I, n, member, size)
+        weight_gradient(run, run.dW_ih + most * I * item, run.dgates, CH, shift, x, I, n, add, member, size)
         input_gradient(run, dx, run.dgates, run.W_ih + most * I * item, shift, n, True, member, size)
-    weight_gradient(run, run.dW_hh, run.dgates + shift * item, CH, cut, h_before, P, n, member, size)
+    weight_gradient(run, run.dW_hh, run.dgates + shift * item, CH, cut, h_before, P, n, add, member, size)
     if run.cell.split < run.cell.G:
-        weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, CH, run.cell.G * H - cut, inner, H, n, member,
-                        size)
+        weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, CH, run.cell.G * H - cut, inner, H, n, add,
+                        member, size)
     bias_gradients(run, run.dgates, CH, n, member, size)
     if run.projects:
-        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, member, size)
+        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, member, size)
         bias_gradients(run, run.dout, P, n, member, size)
     for k in range(run.cell.states):
         if run.squares[k] != NULL:
@@ -1008,7 +1008,7 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
         meetings += 1
         if not meet(job, part, meetings):
             return
-        block_gradients(run, t_0, t_1, member, members)
+        block_gradients(run, t_0, t_1, b > 0 or not run.fresh, member, members)
         meetings += 1
         if not meet(job, part, meetings):
             return
