@@ -1,5 +1,5 @@
-"""Training's passes over flat memory: an optimiser's step and, no Python code in between, its change of hands; the sum of
-squares that clipping needs."""
+"""Training's passes over flat memory: an optimiser's step and, no Python code in between, its change of hands; the sum
+of squares that clipping needs."""
 
 import numpy as np
 
@@ -21,8 +21,8 @@ cdef extern from *:
     #include <sys/mman.h>
     #endif
 
-    /* New memory in huge pages, as NumPy's arrays have it from this size on: faults of small ones would take longer than
-       the pass that writes it. */
+    /* New memory in huge pages, as NumPy's arrays have it from this size on: faults of small ones would take longer
+       than the pass that writes it. */
     static void in_huge_pages(char *start, size_t size)
     {
     #if defined(__linux__) && defined(MADV_HUGEPAGE)
@@ -94,13 +94,15 @@ def step(str rule not None, dict settings not None, list passes not None, list c
     Notes
     -----
     Only waiting for a lock can be interrupted: from then on no Python code runs until the function returns, hence no
-    signal's handler either, and nothing is allocated. The passes run without the GIL and flush denormal numbers to zero.
+    signal's handler either, and nothing is allocated. The passes run without the GIL and flush denormal numbers to
+    zero.
     """
     cdef Sgd sgd
     cdef Adam adam
     cdef bint is_adam = rule == "adam"
     cdef Py_ssize_t count = len(passes), held = 0, k
     cdef unsigned long mode
+    cdef Pass *p
     cdef Pass *run = <Pass *>malloc((count or 1) * sizeof(Pass))
     if run == NULL:
         raise MemoryError()
@@ -115,13 +117,14 @@ def step(str rule not None, dict settings not None, list passes not None, list c
             w, before, g, moments = passes[k]
             if len(moments) != 2 if is_adam else len(moments) > 1:
                 raise ValueError(f"expected the moments of {rule}, got {len(moments)}")
-            run[k].w = cnp.PyArray_DATA(checked(w, w))
-            run[k].before = cnp.PyArray_DATA(checked(before, w))
-            run[k].g = cnp.PyArray_DATA(checked(g, w))
-            run[k].moments[0] = run[k].moments[1] = NULL
+            p = &run[k]
+            p.w = cnp.PyArray_DATA(checked(w, w))
+            p.before = cnp.PyArray_DATA(checked(before, w))
+            p.g = cnp.PyArray_DATA(checked(g, w))
+            p.moments[0] = p.moments[1] = NULL
             for i, moment in enumerate(moments):
-                run[k].moments[<int>i] = cnp.PyArray_DATA(checked(moment, w, True))
-            run[k].leaf, run[k].n = leaf_for(w), cnp.PyArray_SIZE(w)
+                p.moments[<int>i] = cnp.PyArray_DATA(checked(moment, w, True))
+            p.leaf, p.n = leaf_for(w), cnp.PyArray_SIZE(w)
         for lock in locks:
             lock.acquire()
             held += 1
@@ -131,10 +134,11 @@ def step(str rule not None, dict settings not None, list passes not None, list c
         with nogil:
             mode = denormals_flush()
             for k in range(count):
+                p = &run[k]
                 if is_adam:
-                    run[k].leaf.adam(run[k].w, run[k].moments[0], run[k].moments[1], run[k].before, run[k].g, run[k].n, &adam)
+                    p.leaf.adam(p.w, p.moments[0], p.moments[1], p.before, p.g, p.n, &adam)
                 else:
-                    run[k].leaf.sgd(run[k].w, run[k].moments[0], run[k].before, run[k].g, run[k].n, &sgd)
+                    p.leaf.sgd(p.w, p.moments[0], p.before, p.g, p.n, &sgd)
             denormals_restore(mode)
         for owner, name, _, new in changes:
             PyObject_GenericSetAttr(owner, name, new)

@@ -85,10 +85,10 @@ class Optimiser:
         weights = [module._weights for module in self.modules]
         new = [Weights({name: optim.blank(w.shape, w.dtype) for name, w in group.items()}) for group in weights]
         moments: dict[str, np.ndarray] = {}
-        passes = []
+        passes, names = [], self._moment_names()
         for i, group in enumerate(weights):
             for name, w in group.items():
-                keys = [f"{i}.{name}.{moment}" for moment in self._moment_names()]
+                keys = [f"{i}.{name}.{moment}" for moment in names]
                 moments.update({key: old[key] if key in old else np.zeros(w.shape, w.dtype) for key in keys})
                 passes.append((new[i][name], w, grads[i][name], [moments[key] for key in keys]))
         changes: list[tuple[Any, str, Any, Any]] = [(self, "_moments", old, moments), (self, "steps", steps, steps + 1)]

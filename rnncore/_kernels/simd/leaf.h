@@ -102,8 +102,8 @@ struct sgd {
 };
 typedef void (*sgd_function)(void *w, void *b, const void *w_before, const void *g, ptrdiff_t n, const struct sgd *s);
 
-/* (1) to (4) of Adam; `keep` is what w is multiplied with first: AdamW's 1 - η λ. step = η / (1 - β₁ᵗ), root_scale =
-   1 / √(1 - β₂ᵗ). */
+/* (1) to (4) of Adam at step t; `keep` is what w is multiplied with first, for AdamW 1 - rate decay.
+   step = rate / (1 - beta_1^t), root_scale = 1 / sqrt(1 - beta_2^t). */
 struct adam {
     double step, decay, keep, beta_1, beta_2, root_scale, epsilon;
 };

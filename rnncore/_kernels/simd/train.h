@@ -1,5 +1,5 @@
-/* Training: an optimiser's step in one pass over memory, and the sum of squares that clipping needs. Elements do not see
-   each other, so that results do not depend on how arrays lie or are cut. */
+/* Training: an optimiser's step in one pass over memory, and the sum of squares that clipping needs. A step's elements
+   do not see each other: results do not depend on how arrays lie or are cut. */
 
 static void NAME(sgd)(void *w_, void *b_, const void *w_before_, const void *g_, ptrdiff_t n, const struct sgd *s)
 {
