@@ -189,10 +189,13 @@ def as_scalar(value: Any, name: str, low: float = -math.inf, below: float | None
     """
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"expected {name} to be a number, got {value!r}")
-    array = as_real(value, np.dtype(np.float64), name)
-    if array.ndim:
-        raise TypeError(f"expected {name} to be one number, got an array of shape {array.shape}")
-    number = float(array)
+    if type(value) is float:
+        number = value
+    else:
+        array = as_real(value, np.dtype(np.float64), name)
+        if array.ndim:
+            raise TypeError(f"expected {name} to be one number, got an array of shape {array.shape}")
+        number = float(array)
     if not (number >= low and (below is None or number < below)):
         limit = "" if below is None else f" and less than {below:g}"
         raise ValueError(f"expected {name} of at least {low:g}{limit}, got {number}")
@@ -201,6 +204,8 @@ def as_scalar(value: Any, name: str, low: float = -math.inf, below: float | None
 
 def check_shape(shape: tuple[int, ...], expected: Sequence[int | str], name: str) -> None:
     """Raise ValueError unless `shape` is `expected`, in which a letter stands for any length."""
+    if shape == expected:
+        return
     if len(shape) == len(expected):
         for length, wanted in zip(shape, expected, strict=True):
             if length != wanted and not isinstance(wanted, str):

@@ -58,7 +58,12 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+    """Return the array in a bytes object of its own; if it lies in one already, in that."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    whole = type(owner) is bytes and len(owner) == array.nbytes and array.flags.c_contiguous
+    return np.frombuffer(owner if whole else array.tobytes(), array.dtype).reshape(array.shape)
 
 
 class IncompatibleKeys(NamedTuple):
@@ -80,7 +85,7 @@ class Module:
     def __init__(self, dtype: np.dtype[Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.dtype = dtype
         self._weights = Weights({name: np.asarray(array, dtype) for name, array in arrays.items()})
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # a signal's handler may read or write parameters wherever it comes in
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return the parameters.
@@ -213,4 +218,4 @@ class Module:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()

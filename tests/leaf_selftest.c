@@ -651,6 +651,60 @@ static void check_products(int P, int K)
     release(0);
 }
 
+/* --- training ----------------------------------------------------------------------------------------------------- */
+
+static void check_sgd(int n, const struct sgd *s, int has_momentum)
+{
+    const void *before = draw(n, 2), *g = draw(n, 1), *b = draw(n, 1);
+    void *w = array(n), *b_out = copy(b, n);
+    leaf->sgd(w, has_momentum ? b_out : NULL, before, g, n, s);
+    for (int i = 0; i < n; i++) {
+        const double w_i = get(before, i), g_i = get(g, i) + s->decay * w_i;
+        const double b_i = s->momentum * get(b, i) + s->gain * g_i;
+        check("sgd b", get(b_out, i), has_momentum ? b_i : get(b, i));
+        check("sgd w", get(w, i), w_i - s->rate * (!has_momentum ? g_i : s->nesterov ? g_i + s->momentum * b_i : b_i));
+    }
+    release(0);
+}
+
+static void check_adam(int n, const struct adam *s)
+{
+    const void *before = draw(n, 2), *g = draw(n, 1), *m = draw(n, 1), *roots = draw(n, 1);
+    void *w = array(n), *m_out = copy(m, n), *v = array(n), *v_out = array(n);
+    for (int i = 0; i < n; i++) {
+        put(v, i, get(roots, i) * get(roots, i));
+        put(v_out, i, get(v, i));
+    }
+    leaf->adam(w, m_out, v_out, before, g, n, s);
+    for (int i = 0; i < n; i++) {
+        const double w_i = get(before, i) * s->keep, g_i = get(g, i) + s->decay * w_i;
+        const double m_i = s->beta_1 * get(m, i) + (1 - s->beta_1) * g_i;
+        const double v_i = s->beta_2 * get(v, i) + (1 - s->beta_2) * g_i * g_i;
+        check("adam m", get(m_out, i), m_i);
+        check("adam v", get(v_out, i), v_i);
+        check("adam w", get(w, i), w_i - s->step * m_i / (sqrt(v_i) * s->root_scale + s->epsilon));
+    }
+    release(0);
+}
+
+static void check_training(int n)
+{
+    const struct sgd sgd[] = {
+        {0.1, 0, 0, 1, 0}, {0.1, 0.2, 0, 1, 0}, {0.1, 0, 0.9, 0.7, 0}, {0.1, 0.2, 0.9, 1, 1}};
+    const struct adam adam[] = {
+        {0.1, 0, 1, 0.9, 0.999, 2, 1e-3}, {0.1, 0.2, 1, 0.3, 0.9, 1, 1e-3}, {0.1, 0, 0.8, 0, 0.5, 1, 1e-3}};
+    for (unsigned k = 0; k < sizeof sgd / sizeof *sgd; k++)
+        check_sgd(n, &sgd[k], sgd[k].momentum != 0);
+    for (unsigned k = 0; k < sizeof adam / sizeof *adam; k++)
+        check_adam(n, &adam[k]);
+    const void *x = draw(n, 2);
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += 9 * get(x, i) * get(x, i);
+    check("sum_of_squares", leaf->sum_of_squares(x, n, 3), sum);
+    release(0);
+}
+
 static void check_limits(void)
 {
     const int n = 3 * 8 * leaf->width;
@@ -699,6 +753,8 @@ int main(void)
                 check_softmax(H);
                 check_products(H, I);
             }
+            for (int n = 0; n < 140; n++)
+                check_training(n < 139 ? n : 997);
             check_limits();
             printf("%s float%d: %d elements a vector, %d failures\n", leaf->isa, wide ? 64 : 32, leaf->width, failures);
         }

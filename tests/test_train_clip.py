@@ -6,10 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from common import import_peer
+from common import DTYPES, import_peer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rnncore import runtime
+from rnncore._kernels import leaf
+from rnncore._kernels.optim import sum_of_squares
 from rnncore.train import clip_grad_norm, clip_grad_value
 
 Grads = list[dict[str, np.ndarray]]
@@ -96,6 +99,21 @@ def test_norm_of_float32_is_computed_in_float64() -> None:
     assert clip_grad_norm({"a": many}, math.inf) == pytest.approx(float(many[0]) * math.sqrt(many.size), rel=1e-12)
 
 
+@pytest.mark.parametrize("isa", leaf.available())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_of_squares(isa: str, dtype: str) -> None:
+    x = np.random.default_rng(0).standard_normal(5000).astype(dtype)
+    leaf.use(isa)
+    try:
+        for n in (*range(140), 4999):
+            expected = math.fsum(x[:n].astype(np.float64) ** 2)
+            sums = {sum_of_squares(np.concatenate([x[:k], x[:n]])[k:]) for k in range(3)}  # wherever it begins
+            assert len(sums) == 1 and sums.pop() == pytest.approx(expected, rel=1e-14)
+            assert sum_of_squares(x[:n], 0.5) == pytest.approx(expected / 4, rel=1e-14)
+    finally:
+        leaf.use(runtime.isa)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_non_finite_norm_leaves_gradients_alone(wrong: float, dtype: str) -> None:
@@ -122,6 +140,9 @@ def test_views_are_scaled_in_place() -> None:
     expected = np.ones((4, 4))
     expected[::2, 1:3] = 1 / 2
     np.testing.assert_allclose(array, expected, rtol=1e-6)
+    line = np.arange(6.0)
+    assert clip_grad_norm({"a": line[::-2]}, 1.0) == pytest.approx(math.sqrt(35), rel=1e-14)
+    np.testing.assert_allclose(line, [0, 1 / math.sqrt(35), 2, 3 / math.sqrt(35), 4, 5 / math.sqrt(35)], rtol=1e-6)
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""Optimisers: every rule against torch, continuing from a state, and steps that fail."""
+"""Optimisers: every rule against torch and NumPy, continuing from a state, and steps that fail, wait or are cut off."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import copy
 import io
 import math
 import pickle
+import random
+import signal
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from common import import_peer
+from common import DTYPES, import_peer
 
-from rnncore.train import SGD, Adam, AdamW, Embedding, Linear, optim
+from rnncore import runtime
+from rnncore._kernels import leaf
+from rnncore._kernels import optim as kernel
+from rnncore.train import SGD, Adam, AdamW, Embedding, Linear
 from rnncore.weights import Module
 
 RULES: list[tuple[Any, dict[str, Any]]] = [
@@ -26,10 +35,12 @@ RULES: list[tuple[Any, dict[str, Any]]] = [
     (Adam, {}),
     (Adam, {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3}),
     (Adam, {"lr": 0.05, "weight_decay": 0.1}),
+    (Adam, {"lr": 0.05, "betas": (0.0, 0.9)}),
+    (Adam, {"lr": 0.05, "betas": (0.3, 0.0), "eps": 1e-3}),
     (AdamW, {"lr": 0.05}),
     (AdamW, {"lr": 0.05, "weight_decay": 0.3, "betas": (0.7, 0.9)}),
 ]
-NAMES = [f"{rule.__name__}-{'-'.join(options)}" for rule, options in RULES]
+NAMES = [f"{rule.__name__}-{'-'.join(map(str, options.items()))}" for rule, options in RULES]
 each_rule = pytest.mark.parametrize(("rule", "options"), RULES, ids=NAMES)
 
 
@@ -48,15 +59,42 @@ def random_grads(owners: list[Module], rng: np.random.Generator) -> list[dict[st
     ]
 
 
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    leaf.use(request.param)
+    yield request.param
+    leaf.use(runtime.isa)
+
+
+def reference(rule: Any, w: np.ndarray, gs: list[np.ndarray], **options: Any) -> np.ndarray:
+    """The parameters after steps by the gradients, by the docstrings' equations, in float64."""
+    lr, decay = options.get("lr", 1e-3), options.get("weight_decay", 1e-2 if rule is AdamW else 0)
+    momentum, dampening, nesterov = (options.get(name, 0) for name in ("momentum", "dampening", "nesterov"))
+    (beta1, beta2), eps = options.get("betas", (0.9, 0.999)), options.get("eps", 1e-8)
+    w, b, m, v = (np.array(a, np.float64) for a in (w, 0 * w, 0 * w, 0 * w))
+    for t, g in enumerate(gs, 1):
+        if rule is AdamW:
+            w = w - lr * decay * w  # (1)
+        else:
+            g = g + decay * w  # (1)
+        if rule is SGD:
+            b = g if t == 1 or not momentum else momentum * b + (1 - dampening) * g  # (2)
+            w = w - lr * (g + momentum * b if nesterov else b)  # (3)
+        else:
+            m = m + (1 - beta1) * (g - m)  # (2)
+            v = beta2 * v + (1 - beta2) * g**2  # (3)
+            w = w - lr / (1 - beta1**t) * m / (np.sqrt(v) / np.sqrt(1 - beta2**t) + eps)  # (4)
+    return w
+
+
 def everything(owners: list[Module]) -> np.ndarray:
     return np.concatenate([array.ravel() for module in owners for array in module.parameters().values()])
 
 
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_like_torch(rule: Any, options: dict[str, Any], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_like_torch(rule: Any, options: dict[str, Any], dtype: str) -> None:
     torch = import_peer("torch")
-    monkeypatch.setattr(optim, "_BLOCK", 5)  # so that parameters span several blocks
     owners, rng = modules(dtype), np.random.default_rng(3)
     peers = [torch.nn.Parameter(torch.from_numpy(a)) for m in owners for a in m.state_dict().values()]
     opt, peer_opt = rule(owners, **options), getattr(torch.optim, rule.__name__)(peers, **options)
@@ -75,6 +113,57 @@ def test_like_torch(rule: Any, options: dict[str, Any], dtype: str, monkeypatch:
         np.testing.assert_allclose(everything(owners), expected, rtol=tolerance, atol=tolerance)
     assert np.abs(everything(owners) - before).min() > 0
     assert opt.steps == 20
+
+
+@each_rule
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", leaf.available(), indirect=True)
+def test_like_the_reference(rule: Any, options: dict[str, Any], dtype: str, isa: str) -> None:
+    rng = np.random.default_rng(9)
+    for n in (1, 2, 3, 7, 8, 15, 16, 17, 63, 1001, 30_011):
+        head = Linear(n, 1, bias=False, dtype=dtype, rng=n)
+        before = head.parameters()["weight"]
+        gs = [rng.standard_normal((1, n)).astype(dtype) for _ in range(4)]
+        opt = rule(head, **options)
+        for g in gs:
+            opt.step({"weight": g})
+        w, expected = head.parameters()["weight"], reference(rule, before, gs, **options)
+        tolerance = 1e-6 if dtype == "float32" else 1e-14
+        assert w.dtype == dtype and w.shape == before.shape
+        assert np.linalg.norm(w - expected) <= tolerance * np.linalg.norm(expected)
+        np.testing.assert_allclose(w - before, expected - before, rtol=100 * tolerance, atol=20 * tolerance)
+
+
+@each_rule
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", leaf.available(), indirect=True)
+def test_the_same_bits_however_arrays_lie(rule: Any, options: dict[str, Any], dtype: str, isa: str) -> None:
+    """In one piece, and in pieces of any size at any place, of none as well."""
+    name, settings = rule(Linear(1, 1), **options)._rule(first=False)
+    count = 2 if name == "adam" else int("momentum" in options)
+    w, g, *moments = np.random.default_rng(10).random((2 + count, 100)).astype(dtype)
+    whole, cut = [[np.zeros_like(w), w, g, *map(np.copy, moments)] for _ in range(2)]
+    edges = [0, 0, 1, 2, 5, 22, 39, 55, 71, 99, 100]
+    passes = [[a[i:j] for a in cut] for i, j in pairwise(edges)]
+    for arrays in ([whole], passes):
+        assert kernel.step(name, settings, [(*a[:3], a[3:]) for a in arrays], [], [])
+    np.testing.assert_array_equal(cut, whole)
+    assert not np.array_equal(whole[0], w)
+
+
+@each_rule
+def test_non_finite_numbers_like_torch(rule: Any, options: dict[str, Any]) -> None:
+    torch = import_peer("torch")
+    wrong = np.array([np.inf, -np.inf, np.nan, 3e38, -3e38, 1e20, 0.0, 1.0], np.float32)
+    head = Linear(64, 1, bias=False)
+    head.load_state_dict({"weight": np.repeat(wrong, 8)[None]})
+    peer = torch.nn.Parameter(torch.from_numpy(head.state_dict()["weight"]))
+    opt, peer_opt = rule(head, **options), getattr(torch.optim, rule.__name__)([peer], **options)
+    for g in (np.tile(wrong, 8), np.ones(64, np.float32), -np.tile(wrong, 8) / 2):
+        peer.grad = torch.from_numpy(g[None].copy())
+        opt.step({"weight": g[None]})
+        peer_opt.step()
+        np.testing.assert_allclose(head.parameters()["weight"], peer.detach().numpy(), rtol=1e-5)
 
 
 @each_rule
@@ -176,14 +265,45 @@ def test_state_dict_is_a_copy() -> None:
     assert np.isfinite(opt.state_dict()["0.bias.exp_avg"]).all()
 
 
-def test_two_sets_of_moments_take_turns() -> None:
+def test_moments_change_in_place_and_nothing_else_is_allocated() -> None:
+    head, n = Linear(1000, 500, bias=False, rng=0), 1000 * 500 * 4
+    opt, g = Adam(head), {"weight": np.ones((500, 1000), np.float32)}
+    opt.step(g)
+    moments = dict(opt._moments)
+    tracemalloc.start()
+    opt.step(g)
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert n <= now < 1.01 * n and peak < 1.01 * n  # the new weights; the old ones were not traced
+    assert opt._moments.keys() == moments.keys() and all(opt._moments[key] is m for key, m in moments.items())
+
+
+def test_new_parameters_are_as_immutable_as_the_first() -> None:
     head = Linear(2, 2, rng=0)
-    opt, g = Adam(head), {"weight": np.ones((2, 2)), "bias": -np.ones(2)}
-    seen = []  # the arrays themselves, so that no id is used twice
-    for _ in range(6):
-        opt.step(g)
-        seen.append(opt._moments["0.weight.exp_avg"])
-    assert len(set(map(id, seen))) == 2
+    before, kept = head.parameters(), head.state_dict()
+    opt, g = SGD(head, 0.1), {"weight": np.ones((2, 2)), "bias": -np.ones(2)}
+    opt.step(g)
+    after, kept_after = head.parameters(), head.state_dict()
+    opt.step(g)
+    for arrays, copies in ((before, kept), (after, kept_after)):
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, copies[name])
+            assert array.flags.c_contiguous and array.flags.aligned
+            while isinstance(array, np.ndarray):
+                with pytest.raises(ValueError):
+                    array.flags.writeable = True
+                array = array.base
+            assert type(array) is bytes and len(array) == arrays[name].nbytes
+
+
+def test_moments_that_fade_away_end_at_zero() -> None:
+    head, zero = Linear(1, 3, bias=False, rng=0), {"weight": np.zeros((3, 1))}
+    tiny = np.finfo(np.float32).tiny
+    opt = SGD(head, 0.1, momentum=0.5)
+    opt.step({"weight": np.array([[tiny], [8 * tiny], [1.0]])})
+    opt.step(zero)
+    np.testing.assert_array_equal(opt._moments["0.weight.momentum_buffer"], np.float32([[0], [4 * tiny], [0.5]]))
+    assert np.float32(tiny) / np.float32(4) > 0  # the caller's arithmetic is as before
 
 
 def test_gradients_are_not_changed() -> None:
@@ -249,48 +369,168 @@ def test_a_failing_step_changes_nothing(rule: Any, options: dict[str, Any]) -> N
 
 
 @each_rule
-def test_an_interrupted_step_changes_nothing(
-    rule: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_step_that_ends_before_its_passes_changes_nothing(
+    rule: Any, options: dict[str, Any], error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owners, rng = modules(), np.random.default_rng(7)
-    opt = rule(owners, **options)
+    opt, blank, calls = rule(owners, **options), kernel.blank, []
     opt.step(random_grads(owners, rng))
-    opt.step(random_grads(owners, rng))
-    weights, state, update, calls = everything(owners), opt.state_dict(), opt._update, []
+    weights, state = everything(owners), opt.state_dict()
 
-    def interrupted(*blocks: Any) -> None:
-        update(*blocks)
-        calls.append(blocks)
+    def interrupted(*args: Any) -> np.ndarray:
+        calls.append(args)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            raise error
+        return blank(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(opt, "_update", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(kernel, "blank", interrupted)
+        with pytest.raises(error):
             opt.step(random_grads(owners, rng))
     np.testing.assert_array_equal(everything(owners), weights)
     for key, value in opt.state_dict().items():
         np.testing.assert_array_equal(value, state[key])
 
 
-def test_a_step_against_another_edit_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = Linear(2, 2, rng=0)
-    opt = Adam(head)
-    g = {"weight": np.ones((2, 2)), "bias": np.ones(2)}
-    opt.step(g)
-    state, update = opt.state_dict(), opt._update
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer's signal")
+def test_wherever_a_signal_comes_steps_are_whole() -> None:
+    class Interrupt(Exception):
+        pass
 
-    def meanwhile(*blocks: Any) -> None:
-        update(*blocks)
-        head.load_state_dict({"weight": np.zeros((2, 2)), "bias": np.zeros(2)})
+    def interrupt(*_: Any) -> None:
+        raise Interrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(opt, "_update", meanwhile)
-        with pytest.raises(RuntimeError, match="another edit"):
-            opt.step(g)
-    np.testing.assert_array_equal(everything([head]), 0)
+    owners, twins, delay = modules(), modules(), random.Random(11)
+    grads = random_grads(owners, np.random.default_rng(11))
+    opt, twin_opt = Adam(owners), Adam(twins)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(100):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay.uniform(1e-4, 1e-3))
+                while True:
+                    opt.step(grads)
+            except Interrupt:
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    thread = threading.Thread(target=opt.step, args=(grads,), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()  # no lock was left behind
+    for _ in range(opt.steps):
+        twin_opt.step(grads)
+    np.testing.assert_array_equal(everything(owners), everything(twins))
     for key, value in opt.state_dict().items():
-        np.testing.assert_array_equal(value, state[key])
+        np.testing.assert_array_equal(value, twin_opt.state_dict()[key])
+
+
+@pytest.mark.parametrize("change", ["weights", "moments"])
+def test_a_change_meanwhile_comes_before_the_step(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (head, opt), (twin, twin_opt) = [(head, Adam(head, lr=0.1)) for head in (Linear(2, 2, rng=0), Linear(2, 2, rng=0))]
+    g, more = ({"weight": np.full((2, 2), x), "bias": np.full(2, -x)} for x in (1.0, 2.0))
+    for each in (opt, twin_opt):
+        each.step(g)
+    state, blank, once = opt.state_dict(), kernel.blank, iter([True])
+
+    def act(head: Linear, opt: Adam) -> None:
+        if change == "weights":
+            head.load_state_dict({"weight": np.zeros((2, 2)), "bias": np.zeros(2)})
+        else:
+            opt.step(more)
+            opt.load_state_dict(state)
+
+    def meanwhile(*args: Any) -> np.ndarray:
+        if next(once, False):
+            act(head, opt)
+        return blank(*args)
+
+    monkeypatch.setattr(kernel, "blank", meanwhile)
+    opt.step(g)
+    act(twin, twin_opt)
+    twin_opt.step(g)
+    np.testing.assert_array_equal(everything([head]), everything([twin]))
+    for key, value in opt.state_dict().items():
+        np.testing.assert_array_equal(value, twin_opt.state_dict()[key])
+
+
+def test_an_edit_that_would_lose_a_step_is_refused() -> None:
+    head = Linear(2, 2, rng=0)
+    with pytest.raises(RuntimeError, match="meanwhile"), head.editing() as params:
+        params["bias"][...] = 7
+        SGD(head, 1.0).step({"weight": np.zeros((2, 2)), "bias": -np.ones(2)})
+    assert (head.parameters()["bias"] <= 2).all()
+
+
+def test_steps_of_many_threads_all_count() -> None:
+    """Of one optimiser, and of another one that holds the same modules in another order."""
+    a, b = (Linear(300, 100, bias=False, dtype="float64") for _ in range(2))
+    for module in (a, b):
+        module.load_state_dict({"weight": np.zeros((100, 300))})
+    opts = [SGD([a, b], 2.0**-10), SGD([b, a], 2.0**-10)]
+    g = {"weight": np.ones((100, 300))}
+
+    def train(opt: SGD) -> None:
+        for _ in range(50):
+            opt.step([g, g])
+
+    threads = [threading.Thread(target=train, args=(opt,), daemon=True) for opt in opts * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert [opt.steps for opt in opts] == [100, 100]
+    for module in (a, b):
+        np.testing.assert_array_equal(module.parameters()["weight"], -200 * 2.0**-10)
+
+
+def test_a_state_taken_meanwhile_is_one_steps() -> None:
+    head = Linear(1000, 300, bias=False)
+    opt, g = SGD(head, 1e-3, momentum=1.0), {"weight": np.ones((300, 1000), np.float32)}
+    opt.step(g)
+    stop = threading.Event()
+
+    def train() -> None:
+        while not stop.is_set():
+            opt.step(g)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    for _ in range(20):
+        for state in (opt.state_dict(), copy.copy(opt).state_dict()):
+            assert (state["0.weight.momentum_buffer"] == state["steps"]).all()
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_the_kernels_own_door() -> None:
+    """Not public, but locked all the same."""
+    w, wide, frozen = np.ones(4, np.float32), np.ones(4), kernel.blank((4,), np.float32)
+    settings = {"rate": 1.0, "decay": 0.0, "momentum": 0.0, "gain": 1.0, "nesterov": False}
+    adam = Adam(Linear(1, 1))._rule(first=True)
+    wrong: list[Any] = [
+        (w, w, wide, []), (w, w, w[:3], []), (w, w[None], w, []), (w, np.ones(8, np.float32)[::2], w, []),
+        (w, w.astype(int), w, []), (w, w.astype(">f4"), w, []), (w, None, w, []), (None, w, w, []), (w, w, w, [frozen]),
+        (w, w, w, [w, w]), (w, w, w), (w, w, w, None), None,
+    ]  # fmt: skip
+    for bad in wrong:
+        with pytest.raises((TypeError, ValueError)):
+            kernel.step("sgd", settings, [(w, w, w, []), bad], [], [])
+    for arguments in [
+        ("adam", settings, [], [], []), ("sgd", {}, [], [], []), ("adagrad", settings, [], [], []),
+        (*adam, [(w, w, w, [])], [], []), (*adam, [(w, w, w, [w, frozen])], [], []), ("sgd", None, [], [], []),
+        ("sgd", settings, None, [], []),
+    ]:  # fmt: skip
+        with pytest.raises((TypeError, ValueError)):
+            kernel.step(*arguments)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(w, 1)
+    for x in (None, [1.0], np.ones(3, int), np.ones(6)[::2]):
+        with pytest.raises((TypeError, ValueError)):
+            kernel.sum_of_squares(x)  # type: ignore[arg-type]
 
 
 def test_momentum_may_begin_later() -> None:

@@ -171,6 +171,17 @@ def test_weights_are_a_mapping_that_keeps_what_was_packed():
     assert made[0] is made[1]
 
 
+def test_what_lies_in_bytes_of_its_own_is_not_copied():
+    data = np.arange(6.0).tobytes()
+    frozen = np.frombuffer(data).reshape(2, 3)
+    again = Weights({"w": frozen})["w"]
+    assert again.base.base is data and again is not frozen and np.array_equal(again, frozen)
+    for other in (frozen[:1], frozen.T, np.frombuffer(data, np.float32), np.frombuffer(bytearray(data))):
+        kept = Weights({"w": other})["w"]
+        assert kept.flags.c_contiguous and np.array_equal(kept, other)
+        assert (kept.base.base is data) == (other.dtype == np.float32)
+
+
 def test_a_change_is_seen_by_the_next_call_in_every_thread(lstm):
     """Readers see the old numbers or the new ones, nothing in between."""
     versions = []

@@ -36,6 +36,13 @@ cdef extern from "simd/leaf.h":
         Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride
         bint backwards
 
+    cdef struct Sgd "sgd":
+        double rate, decay, momentum, gain
+        bint nesterov
+
+    cdef struct Adam "adam":
+        double step, decay, keep, beta_1, beta_2, root_scale, epsilon
+
     cdef struct Leaf "leaf":
         const char *isa
         int width
@@ -78,6 +85,10 @@ cdef extern from "simd/leaf.h":
         void (*gru_step)(const PanelStep *step) noexcept nogil
         void (*gru_reset_step)(const PanelStep *step) noexcept nogil
         void (*gru_new_step)(const PanelStep *step) noexcept nogil
+        void (*sgd)(void *w, void *b, const void *w_before, const void *g, Py_ssize_t n, const Sgd *s) noexcept nogil
+        void (*adam)(void *w, void *m, void *v, const void *w_before, const void *g, Py_ssize_t n,
+                     const Adam *s) noexcept nogil
+        double (*sum_of_squares)(const void *x, Py_ssize_t n, double scale) noexcept nogil
         double (*multiply_add)(void *chains, Py_ssize_t rounds) noexcept nogil
         void (*read)(void *sink, const void *x, Py_ssize_t n, Py_ssize_t times) noexcept nogil
 

@@ -266,32 +266,3 @@ void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)
     running--;
     pthread_mutex_unlock(&lock);
 }
-
-/* --- denormal numbers ----------------------------------------------------------------------------------------------- */
-
-unsigned long denormals_flush(void)
-{
-#if defined(__x86_64__)
-    unsigned mode = _mm_getcsr();
-    _mm_setcsr(mode | 0x8040); /* flush to zero, denormals are zeros */
-    return mode;
-#elif defined(__aarch64__)
-    unsigned long mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode | 1ul << 24));
-    return mode;
-#else
-    return 0;
-#endif
-}
-
-void denormals_restore(unsigned long mode)
-{
-#if defined(__x86_64__)
-    _mm_setcsr((unsigned)mode);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
-#else
-    (void)mode;
-#endif
-}

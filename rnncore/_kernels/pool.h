@@ -5,6 +5,9 @@
 #define RNNCORE_POOL_H
 
 #include <stdatomic.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 enum { POOL_MOST = 256 }; /* members of the largest crew */
 
@@ -38,9 +41,34 @@ void barrier_init(struct barrier *barrier, int size);
 /* Return once every member has called it as often as this one; what they wrote before is visible then. */
 void barrier_wait(struct barrier *barrier);
 
-/* Flush denormal numbers to zero in this thread, as operands and as results; returns the mode for `denormals_restore`. */
-unsigned long denormals_flush(void);
-void denormals_restore(unsigned long mode);
+/* Flush denormal numbers to zero in this thread, as operands and as results; returns the mode for `denormals_restore`.
+   Inline, so that an extension has them without the pool. */
+static inline unsigned long denormals_flush(void)
+{
+#if defined(__x86_64__)
+    unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040); /* flush to zero, denormals are zeros */
+    return mode;
+#elif defined(__aarch64__)
+    unsigned long mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | 1ul << 24));
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+static inline void denormals_restore(unsigned long mode)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#else
+    (void)mode;
+#endif
+}
 
 /* Shares of work, handed out to whoever comes first: 0, 1, 2, ... */
 typedef atomic_long counter;

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ..checks import as_scalar
+from .._kernels.optim import sum_of_squares
+from ..checks import as_real, as_scalar
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
-
-_BLOCK = 65536  # elements squared at a time, in float64
 
 
 def clip_grad_norm(
@@ -132,19 +131,9 @@ def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]
 
 def _norm(array: np.ndarray) -> float:
     """Return the Euclidean norm of all elements."""
-    flat = array.reshape(-1)
-    total = _sum_of_squares(flat)
+    flat = as_real(array, array.dtype, "a gradient")  # in one piece
+    total = sum_of_squares(flat)
     if 1e-200 < total < 1e200:
         return math.sqrt(total)
-    peak = float(max(flat.max(), -flat.min())) if flat.size else 0.0  # NaN if there is one
-    if peak == 0 or not math.isfinite(peak):
-        return abs(peak)
-    return peak * math.sqrt(_sum_of_squares(flat / peak))  # the squares left the range of float64
-
-
-def _sum_of_squares(flat: np.ndarray) -> float:
-    total = 0.0
-    with np.errstate(over="ignore"):
-        for i in range(0, flat.size, _BLOCK):
-            total += float(np.square(flat[i : i + _BLOCK], dtype=np.float64).sum())
-    return total
+    scale = 2.0**-600 if total > 1 else 2.0**600  # squares left the range of float64; those of scaled numbers do not
+    return math.sqrt(sum_of_squares(flat, scale)) / scale

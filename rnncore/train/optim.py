@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
 
+from .._kernels import optim
 from ..checks import as_bool, as_real, as_scalar, check_shape
-from ..weights import Module
+from ..weights import Module, Weights
 
 __all__ = ["SGD", "Adam", "AdamW"]
 
-_BLOCK = 16384  # elements updated at a time: a weight, its gradient, its moments and scratch stay in the L2 cache
-
-Arrays = list[np.ndarray]
 Grads = Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]]
 
 
 class Optimiser:
-    """Base of the update rules: checks, blocks, and the moments kept from step to step.
+    """Base of the update rules: checks, steps, and the moments kept from step to step.
 
-    A rule names its moments and overrides `_update`. A step reads the moments from one set of arrays and writes them
-    into another; the two change places once the weights are taken over, so that a failing step changes neither.
+    A rule names its moments and its settings; the arithmetic is that of `_kernels.optim`. One pass over each parameter
+    reads it, its gradient and its moments, changes the moments in place and writes the new parameter where it will
+    stay. The moments change under the modules' locks alone, of which a reader takes the first module's.
     """
 
     _settings: ClassVar[tuple[str, ...]]  # attributes that state_dict takes along
     _moments: dict[str, np.ndarray]  # "0.weight.exp_avg": module, parameter, moment
-    _spare: dict[str, np.ndarray]
 
     def __init__(self, modules: Module | Iterable[Module]) -> None:
         if not isinstance(modules, Module | Iterable):
@@ -41,7 +39,7 @@ class Optimiser:
         if not self.modules or len(set(map(id, self.modules))) < len(self.modules):
             raise ValueError(f"expected at least one module and each once, got {self.modules}")
         self.steps = 0
-        self._moments, self._spare = {}, {}
+        self._moments = {}
         self._check_settings()
 
     def step(self, grads: Grads) -> None:
@@ -59,9 +57,12 @@ class Optimiser:
         ValueError
             If there is not one dict per module, or names or shapes are not those of its parameters. In either case
             nothing has changed.
-        RuntimeError
-            If another thread changed a module meanwhile: its share of the step is dropped, and that of the modules
-            before it; those after it have taken theirs. The moments are as before.
+
+        Notes
+        -----
+        A step is done whole or, on an error, on Ctrl-C or without memory for the new parameters, not at all. Another
+        thread's step, or change of a module, comes before or after it. The GIL is released; denormal numbers are
+        flushed to zero, moments that fade away among them.
 
         Examples
         --------
@@ -75,31 +76,31 @@ class Optimiser:
         """
         self._check_settings()
         checked = self._check_grads(grads)
-        written: dict[str, np.ndarray] = {}
-        with ExitStack() as stack:
-            edits = [stack.enter_context(module.editing()) for module in self.modules]
-            for i, (params, module_grads) in enumerate(zip(edits, checked, strict=True)):
-                for name, w in params.items():
-                    self._update_blocks(f"{i}.{name}", w, module_grads[name], written)
-        self.steps += 1
-        self._moments, self._spare = written, self._moments
+        while not self._step(checked):
+            pass  # another thread changed a module or this optimiser meanwhile: once more, from what is there now
 
-    def _update_blocks(self, key: str, w: np.ndarray, g: np.ndarray, written: dict[str, np.ndarray]) -> None:
-        keys = [f"{key}.{moment}" for moment in self._moment_names()]
-        written.update({k: self._spare[k] if k in self._spare else np.empty_like(w) for k in keys})
-        new = [written[k].reshape(-1) for k in keys]
-        old = [self._moments[k].reshape(-1) for k in keys if k in self._moments]
-        scratch = np.empty((2, min(w.size, _BLOCK)), w.dtype)
-        w, g = w.reshape(-1), g.reshape(-1)
-        for a in range(0, w.size, _BLOCK):
-            b = min(a + _BLOCK, w.size)
-            self._update(w[a:b], g[a:b], [m[a:b] for m in old] or None, [m[a:b] for m in new], [*scratch[:, : b - a]])
+    def _step(self, grads: list[dict[str, np.ndarray]]) -> bool:
+        """Prepare a step and do it; or return False if what it was prepared from is no longer in place."""
+        old, steps = self._moments, self.steps
+        weights = [module._weights for module in self.modules]
+        new = [Weights({name: optim.blank(w.shape, w.dtype) for name, w in group.items()}) for group in weights]
+        moments: dict[str, np.ndarray] = {}
+        passes, names = [], self._moment_names()
+        for i, group in enumerate(weights):
+            for name, w in group.items():
+                keys = [f"{i}.{name}.{moment}" for moment in names]
+                moments.update({key: old[key] if key in old else np.zeros(w.shape, w.dtype) for key in keys})
+                passes.append((new[i][name], w, grads[i][name], [moments[key] for key in keys]))
+        changes: list[tuple[Any, str, Any, Any]] = [(self, "_moments", old, moments), (self, "steps", steps, steps + 1)]
+        changes += zip(self.modules, repeat("_weights"), weights, new)
+        locks = [module._changing for module in sorted(self.modules, key=id)]  # one order, whatever the optimiser
+        return optim.step(*self._rule(first=not old), passes, changes, locks)
 
     def _moment_names(self) -> tuple[str, ...]:
         raise NotImplementedError
 
-    def _update(self, w: np.ndarray, g: np.ndarray, old: Arrays | None, new: Arrays, scratch: Arrays) -> None:
-        """Change w by g, and write the new moments, given the old ones (None at first) and two scratch arrays."""
+    def _rule(self, first: bool) -> tuple[str, dict[str, float]]:
+        """Return which of `_kernels.optim`'s rules the next step follows, and its settings; `first` without moments."""
         raise NotImplementedError
 
     def _check_settings(self) -> None:
@@ -143,8 +144,9 @@ class Optimiser:
         >>> SGD(Linear(1, 1), lr=0.5, momentum=0.9).state_dict()
         {'lr': 0.5, 'momentum': 0.9, 'dampening': 0.0, 'weight_decay': 0.0, 'nesterov': False, 'steps': 0}
         """
-        settings = {name: getattr(self, name) for name in self._settings}
-        return {**settings, "steps": self.steps, **{key: m.copy() for key, m in self._moments.items()}}
+        with self.modules[0]._changing:
+            settings = {name: getattr(self, name) for name in self._settings}
+            return {**settings, "steps": self.steps, **{key: m.copy() for key, m in self._moments.items()}}
 
     def load_state_dict(self, mapping: Mapping[str, Any]) -> None:
         """Continue where another optimiser stood; all of its `state_dict` or, on an error, nothing is taken over.
@@ -195,16 +197,18 @@ class Optimiser:
         if found != shapes.keys() and (found or other.steps):
             missing, unexpected = sorted(shapes.keys() - found), sorted(found - shapes.keys())
             raise ValueError(f"expected the moments of these modules; missing {missing}, unexpected {unexpected}")
-        other._moments, other._spare = {}, {}
+        other._moments = {}
         for key in found:
             shape, dtype = shapes[key]
             moment = as_real(mapping[key], dtype, key)
             check_shape(moment.shape, shape, key)
             other._moments[key] = moment.copy()
-        vars(self).update(vars(other))
+        with self.modules[0]._changing:
+            vars(self).update(vars(other))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_moments": {key: m.copy() for key, m in self._moments.items()}, "_spare": {}}
+        with self.modules[0]._changing:
+            return {**vars(self), "_moments": {key: m.copy() for key, m in self._moments.items()}}
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)}" for name in self._settings)
@@ -284,24 +288,15 @@ class SGD(Optimiser):
     def _moment_names(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.momentum else ()
 
-    def _update(self, w: np.ndarray, g: np.ndarray, old: Arrays | None, new: Arrays, scratch: Arrays) -> None:
-        s, r = scratch
-        if self.weight_decay:
-            np.multiply(w, self.weight_decay, out=s)
-            g = np.add(s, g, out=s)  # (1) g ← g + λ w
-        if self.momentum:
-            b = new[0]
-            if old is None:
-                b[...] = g
-            else:
-                np.multiply(old[0], self.momentum, out=b)
-                b += np.multiply(g, 1 - self.dampening, out=r)  # (2) b ← μ b + (1 - d) g
-            if self.nesterov:
-                np.multiply(b, self.momentum, out=r)
-                g = np.add(r, g, out=s)
-            else:
-                g = b
-        w -= np.multiply(g, self.lr, out=s)  # (3) w ← w - η b
+    def _rule(self, first: bool) -> tuple[str, dict[str, float]]:
+        settings = {
+            "rate": self.lr,
+            "decay": self.weight_decay,
+            "momentum": self.momentum,
+            "gain": 1.0 if first else 1 - self.dampening,  # of a buffer of zeros, the first step makes the gradient
+            "nesterov": self.nesterov,
+        }
+        return "sgd", settings
 
 
 class Adam(Optimiser):
@@ -374,33 +369,19 @@ class Adam(Optimiser):
     def _moment_names(self) -> tuple[str, ...]:
         return "exp_avg", "exp_avg_sq"
 
-    def _update(self, w: np.ndarray, g: np.ndarray, old: Arrays | None, new: Arrays, scratch: Arrays) -> None:
+    def _rule(self, first: bool) -> tuple[str, dict[str, float]]:
         beta1, beta2 = self.betas
         t = self.steps + 1
-        m, v = new
-        s, r = scratch
-        if self.weight_decay and self._decoupled:
-            w *= 1 - self.lr * self.weight_decay  # (1) w ← w - η λ w
-        elif self.weight_decay:
-            np.multiply(w, self.weight_decay, out=s)
-            g = np.add(s, g, out=s)  # (1) g ← g + λ w
-        if old is None:
-            np.multiply(g, 1 - beta1, out=m)
-            v[...] = 0
-        else:
-            np.subtract(g, old[0], out=r)
-            r *= 1 - beta1
-            np.add(old[0], r, out=m)  # (2) m ← m + (1 - β₁)(g - m)
-            np.multiply(old[1], beta2, out=v)
-        np.multiply(g, g, out=r)
-        r *= 1 - beta2
-        v += r  # (3) v ← β₂ v + (1 - β₂) g²
-        np.sqrt(v, out=r)
-        r /= math.sqrt(1 - beta2**t)
-        r += self.eps
-        np.divide(m, r, out=r)
-        r *= self.lr / (1 - beta1**t)
-        w -= r  # (4) w ← w - η / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + ε)
+        settings = {
+            "step": self.lr / (1 - beta1**t),
+            "decay": 0.0 if self._decoupled else self.weight_decay,
+            "keep": 1 - self.lr * self.weight_decay if self._decoupled else 1.0,
+            "beta_1": beta1,
+            "beta_2": beta2,
+            "root_scale": 1 / math.sqrt(1 - beta2**t),
+            "epsilon": self.eps,
+        }
+        return "adam", settings
 
 
 class AdamW(Adam):

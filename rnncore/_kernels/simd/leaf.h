@@ -98,6 +98,27 @@ typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
 /* The strips of b (K, P), of 4 vectors each and K rows, one after the other. */
 typedef void (*strips_function)(void *out, const void *b, ptrdiff_t P, ptrdiff_t K);
 
+/* Training. An optimiser's step on n parameters in one pass: w from w_before and the gradient g; the moments, b or m and v,
+   change in place. Equations are those of `rnncore.train`'s rules. */
+
+/* (1) to (3) of SGD; without momentum, b is NULL. `gain` is what the gradient enters b with: 1 - d, at first 1. */
+struct sgd {
+    double rate, decay, momentum, gain;
+    int nesterov;
+};
+typedef void (*sgd_function)(void *w, void *b, const void *w_before, const void *g, ptrdiff_t n, const struct sgd *s);
+
+/* (1) to (4) of Adam at step t; `keep` is what w is multiplied with first, for AdamW 1 - rate decay.
+   step = rate / (1 - beta_1^t), root_scale = 1 / sqrt(1 - beta_2^t). */
+struct adam {
+    double step, decay, keep, beta_1, beta_2, root_scale, epsilon;
+};
+typedef void (*adam_function)(void *w, void *m, void *v, const void *w_before, const void *g, ptrdiff_t n,
+                              const struct adam *s);
+
+/* The sum of (scale x)^2 over x (n), in float64; its order depends on n alone. */
+typedef double (*sum_of_squares_function)(const void *x, ptrdiff_t n, double scale);
+
 /* The machine's limits: what a loop of nothing but multiply-adds, or of nothing but loads, reaches. */
 
 /* `rounds` of independent multiply-adds on `chains` (CHAINS * width); returns their floating-point operations */
@@ -137,6 +158,9 @@ struct leaf {
     panel_step_function lstm_step;
     panel_step_function gru_step;                    /* reset after the product */
     panel_step_function gru_reset_step, gru_new_step; /* before it: r, z and inner; then h from inner in h_before's place */
+    sgd_function sgd;
+    adam_function adam;
+    sum_of_squares_function sum_of_squares;
     multiply_add_function multiply_add;
     read_function read;
 };

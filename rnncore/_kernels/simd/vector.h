@@ -113,6 +113,31 @@ static inline V NAME(at_least)(real bound, V x)
 #endif
 }
 
+static inline V NAME(sqrt)(V x)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (V)_mm512_sqrt_ps((__m512)x);
+#elif VECTOR_BYTES == 64
+    return (V)_mm512_sqrt_pd((__m512d)x);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (V)_mm256_sqrt_ps((__m256)x);
+#elif VECTOR_BYTES == 32
+    return (V)_mm256_sqrt_pd((__m256d)x);
+#elif defined(__x86_64__) && REAL_BITS == 32
+    return (V)_mm_sqrt_ps((__m128)x);
+#elif defined(__x86_64__)
+    return (V)_mm_sqrt_pd((__m128d)x);
+#elif defined(__aarch64__) && REAL_BITS == 32
+    return (V)vsqrtq_f32((float32x4_t)x);
+#elif defined(__aarch64__)
+    return (V)vsqrtq_f64((float64x2_t)x);
+#else
+    for (int k = 0; k < WIDTH; k++)
+        x[k] = (real)__builtin_sqrt(x[k]); /* float32's too: rounded twice, a root is still the nearest */
+    return x;
+#endif
+}
+
 static inline V NAME(load)(const real *p)
 {
     V v;

@@ -1,0 +1,14 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+def blank(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray: ...
+def step(
+    rule: str,
+    settings: dict[str, float],
+    passes: list[tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]],
+    changes: list[tuple[Any, str, Any, Any]],
+    locks: list[Any],
+) -> bool: ...
+def sum_of_squares(x: np.ndarray, scale: float = 1.0) -> float: ...

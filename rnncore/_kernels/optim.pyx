@@ -1,0 +1,161 @@
+"""Training's passes over flat memory: an optimiser's step and, no Python code in between, its change of hands; the sum
+of squares that clipping needs."""
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject_GenericSetAttr
+from libc.stdlib cimport free, malloc
+
+from .blas cimport FLOAT32, FLOAT64
+from .leaf cimport Adam, Leaf, Sgd, leaf_of
+from .pool cimport denormals_flush, denormals_restore
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+
+    /* New memory in huge pages, as NumPy's arrays have it from this size on: faults of small ones would take longer
+       than the pass that writes it. */
+    static void in_huge_pages(char *start, size_t size)
+    {
+    #if defined(__linux__) && defined(MADV_HUGEPAGE)
+        const uintptr_t page = 4096, first = ((uintptr_t)start + page - 1) / page * page;
+        if (size >= 1u << 22)
+            madvise((void *)first, size - (first - (uintptr_t)start), MADV_HUGEPAGE);
+    #endif
+    }
+    """
+    void in_huge_pages(char *start, size_t size)
+
+cdef struct Pass:
+    const Leaf *leaf
+    Py_ssize_t n
+    void *w
+    const void *before
+    const void *g
+    void *moments[2]
+
+
+def blank(shape not None, dtype not None):
+    """Return an array in a bytes object of its own: no flag makes it writable. What it holds is left to `step`, which
+    must be the first to see it."""
+    cdef Py_ssize_t size = np.dtype(dtype).itemsize
+    for length in shape:
+        size *= length
+    data = PyBytes_FromStringAndSize(NULL, size)
+    in_huge_pages(<char *>data, size)
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+cdef cnp.ndarray checked(object array, cnp.ndarray like, bint writable=False):
+    """The array, if it is one of floats in one piece, of the other's dtype and shape."""
+    if type(array) is np.ndarray:
+        a = <cnp.ndarray>array
+        if (
+            cnp.PyArray_TYPE(a) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) and cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(like)
+            and cnp.PyArray_SAMESHAPE(a, like)
+            and (cnp.PyArray_ISCARRAY(a) if writable else cnp.PyArray_ISCARRAY_RO(a))
+        ):
+            return a
+    raise ValueError(f"expected C-contiguous arrays of one shape, of float32 or float64, got {array!r:.80}")
+
+
+cdef const Leaf *leaf_for(cnp.ndarray array) noexcept:
+    return leaf_of(FLOAT32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT else FLOAT64)
+
+
+def step(str rule not None, dict settings not None, list passes not None, list changes not None, list locks not None):
+    """Do an optimiser's step whole; or, if what it was prepared from is no longer in place, nothing.
+
+    Parameters
+    ----------
+    rule : "sgd" or "adam"
+    settings : dict
+        Fields of the rule's struct in simd/leaf.h.
+    passes : list of (w, before, g, moments)
+        `w` is `blank`; `moments` a list of one array, or none, for SGD; of two for Adam.
+    changes : list of (owner, name, old, new)
+        Attributes to change once the passes are done. They must exist, in the owner's own dict.
+    locks : list of locks
+        Taken, in this order, before the first look at an attribute, and held until the last is changed.
+
+    Returns
+    -------
+    bool
+        Whether all attributes had their `old` values when the locks were taken, and the step is done.
+
+    Notes
+    -----
+    Only waiting for a lock can be interrupted: from then on no Python code runs until the function returns, hence no
+    signal's handler either, and nothing is allocated. The passes run without the GIL and flush denormal numbers to
+    zero.
+    """
+    cdef Sgd sgd
+    cdef Adam adam
+    cdef bint is_adam = rule == "adam"
+    cdef Py_ssize_t count = len(passes), held = 0, k
+    cdef unsigned long mode
+    cdef Pass *p
+    cdef Pass *run = <Pass *>malloc((count or 1) * sizeof(Pass))
+    if run == NULL:
+        raise MemoryError()
+    try:
+        if is_adam:
+            adam = settings
+        elif rule == "sgd":
+            sgd = settings
+        else:
+            raise ValueError(f"expected a rule 'sgd' or 'adam', got {rule!r}")
+        for k in range(count):
+            w, before, g, moments = passes[k]
+            if len(moments) != 2 if is_adam else len(moments) > 1:
+                raise ValueError(f"expected the moments of {rule}, got {len(moments)}")
+            p = &run[k]
+            p.w = cnp.PyArray_DATA(checked(w, w))
+            p.before = cnp.PyArray_DATA(checked(before, w))
+            p.g = cnp.PyArray_DATA(checked(g, w))
+            p.moments[0] = p.moments[1] = NULL
+            for i, moment in enumerate(moments):
+                p.moments[<int>i] = cnp.PyArray_DATA(checked(moment, w, True))
+            p.leaf, p.n = leaf_for(w), cnp.PyArray_SIZE(w)
+        for lock in locks:
+            lock.acquire()
+            held += 1
+        for owner, name, old, _ in changes:
+            if getattr(owner, name) is not old:
+                return False
+        with nogil:
+            mode = denormals_flush()
+            for k in range(count):
+                p = &run[k]
+                if is_adam:
+                    p.leaf.adam(p.w, p.moments[0], p.moments[1], p.before, p.g, p.n, &adam)
+                else:
+                    p.leaf.sgd(p.w, p.moments[0], p.before, p.g, p.n, &sgd)
+            denormals_restore(mode)
+        for owner, name, _, new in changes:
+            PyObject_GenericSetAttr(owner, name, new)
+        return True
+    finally:
+        for k in range(held):
+            locks[k].release()
+        free(run)
+
+
+def sum_of_squares(x not None, double scale=1.0):
+    """Return the sum of (scale x)² over an array, in float64 and without the GIL."""
+    cdef cnp.ndarray array = checked(x, x)
+    cdef const Leaf *leaf = leaf_for(array)
+    cdef const void *data = cnp.PyArray_DATA(array)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(array)
+    cdef double total
+    with nogil:
+        total = leaf.sum_of_squares(data, n, scale)
+    return total
