@@ -610,20 +610,14 @@ static void check_products(int P, int K)
         for (int lane = 0; lane < width; lane++)
             check("pack", get(vector, (long)k * step + lane), lane < rows ? get(W, (long)lane * K + k) * 2 * LOG2E : 0);
 
-    const int a_row = K + 2, b_row = P + 3, out_row = P + 1, strip = 4 * width;
+    const int a_row = K + 2, b_row = P + 3, out_row = P + 1;
     for (int n = 1; n <= 2 * N; n += n < 8 ? 1 : 3) {
         const void *a = draw((long)(n - 1) * a_row + K, 1), *b = draw((long)(K - 1) * b_row + P, 1);
         const void *c = draw((long)(n - 1) * b_row + P, 1), *before = draw((long)(n > K ? n : K) * out_row, 1);
         const int mark = used;
-        for (int form = 0; form < 6; form++, release(mark)) { /* add or not; with b as it is, in strips, or copied */
-            const int add = form & 1, strips = form / 2 == 1;
-            void *out = copy(before, (long)(n - 1) * out_row + P), *packed = array((long)(P + strip - 1) / strip * strip * K);
-            void *whole = array((long)K * P), *scratch = form / 2 == 2 ? array((long)leaf->chunk * strip) : NULL;
-            for (int k = 0; k < K; k++)
-                for (int j = 0; j < P; j++)
-                    put(whole, (long)k * P + j, get(b, (long)k * b_row + j));
-            leaf->strips(packed, whole, P, K);
-            leaf->inner(out, out_row, a, a_row, strips ? packed : b, strips ? 0 : b_row, P, n, K, add, scratch);
+        for (int add = 0; add < 2; add++, release(mark)) {
+            void *out = copy(before, (long)(n - 1) * out_row + P);
+            leaf->inner(out, out_row, a, a_row, b, b_row, P, n, K, add);
             for (int r = 0; r < n; r++)
                 for (int j = 0; j < P; j++) {
                     double sum = add ? get(before, (long)r * out_row + j) : 0;
@@ -631,13 +625,10 @@ static void check_products(int P, int K)
                         sum += get(a, (long)r * a_row + k) * get(b, (long)k * b_row + j);
                     check("inner", get(out, (long)r * out_row + j), sum);
                 }
-        }
-        for (int form = 0; form < 4; form++, release(mark)) { /* add or not; as they are, or copied */
-            const int add = form & 1, m = K / 3; /* in two parts of the rows */
-            void *out = copy(before, (long)(K - 1) * out_row + P);
-            void *scratch = form / 2 ? array((long)n * (leaf->group + strip)) : NULL;
-            leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add, scratch);
-            leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add, scratch);
+            out = copy(before, (long)(K - 1) * out_row + P);
+            const int m = K / 3; /* in two parts of the rows */
+            leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add);
+            leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add);
             for (int k = 0; k < K; k++)
                 for (int j = 0; j < P; j++) {
                     double sum = add ? get(before, (long)k * out_row + j) : 0;

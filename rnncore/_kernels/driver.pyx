@@ -199,7 +199,7 @@ cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, c
     if run.engine == PANELS:
         count = share(P, run.leaf.width, s.member, s.size, &first)
         first *= run.item
-        run.leaf.inner(out + first, P, a, a_row, W + first, P, count, s.n, K, add, NULL)
+        run.leaf.inner(out + first, P, a, a_row, W + first, P, count, s.n, K, add)
     else:
         product_blocked(run.dtype, s.n, P, K, a, a_row, W, 1 if add else 0, out, P)
 
@@ -829,7 +829,7 @@ cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_
     """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows."""
     cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
     if run.engine == PANELS:
-        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add, NULL)
+        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add)
     else:
         product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
 
@@ -839,7 +839,7 @@ cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W,
     """dx (n, I) = a (n, K) W (K, I), or += it: a member's share of the rows."""
     cdef Py_ssize_t first, count = share(n, 6, member, size, &first), CH = run.cell.columns * run.H, item = run.item
     if run.engine == PANELS:
-        run.leaf.inner(dx + first * run.I * item, run.I, a + first * CH * item, CH, W, run.I, run.I, count, K, add, NULL)
+        run.leaf.inner(dx + first * run.I * item, run.I, a + first * CH * item, CH, W, run.I, run.I, count, K, add)
     else:
         product(run.dtype, False, False, n, run.I, K, a, CH, W, run.I, 1 if add else 0, dx, run.I)
 

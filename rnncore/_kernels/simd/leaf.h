@@ -85,18 +85,14 @@ struct panel_step {
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 
-/* out (n, P) = a (n, K) b (K, P), or += it. b is as it is, or in strips for a b_row of 0. Each sum is one chain over the K;
-   with `scratch`, `chunk` rows of a strip, over so many of b at a time, of which a copy is made there first. */
+/* out (n, P) = a (n, K) b (K, P), or += it. Each sum is one chain over the K. */
 typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
-                               ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add, void *scratch);
+                               ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add);
 
-/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. Each sum is one chain over the n.
-   With `scratch`, n times `group` and n rows of a strip, parts of a and b are copied there first. */
+/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. Each sum is one chain over the
+   n. */
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
-                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *scratch);
-
-/* The strips of b (K, P), of 4 vectors each and K rows, one after the other. */
-typedef void (*strips_function)(void *out, const void *b, ptrdiff_t P, ptrdiff_t K);
+                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add);
 
 /* Training. An optimiser's step on n parameters in one pass: w from w_before and the gradient g; the moments, b or m and v,
    change in place. Equations are those of `rnncore.train`'s rules. */
@@ -152,8 +148,6 @@ struct leaf {
     project_function project;
     inner_function inner;
     outer_function outer;
-    strips_function strips;
-    int chunk, group;
     panel_step_function rnn_step[NONLINEARITIES];
     panel_step_function lstm_step;
     panel_step_function gru_step;                    /* reset after the product */

@@ -184,7 +184,7 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
                              ptrdiff_t a_k, ptrdiff_t a_r, const real *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first,
                              int add)
 {
-    V sum[24], w[16];
+    V sum[24], w[4];
     UNROLL for (int k = 0; k < ROWS * VECTORS; k++)
         sum[k] = ALL(0);
     if (K < 1)
@@ -246,155 +246,58 @@ PLAIN(3, 1) PLAIN(3, 2) PLAIN(3, 3) PLAIN(3, 4)
 typedef void (*NAME(plain_function))(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b,
                                      ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add);
 
+/* A product of `rows` rows, a_step elements apart in a, with b (K, P). */
+INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][3], real *out, ptrdiff_t out_row,
+                        const real *a, ptrdiff_t a_step, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t P,
+                        ptrdiff_t rows, ptrdiff_t K, int add)
+{
+    for (ptrdiff_t j = 0; j < P; j += 4 * WIDTH) {
+        const ptrdiff_t left = P - j < 4 * WIDTH ? P - j : 4 * WIDTH, vectors = (left + WIDTH - 1) / WIDTH;
+        const ptrdiff_t first = left - (vectors - 1) * WIDTH, most = vectors == 4 ? PLAIN_ROWS : 3;
+        for (ptrdiff_t r = 0, count; r < rows; r += count) {
+            const ptrdiff_t tiles = (rows - r + most - 1) / most;
+            count = (rows - r + tiles - 1) / tiles;
+            (vectors == 4 ? whole[count - 1] : few[vectors - 1][count - 1])(out + r * out_row + j, out_row, a + r * a_step,
+                                                                            a_row, b + j, b_row, K, first, add);
+        }
+    }
+}
+
 #if PLAIN_ROWS == 6
 #define PLAIN_TABLES(stem)                                                                                             \
-    static const NAME(plain_function) NAME(stem##_whole)[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4),    \
-                                                              NAME(stem##_4x4), NAME(stem##_5x4), NAME(stem##_6x4)};   \
+    static const NAME(plain_function) whole[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4),                 \
+                                                 NAME(stem##_4x4), NAME(stem##_5x4), NAME(stem##_6x4)};                \
     PLAIN_FEW(stem)
 #else
 #define PLAIN_TABLES(stem)                                                                                             \
-    static const NAME(plain_function) NAME(stem##_whole)[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4)};   \
+    static const NAME(plain_function) whole[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4)};                \
     PLAIN_FEW(stem)
 #endif
 #define PLAIN_FEW(stem)                                                                                                \
-    static const NAME(plain_function) NAME(stem##_few)[3][3] = {                                                       \
-        {NAME(stem##_1x1), NAME(stem##_2x1), NAME(stem##_3x1)},                                                        \
-        {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2)},                                                        \
-        {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3)}};
-PLAIN_TABLES(outer)
-PLAIN_TABLES(inner)
-#undef PLAIN_TABLES
-#undef PLAIN_FEW
+    static const NAME(plain_function) few[3][3] = {{NAME(stem##_1x1), NAME(stem##_2x1), NAME(stem##_3x1)},             \
+                                                   {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2)},             \
+                                                   {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3)}};
 
-/* A strip: STRIP columns of a matrix, its rows one behind the other. What lies far apart in memory costs more than the
-   copy where it is read several times: pages, and places in a cache, that rows of some lengths all want at once. */
-enum {
-    NAME(STRIP) = 4 * WIDTH,
-    NAME(CHUNK) = 256,              /* rows of b, of a strip at a time */
-    NAME(GROUP) = 8 * PLAIN_ROWS    /* columns of a, copied at a time */
-};
-
-/* Of the strip of `columns` columns that begins at b (K, ·). */
-INLINE void NAME(copy_strip)(real *out, const real *b, ptrdiff_t b_row, ptrdiff_t columns, ptrdiff_t K)
+/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
+   from n steps. Every sum is one chain over the n, added at its end. */
+static void NAME(outer)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add)
 {
-    for (ptrdiff_t k = 0; k < K; k++, out += NAME(STRIP), b += b_row)
-        if (columns == NAME(STRIP))
-            UNROLL for (int v = 0; v < 4; v++)
-                NAME(store)(out + v * WIDTH, NAME(load)(b + v * WIDTH));
-        else
-            memcpy(out, b, columns * sizeof(real));
+    PLAIN_TABLES(outer)
+    NAME(plain)(whole, few, (real *)out + m_0 * out_row, out_row, (const real *)a + m_0, 1, a_row, b, b_row, P, m_1 - m_0, n,
+                add);
 }
 
-/* All strips of b (K, P), one after the other. */
-static void NAME(strips)(void *out_, const void *b_, ptrdiff_t P, ptrdiff_t K)
+/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. */
+static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+                        ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add)
 {
-    real *out = out_;
-    const real *b = b_;
-    for (ptrdiff_t j = 0; j < P; j += NAME(STRIP))
-        NAME(copy_strip)(out + j * K, b + j, P, P - j < NAME(STRIP) ? P - j : NAME(STRIP), K);
-}
-
-/* Rows of the next tile of a product with `vectors` vectors, where `left` are left: tiles as equal as can be. */
-INLINE ptrdiff_t NAME(plain_rows)(ptrdiff_t left, ptrdiff_t vectors)
-{
-    const ptrdiff_t most = vectors == 4 ? PLAIN_ROWS : 3, tiles = (left + most - 1) / most;
-    return (left + tiles - 1) / tiles;
-}
-
-/* A product with a strip of `left` columns. */
-INLINE void NAME(inner_strip)(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row,
-                              ptrdiff_t left, ptrdiff_t n, ptrdiff_t K, int add)
-{
-    const ptrdiff_t vectors = (left + WIDTH - 1) / WIDTH, first = left - (vectors - 1) * WIDTH;
-    for (ptrdiff_t r = 0, rows; r < n; r += rows) {
-        rows = NAME(plain_rows)(n - r, vectors);
-        (vectors == 4 ? NAME(inner_whole)[rows - 1] : NAME(inner_few)[vectors - 1][rows - 1])(
-            out + r * out_row, out_row, a + r * a_row, a_row, b, b_row, K, first, add);
-    }
-}
-
-#if REGISTERS == 32
-/* One or two rows take many columns at once: b is then read almost from front to back. */
-#define WIDE(ROWS, VECTORS)                                                                                            \
-    static __attribute__((noinline)) void NAME(inner_##ROWS##x##VECTORS)(                                              \
-        real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
-        int add)                                                                                                       \
-    {                                                                                                                  \
-        NAME(plain_tile)(ROWS, VECTORS, 1, out, out_row, a, 1, a_row, b, b_row, K, WIDTH, add);                        \
-    }
-WIDE(1, 16) WIDE(2, 8)
-#undef WIDE
-#endif
-
-/* out (n, P) = a (n, K) b (K, P), or += it. Every sum is one chain over K; with `scratch`, for CHUNK rows of a strip, over
-   so many at a time. With a b_row of 0, b is strips already. */
-static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
-                        ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add, void *scratch)
-{
-    real *out = out_;
-    const real *a = a_, *b = b_;
-    ptrdiff_t j = 0;
-#if REGISTERS == 32
-    if (b_row && (n == 1 || n == 2) && !scratch)
-        for (; j + 16 / n * WIDTH <= P; j += 16 / n * WIDTH)
-            (n == 1 ? NAME(inner_1x16) : NAME(inner_2x8))(out + j, out_row, a, a_row, b + j, b_row, K, add);
-#endif
-    for (; j < P; j += NAME(STRIP)) {
-        const ptrdiff_t left = P - j < NAME(STRIP) ? P - j : NAME(STRIP);
-        if (!b_row)
-            NAME(inner_strip)(out + j, out_row, a, a_row, b + j * K, NAME(STRIP), left, n, K, add);
-        else if (!scratch)
-            NAME(inner_strip)(out + j, out_row, a, a_row, b + j, b_row, left, n, K, add);
-        else
-            for (ptrdiff_t k = 0; k < K; k += NAME(CHUNK)) {
-                const ptrdiff_t count = K - k < NAME(CHUNK) ? K - k : NAME(CHUNK);
-                NAME(copy_strip)(scratch, b + k * b_row + j, b_row, left, count);
-                NAME(inner_strip)(out + j, out_row, a + k, a_row, scratch, NAME(STRIP), left, n, count, add || k);
-            }
-    }
-}
-
-/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1. Every sum is one chain over
-   the n, added at its end. With `scratch`, for n rows of a group and of a strip, these are copied. */
-static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
-                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *scratch)
-{
-    real *out = out_, *tiles = scratch, *strip = tiles + n * NAME(GROUP);
-    const real *a = a_, *b = b_;
-    for (ptrdiff_t m = m_0; m < m_1; m += NAME(GROUP)) {
-        const ptrdiff_t left_m = m_1 - m < NAME(GROUP) ? m_1 - m : NAME(GROUP);
-        if (scratch) { /* tile by tile */
-            if (left_m == NAME(GROUP))
-                for (ptrdiff_t k = 0; k < n; k++)
-                    for (int tile = 0; tile < 8; tile++)
-                        memcpy(tiles + (tile * n + k) * PLAIN_ROWS, a + k * a_row + m + tile * PLAIN_ROWS,
-                               PLAIN_ROWS * sizeof(real));
-            else
-                for (ptrdiff_t r = 0, rows; r < left_m; r += rows) {
-                    rows = NAME(plain_rows)(left_m - r, 4);
-                    for (ptrdiff_t k = 0; k < n; k++)
-                        memcpy(tiles + r * n + k * rows, a + k * a_row + m + r, rows * sizeof(real));
-                }
-        }
-        for (ptrdiff_t j = 0; j < P; j += NAME(STRIP)) {
-            const ptrdiff_t left = P - j < NAME(STRIP) ? P - j : NAME(STRIP), vectors = (left + WIDTH - 1) / WIDTH;
-            const ptrdiff_t first = left - (vectors - 1) * WIDTH;
-            const int copied = scratch != NULL && vectors == 4;
-            if (copied)
-                NAME(copy_strip)(strip, b + j, b_row, left, n);
-            for (ptrdiff_t r = 0, rows; r < left_m; r += rows) {
-                rows = NAME(plain_rows)(left_m - r, vectors);
-                NAME(plain_function) f =
-                    vectors == 4 ? NAME(outer_whole)[rows - 1] : NAME(outer_few)[vectors - 1][rows - 1];
-                if (copied)
-                    f(out + (m + r) * out_row + j, out_row, tiles + r * n, rows, strip, NAME(STRIP), n, first, add);
-                else
-                    f(out + (m + r) * out_row + j, out_row, a + m + r, a_row, b + j, b_row, n, first, add);
-            }
-        }
-    }
+    PLAIN_TABLES(inner)
+    NAME(plain)(whole, few, out, out_row, a, a_row, a_row, b, b_row, P, n, K, add);
 }
 #undef PLAIN_ROWS
+#undef PLAIN_TABLES
+#undef PLAIN_FEW
 #undef REGISTERS
 #undef KEEP
 #undef ONE_BY_ONE
