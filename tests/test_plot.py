@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
+import rnncore as rc
 from rnncore.plot import gradient_flow
 
 matplotlib.use("Agg")
@@ -55,6 +56,15 @@ def test_several_flows_have_their_names():
     labels = ["before", "after h", "after c"]
     assert [line[0] for line in drawn(ax)] == labels and [len(line[2]) for line in drawn(ax)] == [7, 30, 30]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
+
+
+def test_what_backward_returns():
+    for layer, labels in ((rc.GRU(3, 5, 2, rng=0), ["0", "1"]), (rc.LSTM(3, 5, rng=0), ["h", "c"])):
+        y, _, tape = layer.forward(np.ones((30, 2, 3)))
+        *_, flow = layer.backward(tape, np.ones_like(y), flow=True)
+        lines = drawn(gradient_flow(flow))
+        assert [line[0] for line in lines] == labels
+        assert [line[2] for line in lines] == np.concatenate(flow).reshape(2, 30).tolist()
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
