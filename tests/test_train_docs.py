@@ -1,4 +1,4 @@
-"""Docstrings of the training kit and the demo: the sections the house asks for. That examples run is doctest's part."""
+"""Docstrings of training kit, plots and demo: the sections the house asks for. That examples run is doctest's part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import rnncore.demo
 import rnncore.train
 
-HOMES = "rnncore.train", "rnncore.demo", "rnncore.cli"
+HOMES = "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.plot"
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:

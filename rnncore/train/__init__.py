@@ -3,7 +3,8 @@
 Nothing here records what you do: a module's `forward` returns a tape, its `backward` takes it and returns gradients,
 and you write the lines between. On a sequence too long for one tape, **truncated BPTT** goes chunk by chunk: the final
 state of one chunk starts the next, so the network remembers; the gradient stops at the boundary, because `dstate`,
-what `backward` returns for the initial state, is thrown away.
+what `backward` returns for the initial state, is thrown away. `truncated_bptt` does the same over an array, and lets
+gradients go back further than one chunk.
 
 >>> import numpy as np
 >>> import rnncore as rc
@@ -33,6 +34,7 @@ from .embedding import Embedding
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, Adam, AdamW
+from .truncated import truncated_bptt
 
 __all__ = [
     "SGD",
@@ -45,4 +47,5 @@ __all__ = [
     "init",
     "mean_squared_error",
     "softmax_cross_entropy",
+    "truncated_bptt",
 ]

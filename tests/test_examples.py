@@ -1,0 +1,49 @@
+"""The examples: each run as a user would, with a small budget, and what it learned; the pictures of the docs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GUESS = 1 / 6
+
+
+def main(name):
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
+
+
+def test_long_lag(capsys, tmp_path):
+    """At a lag of 40, with which LSTMs and clipped identities took at most 770 steps, tried with 6 seeds."""
+    results = main("long_lag")(["--T", "40", "--steps", "1200", "--plot", str(tmp_path / "figure.png")])
+    moments = "before", "after"
+    before, after = ({name: r[m][0] / r[m][-1] for name, r in results.items()} for m in moments)
+    for name in ("LSTM", "ReLU from I"):
+        assert results[name]["loss"][-1] < GUESS / 10 and 0.05 < after[name] < 20
+    assert results["tanh"]["loss"][-1] > 0.8 * GUESS and before["tanh"] < 1e-6 and after["tanh"] < 1e-4
+    assert before["LSTM"] < 0.1 and before["ReLU from I"] > 0.1  # one has to open its gates first
+    assert all(r[m].shape == (40,) for r in results.values() for m in moments)
+
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [re.split(r"\s{2,}| -?\d", line)[0] for line in lines] == list(results)
+    assert [bool(re.search(r" \d+ steps ", line)) for line in lines if line[:4] in ("tanh", "LSTM")] == [False, True]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_long_lag_says_what_it_wants():
+    with pytest.raises(SystemExit):
+        main("long_lag")(["--steps", "3"])
+    command = [sys.executable, str(ROOT / "examples" / "long_lag.py"), "--steps", "50", "--T", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("never") == 5
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_pictures_are_there_and_small(page):
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8"))
+    assert pictures and all((page.parent / picture).stat().st_size < 100_000 for picture in pictures)
