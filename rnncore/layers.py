@@ -20,6 +20,7 @@ from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell, Ragged
 from ._kernels.driver import BLOCK_ROWS
+from ._kernels.memory import empty
 from ._kernels.pack import Pack
 from ._kernels.step import Stack
 from .checkpoint import CHECKPOINT_FROM, Part, back_checkpointed, run_checkpointed
@@ -329,7 +330,7 @@ class _Recurrent(Module, Generic[State]):
         rows = x.shape[:-1] if ragged is None else (ragged.rows,)
         for layer in layers:
             last = layer == layers[-1]
-            out = y if last else np.empty((*rows, D * P), self.dtype)
+            out = y if last else empty((*rows, D * P), self.dtype)
             k = layer * D + directions[0]
             packs = self._packs(weights)[k : k + len(directions)]
             arguments = packs, x, initial, k, out, finals, reverses, n_threads, ragged
@@ -502,7 +503,7 @@ class _Recurrent(Module, Generic[State]):
         """Return where y (T, N, D*H) goes: into `out` if its layout allows and no array of `reads` lies there, else
         into memory of its own; full of zeros, if asked."""
         check_bytes(shape, self.dtype, "y")
-        new = np.zeros if zeros else np.empty
+        new = np.zeros if zeros else empty
         if out is None:
             return new(shape, self.dtype)
         if not isinstance(out, np.ndarray):
@@ -594,7 +595,7 @@ class _Recurrent(Module, Generic[State]):
             kept = self._run(weights, x_all, initial, finals, y, threads, None, True, key)
         else:
             x_packed = packed(seq, ragged)
-            y_packed = np.empty((len(x_packed), y.shape[2]), self.dtype)
+            y_packed = empty((len(x_packed), y.shape[2]), self.dtype)
             kept = self._run(weights, x_packed, initial, finals, y_packed, threads, ragged, True, key)
             unpack(y_packed, ragged, y)
         tape = Tape(self, weights, (unbatched, (T, N), ragged, key, steps, *kept))
@@ -772,7 +773,7 @@ class _Recurrent(Module, Generic[State]):
             if key is not None and layer != layers[-1] and upstream is not None:
                 drop(upstream, self.dropout, key, layer, first)
             k = layer * D + directions[0]
-            dxs = tuple(np.empty_like(x) for _ in directions)
+            dxs = tuple(empty(x.shape, self.dtype) for _ in directions)
             these = slice(k, k + len(directions))
             self._cell.backward(
                 self._packs(tape._weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
@@ -810,7 +811,7 @@ class _Recurrent(Module, Generic[State]):
         weights = self._weights
         if accumulate is None:
             return {
-                name: (np.empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
+                name: (empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
                 for name, array in weights._arrays.items()
             }
         if not isinstance(accumulate, Mapping) or set(accumulate) != set(weights):

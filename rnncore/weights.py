@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ._kernels.memory import frozen
 from .checks import as_real, check_shape
 
 __all__ = ["IncompatibleKeys", "Module", "Weights"]
@@ -27,7 +28,7 @@ class Weights(Mapping[str, np.ndarray]):
     __slots__ = ("_arrays", "_packed", "stack")
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._arrays = {name: _frozen(array) for name, array in arrays.items()}
+        self._arrays = {name: frozen(array) for name, array in arrays.items()}
         self._packed: dict[Any, Any] = {}
         self.stack: Any = None
 
@@ -55,15 +56,6 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Weights, (self._arrays,)
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """Return the array in a bytes object of its own; if it lies in one already, in that."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    whole = type(owner) is bytes and len(owner) == array.nbytes and array.flags.c_contiguous
-    return np.frombuffer(owner if whole else array.tobytes(), array.dtype).reshape(array.shape)
 
 
 class IncompatibleKeys(NamedTuple):

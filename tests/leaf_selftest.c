@@ -436,7 +436,7 @@ static void check_rnn(int function, int H)
     check_all("rnn_forward in place", in_place, h, N * H);
     for (int part = 0; part < 2; part++) { /* of the units, as a crew would */
         const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
-        leaf->rnn_backward[function](at(back, u), at(dh, u), at(out, u), N, H, units);
+        leaf->rnn_backward[function](at(back, u), H, at(dh, u), at(out, u), N, H, units);
     }
     check_all("rnn_backward", back, da, N * H);
     release(0);
@@ -505,7 +505,7 @@ static void check_lstm(int H, int peephole)
     void *back = array((long)N * 4 * H), *dc_out = copy(dc, N * H), *flow_out = array(N * H);
     for (int part = 0; part < 2; part++) {
         const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
-        leaf->lstm_backward(at(back, u), at(dc_out, u), at(flow_out, u), at(dh, u), at(gates_out, u), at(c_out, u), at(c_before, u),
+        leaf->lstm_backward(at(back, u), 4 * H, at(dc_out, u), at(flow_out, u), at(dh, u), at(gates_out, u), at(c_out, u), at(c_before, u),
                             peephole ? at(w, u) : NULL, N, H, units);
     }
     check_all("lstm_backward c", flow_out, flow, N * H);
@@ -539,7 +539,7 @@ static void check_gru(int H)
     void *back = array((long)N * 4 * H), *dh_out = copy(dh, N * H);
     for (int part = 0; part < 2; part++) {
         const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
-        leaf->gru_backward(at(back, u), at(dh_out, u), at(gates_out, u), at(h_before, u), N, H, units);
+        leaf->gru_backward(at(back, u), 4 * H, at(dh_out, u), at(gates_out, u), at(h_before, u), N, H, units);
     }
     check_all("gru_backward gates", back, dgates, (long)N * 4 * H);
     check_all("gru_backward h_before", dh_out, dh_before, N * H);
@@ -576,8 +576,8 @@ static void check_gru_original(int H)
     void *back = array((long)N * 3 * H), *dh_out = copy(dh, N * H);
     for (int part = 0; part < 2; part++) {
         const int u = part ? H / 2 : 0, units = part ? H - u : H / 2;
-        leaf->gru_new_backward(at(back, u), at(dh_out, u), at(gates_out, u), at(h_before, u), N, H, units);
-        leaf->gru_reset_backward(at(back, u), at(dh_out, u), at(drh, u), at(gates_out, u), at(h_before, u), N, H, units);
+        leaf->gru_new_backward(at(back, u), 3 * H, at(dh_out, u), at(gates_out, u), at(h_before, u), N, H, units);
+        leaf->gru_reset_backward(at(back, u), 3 * H, at(dh_out, u), at(drh, u), at(gates_out, u), at(h_before, u), N, H, units);
     }
     check_all("gru_backward, reset before: gates", back, dgates, (long)N * 3 * H);
     check_all("gru_backward, reset before: h_before", dh_out, dh_before, N * H);

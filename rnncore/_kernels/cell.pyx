@@ -5,6 +5,8 @@
 
 import numpy as np
 
+from .memory import empty
+
 cimport cython
 cimport numpy as cnp
 from libc.string cimport memset
@@ -221,9 +223,15 @@ cdef int timed(Run *run, object x, bint reverse, Ragged ragged) except -1:
     return 0
 
 
+cdef inline Py_ssize_t spread(Py_ssize_t size) noexcept:
+    """Bytes from row to row where many rows are read column by column: an odd number of cache lines, so that the same
+    column of all rows is not kept in the same few places of a cache."""
+    return (size + 63) // 64 * 64 + 64 * (1 - (size + 63) // 64 % 2)
+
+
 cdef char *workspace(list alive, const Run *run, Py_ssize_t rows, Py_ssize_t columns) except NULL:
     """Memory for a run, which `alive` keeps."""
-    alive.append(np.empty((max(rows, 1), columns), np.float32 if run.dtype == FLOAT32 else np.float64))
+    alive.append(empty((max(rows, 1), columns), np.float32 if run.dtype == FLOAT32 else np.float64))
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>alive[-1])
 
 
@@ -371,14 +379,14 @@ cdef class Cell:
             if tape:
                 gates = inner = None
                 if self.table.keeps_gates:
-                    gates = np.empty((rows, run.cell.columns * run.H), x.dtype)
+                    gates = empty((rows, run.cell.columns * run.H), x.dtype)
                     run.gates = data(gates, run, True, rows, run.cell.columns * run.H)
                 if self.table.keeps_inner or run.projects:
-                    inner = np.empty((rows, run.H), x.dtype)
+                    inner = empty((rows, run.H), x.dtype)
                     run.inner = data(inner, run, True, rows, run.H)
                 states = []
                 for j in range(run.cell.states):
-                    states.append(np.empty((state_rows(&run.schedule), run.width[j]), x.dtype))
+                    states.append(empty((state_rows(&run.schedule), run.width[j]), x.dtype))
                     run.state[j] = data(states[j], run, True, state_rows(&run.schedule), run.width[j])
                 kept.append((gates, inner, *states))
         if (
@@ -455,7 +463,7 @@ cdef class Cell:
         blocked = run.engine == BLAS
         if blocked:
             load()
-            check_dimension(max(rows, CH, run.I, P))
+            check_dimension(max(rows, spread(CH * run.item), run.I, P))
         rows = min(rows, all_rows)
         weights = pack.for_backward(run.cell.split) if blocked else pack.plain()
         run.W_ih = data(weights[0], run, False, GH, run.I)
@@ -473,7 +481,8 @@ cdef class Cell:
         run.db_ih = data(grads["b_ih"], run, True, GH) if "b_ih" in grads else NULL
         run.db_hh = data(grads["b_hh"], run, True, GH) if "b_hh" in grads else NULL
         alive = [weights]
-        run.dgates = workspace(alive, run, rows, CH)
+        run.dgates_row = spread(CH * run.item) // run.item
+        run.dgates = workspace(alive, run, rows, run.dgates_row)
         run.sums = workspace(alive, run, 1, CH + P)
         if run.projects or self.table.keeps_inner:
             run.inner = data(kept[1], run, False, all_rows, H)

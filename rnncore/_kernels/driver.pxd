@@ -109,7 +109,8 @@ cdef struct Run:
     const char *initial[MAX_STATES]  # (N, ·)
     char *final[MAX_STATES]     # (N, ·)
     const char *dy              # as y, or NULL
-    char *dgates                # (block's rows, columns*H)
+    char *dgates                # (block's rows, columns*H), dgates_row elements from row to row
+    Py_ssize_t dgates_row
     char *dout                  # (block's rows, P)
     char *dinner                # (N, H)
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states

@@ -207,19 +207,19 @@ cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, c
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
     """dh_{t-1} (n, P) = dgates (n, columns*H) W_hh, of the first `split` gates."""
     step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
-                 run.cell.columns * run.H, run.W_hh, run.cell.split * run.H, False)
+                 run.dgates_row, run.W_hh, run.cell.split * run.H, False)
 
 
 cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil:
     """The same added to what dh_{t-1} is already."""
     step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
-                 run.cell.columns * run.H, run.W_hh, run.cell.split * run.H, True)
+                 run.dgates_row, run.W_hh, run.cell.split * run.H, True)
 
 
 cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil:
     """dinner (n, H) = dgates W_hh, of the other gates."""
     cdef Py_ssize_t H = run.H, cut = run.cell.split * H
-    step_product(run, s, <char *>s.dinner, H, <char *>s.dgates + cut * run.item, run.cell.columns * H,
+    step_product(run, s, <char *>s.dinner, H, <char *>s.dgates + cut * run.item, run.dgates_row,
                  run.W_hh + cut * H * run.item, run.cell.G * H - cut, False)
 
 
@@ -275,7 +275,7 @@ cdef void output_back(const Run *run, const Step *s) noexcept nogil:
     if run.cell.output == SOFTMAX:
         run.leaf.softmax_backward(<char *>s.dout + first, <char *>s.dstate[0] + first, <char *>s.after[0] + first, n, P)  # (4')
     else:
-        run.leaf.rnn_backward[run.cell.output](<char *>s.dout + first, <char *>s.dstate[0] + first,
+        run.leaf.rnn_backward[run.cell.output](<char *>s.dout + first, P, <char *>s.dstate[0] + first,
                                                <char *>s.after[0] + first, n, P, P)                 # (4')
 
 
@@ -813,15 +813,15 @@ cdef int raise_stopped() except -1 with gil:
 
 # --- backwards ----------------------------------------------------------------------------------------------------------
 
-cdef void add_peepholes(real *out, const real *dgates, const real *c, const real *c_before, Py_ssize_t n, Py_ssize_t H,
-                        Py_ssize_t units) noexcept nogil:
+cdef void add_peepholes(real *out, const real *dgates, Py_ssize_t row, const real *c, const real *c_before, Py_ssize_t n,
+                        Py_ssize_t H, Py_ssize_t units) noexcept nogil:
     """out (3, H) += the gradients of a step's peepholes, i f o, of so many units: (2') (3') (5')."""
     cdef Py_ssize_t r, j
     for r in range(n):
         for j in range(units):
-            out[j] += dgates[r * 4 * H + j] * c_before[r * H + j]
-            out[H + j] += dgates[r * 4 * H + H + j] * c_before[r * H + j]
-            out[2 * H + j] += dgates[r * 4 * H + 3 * H + j] * c[r * H + j]
+            out[j] += dgates[r * row + j] * c_before[r * H + j]
+            out[H + j] += dgates[r * row + H + j] * c_before[r * H + j]
+            out[2 * H + j] += dgates[r * row + 3 * H + j] * c[r * H + j]
 
 
 cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_row, Py_ssize_t m, const char *b, Py_ssize_t P,
@@ -837,11 +837,11 @@ cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_
 cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W, Py_ssize_t K, Py_ssize_t n, bint add, int member,
                          int size) noexcept nogil:
     """dx (n, I) = a (n, K) W (K, I), or += it: a member's share of the rows."""
-    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), CH = run.cell.columns * run.H, item = run.item
+    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), row = run.dgates_row, item = run.item
     if run.engine == PANELS:
-        run.leaf.inner(dx + first * run.I * item, run.I, a + first * CH * item, CH, W, run.I, run.I, count, K, add)
+        run.leaf.inner(dx + first * run.I * item, run.I, a + first * row * item, row, W, run.I, run.I, count, K, add)
     else:
-        product(run.dtype, False, False, n, run.I, K, a, CH, W, run.I, 1 if add else 0, dx, run.I)
+        product(run.dtype, False, False, n, run.I, K, a, row, W, run.I, 1 if add else 0, dx, run.I)
 
 
 cdef void bias_gradient(const Run *run, char *db, const char *sums, Py_ssize_t n) noexcept nogil:
@@ -854,16 +854,17 @@ cdef void bias_gradient(const Run *run, char *db, const char *sums, Py_ssize_t n
         add_rows(<double *>db, n, <const double *>sums, n, 1, n)
 
 
-cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t m, Py_ssize_t n, int member, int size) noexcept nogil:
+cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
+                         int size) noexcept nogil:
     """Add the column sums of a block's a (n, m), dgates or dout, to the gradients of the biases: one rounding of these per
     block. A member's share of the columns."""
     cdef Py_ssize_t first, count = share(m, 1, member, size, &first), item = run.item
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
     cdef char *sums = run.sums + (first + (run.cell.columns * run.H if a == run.dout else 0)) * item
     if run.dtype == FLOAT32:
-        sum_rows(<float *>sums, <const float *>a + first, m, n, count)
+        sum_rows(<float *>sums, <const float *>a + first, a_row, n, count)
     else:
-        sum_rows(<double *>sums, <const double *>a + first, m, n, count)
+        sum_rows(<double *>sums, <const double *>a + first, a_row, n, count)
     if a == run.dout:
         bias_gradient(run, run.db_hr + first * item if run.db_hr != NULL else NULL, sums, count)
         return
@@ -884,7 +885,7 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
     share of all that."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
-    cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H, t, first, count, at
+    cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H, a_row = run.dgates_row, t, first, count, at
     cdef Py_ssize_t shift = run.cell.shift * H, most = run.cell.G * H - shift, cut = run.cell.split * H
     cdef const char *x = run.x + row * I * item
     cdef char *dx = run.dx + row * I * item
@@ -896,19 +897,19 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
     cdef int k
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
-    weight_gradient(run, run.dW_ih, run.dgates + shift * item, CH, most, x, I, n, add, member, size)
+    weight_gradient(run, run.dW_ih, run.dgates + shift * item, a_row, most, x, I, n, add, member, size)
     input_gradient(run, dx, run.dgates + shift * item, run.W_ih, most, n, False, member, size)
     if shift:
-        weight_gradient(run, run.dW_ih + most * I * item, run.dgates, CH, shift, x, I, n, add, member, size)
+        weight_gradient(run, run.dW_ih + most * I * item, run.dgates, a_row, shift, x, I, n, add, member, size)
         input_gradient(run, dx, run.dgates, run.W_ih + most * I * item, shift, n, True, member, size)
-    weight_gradient(run, run.dW_hh, run.dgates + shift * item, CH, cut, h_before, P, n, add, member, size)
+    weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, member, size)
     if run.cell.split < run.cell.G:
-        weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, CH, run.cell.G * H - cut, inner, H, n, add,
+        weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,
                         member, size)
-    bias_gradients(run, run.dgates, CH, n, member, size)
+    bias_gradients(run, run.dgates, a_row, CH, n, member, size)
     if run.projects:
         weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, member, size)
-        bias_gradients(run, run.dout, P, n, member, size)
+        bias_gradients(run, run.dout, P, P, n, member, size)
     for k in range(run.cell.states):
         if run.squares[k] != NULL:
             count, at = share(n, 1, member, size, &first), first * run.width[k]
@@ -920,13 +921,13 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
         count = share(H, run.leaf.width, member, size, &first)
         at = first * item
         for t in range(t_0, t_1):
-            dgates = run.dgates + (row_at(schedule, t) - row) * CH * item + at
+            dgates = run.dgates + (row_at(schedule, t) - row) * a_row * item + at
             c, c_before = state_at(run, 1, slot_after(schedule, t)) + at, state_at(run, 1, slot_before(schedule, t)) + at
             if run.dtype == FLOAT32:
-                add_peepholes(<float *>(run.dpeephole + at), <const float *>dgates, <const float *>c, <const float *>c_before,
-                              rows_at(schedule, t), H, count)
+                add_peepholes(<float *>(run.dpeephole + at), <const float *>dgates, a_row, <const float *>c,
+                              <const float *>c_before, rows_at(schedule, t), H, count)
             else:
-                add_peepholes(<double *>(run.dpeephole + at), <const double *>dgates, <const double *>c,
+                add_peepholes(<double *>(run.dpeephole + at), <const double *>dgates, a_row, <const double *>c,
                               <const double *>c_before, rows_at(schedule, t), H, count)
 
 
@@ -976,7 +977,7 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
             row = row_at(schedule, t) - row_at(schedule, t_0) + part.n_0
             s = step_at(run, t, part.n_0, part.n_0 + n)
             s.member, s.size = (0 if by_rows else member), (1 if by_rows else members)
-            s.dgates = run.dgates + row * run.cell.columns * H * run.item
+            s.dgates = run.dgates + row * run.dgates_row * run.item
             s.dinner, s.dh = run.dinner + part.n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]
             s.flow = run.flow[1] + row * H * run.item if run.flow[1] != NULL else NULL
             if run.h_before != NULL:

@@ -32,8 +32,8 @@ cdef void forward(const Run *run, const Step *s) noexcept nogil:
 
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
     cdef Py_ssize_t u, units = units_of(run, s, &u)
-    run.leaf.gru_backward(<char *>s.dgates + u, <char *>s.dstate[0] + u, <char *>s.gates + u, <char *>s.before[0] + u, s.n,
-                          run.H, units)                                                             # (6') to (3')
+    run.leaf.gru_backward(<char *>s.dgates + u, run.dgates_row, <char *>s.dstate[0] + u, <char *>s.gates + u,
+                          <char *>s.before[0] + u, s.n, run.H, units)                               # (6') to (3')
 
 
 # --- reset before it --------------------------------------------------------------------------------------------------------
@@ -61,14 +61,14 @@ cdef void new_blas(const Run *run, const Step *s) noexcept nogil:
 
 cdef void new_backward(const Run *run, const Step *s) noexcept nogil:
     cdef Py_ssize_t u, units = units_of(run, s, &u)
-    run.leaf.gru_new_backward(<char *>s.dgates + u, <char *>s.dstate[0] + u, <char *>s.gates + u, <char *>s.before[0] + u,
-                              s.n, run.H, units)                                                    # (6') (5') (4')
+    run.leaf.gru_new_backward(<char *>s.dgates + u, run.dgates_row, <char *>s.dstate[0] + u, <char *>s.gates + u,
+                              <char *>s.before[0] + u, s.n, run.H, units)                           # (6') (5') (4')
 
 
 cdef void reset_backward(const Run *run, const Step *s) noexcept nogil:
     cdef Py_ssize_t u, units = units_of(run, s, &u)
-    run.leaf.gru_reset_backward(<char *>s.dgates + u, <char *>s.dstate[0] + u, <char *>s.dinner + u, <char *>s.gates + u,
-                                <char *>s.before[0] + u, s.n, run.H, units)                         # (2') (3')
+    run.leaf.gru_reset_backward(<char *>s.dgates + u, run.dgates_row, <char *>s.dstate[0] + u, <char *>s.dinner + u,
+                                <char *>s.gates + u, <char *>s.before[0] + u, s.n, run.H, units)    # (2') (3')
 
 
 cdef Table after, before

@@ -50,26 +50,26 @@ cdef extern from "simd/leaf.h":
         void (*map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*panel_map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*rnn_forward[4])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*rnn_backward[4])(void *da, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H,
+        void (*rnn_backward[4])(void *da, Py_ssize_t row, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H,
                                 Py_ssize_t units) noexcept nogil
         void (*softmax)(void *y, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*softmax_backward)(void *ds, const void *do_, const void *o, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,
                              const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil
-        void (*lstm_backward)(void *dgates, void *dc, void *flow, const void *dh, const void *gates, const void *c,
-                              const void *c_before, const void *peephole, Py_ssize_t n, Py_ssize_t H,
+        void (*lstm_backward)(void *dgates, Py_ssize_t row, void *dc, void *flow, const void *dh, const void *gates,
+                              const void *c, const void *c_before, const void *peephole, Py_ssize_t n, Py_ssize_t H,
                               Py_ssize_t units) noexcept nogil
         void (*gru_forward)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
                             Py_ssize_t H) noexcept nogil
-        void (*gru_backward)(void *dgates, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
+        void (*gru_backward)(void *dgates, Py_ssize_t row, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
                              Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*gru_reset)(void *rh, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
                           Py_ssize_t H) noexcept nogil
         void (*gru_new)(void *h, void *gates, const void *h_before, const void *bias, Py_ssize_t n,
                         Py_ssize_t H) noexcept nogil
-        void (*gru_new_backward)(void *dgates, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
+        void (*gru_new_backward)(void *dgates, Py_ssize_t row, void *dh, const void *gates, const void *h_before, Py_ssize_t n,
                                  Py_ssize_t H, Py_ssize_t units) noexcept nogil
-        void (*gru_reset_backward)(void *dgates, void *dh, const void *drh, const void *gates, const void *h_before,
+        void (*gru_reset_backward)(void *dgates, Py_ssize_t row, void *dh, const void *drh, const void *gates, const void *h_before,
                                    Py_ssize_t n, Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*pack)(void *out, const void *W, Py_ssize_t rows, Py_ssize_t K, Py_ssize_t step, double scale) noexcept nogil
         void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t gates, Py_ssize_t K,

@@ -26,8 +26,8 @@ cdef void forward(const Run *run, const Step *s) noexcept nogil:
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
     cdef Py_ssize_t u, units = units_of(run, s, &u)
     run.leaf.lstm_backward(
-        <char *>s.dgates + u, <char *>s.dstate[1] + u, <char *>s.flow + u if s.flow != NULL else NULL, <char *>s.dh + u,
-        <char *>s.gates + u, <char *>s.after[1] + u, <char *>s.before[1] + u,
+        <char *>s.dgates + u, run.dgates_row, <char *>s.dstate[1] + u, <char *>s.flow + u if s.flow != NULL else NULL,
+        <char *>s.dh + u, <char *>s.gates + u, <char *>s.after[1] + u, <char *>s.before[1] + u,
         run.peephole + u if run.peephole != NULL else NULL, s.n, run.H, units)                      # (7') to (2')
 
 

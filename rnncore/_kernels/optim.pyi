@@ -1,9 +1,7 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-def blank(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray: ...
 def step(
     rule: str,
     settings: dict[str, float],

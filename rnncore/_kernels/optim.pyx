@@ -4,7 +4,6 @@ of squares that clipping needs."""
 import numpy as np
 
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdlib cimport free, malloc
 
@@ -14,26 +13,6 @@ from .pool cimport denormals_flush, denormals_restore
 
 cnp.import_array()
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #if defined(__linux__)
-    #include <sys/mman.h>
-    #endif
-
-    /* New memory in huge pages, as NumPy's arrays have it from this size on: faults of small ones would take longer
-       than the pass that writes it. */
-    static void in_huge_pages(char *start, size_t size)
-    {
-    #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        const uintptr_t page = 4096, first = ((uintptr_t)start + page - 1) / page * page;
-        if (size >= 1u << 22)
-            madvise((void *)first, size - (first - (uintptr_t)start), MADV_HUGEPAGE);
-    #endif
-    }
-    """
-    void in_huge_pages(char *start, size_t size)
-
 cdef struct Pass:
     const Leaf *leaf
     Py_ssize_t n
@@ -41,17 +20,6 @@ cdef struct Pass:
     const void *before
     const void *g
     void *moments[2]
-
-
-def blank(shape not None, dtype not None):
-    """Return an array in a bytes object of its own: no flag makes it writable. What it holds is left to `step`, which
-    must be the first to see it."""
-    cdef Py_ssize_t size = np.dtype(dtype).itemsize
-    for length in shape:
-        size *= length
-    data = PyBytes_FromStringAndSize(NULL, size)
-    in_huge_pages(<char *>data, size)
-    return np.frombuffer(data, dtype).reshape(shape)
 
 
 cdef cnp.ndarray checked(object array, cnp.ndarray like, bint writable=False):
@@ -80,7 +48,7 @@ def step(str rule not None, dict settings not None, list passes not None, list c
     settings : dict
         Fields of the rule's struct in simd/leaf.h.
     passes : list of (w, before, g, moments)
-        `w` is `blank`; `moments` a list of one array, or none, for SGD; of two for Adam.
+        `w` is `memory.blank`; `moments` a list of one array, or none, for SGD; of two for Adam.
     changes : list of (owner, name, old, new)
         Attributes to change once the passes are done. They must exist, in the owner's own dict.
     locks : list of locks

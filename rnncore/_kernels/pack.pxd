@@ -1,8 +1,3 @@
-cimport numpy as cnp
-
-cdef cnp.ndarray aligned(object size, object dtype)
-
-
 cdef class Pack:
     cdef object arrays
     cdef object blas_forward, blas_backward, panels

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .blas import blocked
+from .memory import empty
 
 from .blas cimport FLOAT32, FLOAT64
 from .leaf cimport Leaf, leaf_of
@@ -11,13 +12,6 @@ cimport cython
 cimport numpy as cnp
 
 cnp.import_array()
-
-
-cdef cnp.ndarray aligned(object size, object dtype):
-    """An uninitialised array (size,) that begins at a cache line."""
-    cdef cnp.ndarray buffer = np.empty(size * dtype.itemsize + 64, np.uint8)
-    cdef Py_ssize_t start = -<Py_ssize_t>cnp.PyArray_DATA(buffer) & 63
-    return buffer[start : start + size * dtype.itemsize].view(dtype)
 
 
 cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t item, Py_ssize_t gates, Py_ssize_t H,
@@ -52,7 +46,7 @@ cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
         raise ValueError(f"expected a C-contiguous matrix of up to 4 gates, got {W!r:.80}")
     for k in range(gates):
         factors[k] = scales[k]
-    out = aligned(gates * ((H + width - 1) // width * width) * K, W.dtype)
+    out = empty((gates * ((H + width - 1) // width * width) * K,), W.dtype)
     with nogil:
         fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source), cnp.PyArray_ITEMSIZE(source),
                     gates, H, K, factors, interleaved)

@@ -25,8 +25,8 @@ cdef void forward(const Run *run, const Step *s) noexcept nogil:
 cdef void backward(const Run *run, const Step *s) noexcept nogil:
     cdef Py_ssize_t u, units = units_of(run, s, &u)
     run.leaf.rnn_backward[run.cell.nonlinearity](
-        <char *>s.dgates + u, <char *>s.dh + u, <char *>(s.inner if run.projects else s.after[0]) + u, s.n, run.H,
-        units)                                                                                      # (2')
+        <char *>s.dgates + u, run.dgates_row, <char *>s.dh + u, <char *>(s.inner if run.projects else s.after[0]) + u,
+        s.n, run.H, units)                                                                          # (2')
 
 
 cdef double scale(int function):

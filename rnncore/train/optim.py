@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._kernels import optim
+from .._kernels import memory, optim
 from ..checks import as_bool, as_real, as_scalar, check_shape
 from ..weights import Module, Weights
 
@@ -83,7 +83,7 @@ class Optimiser:
         """Prepare a step and do it; or return False if what it was prepared from is no longer in place."""
         old, steps = self._moments, self.steps
         weights = [module._weights for module in self.modules]
-        new = [Weights({name: optim.blank(w.shape, w.dtype) for name, w in group.items()}) for group in weights]
+        new = [Weights({name: memory.blank(w.shape, w.dtype) for name, w in group.items()}) for group in weights]
         moments: dict[str, np.ndarray] = {}
         passes, names = [], self._moment_names()
         for i, group in enumerate(weights):

@@ -89,12 +89,12 @@ static inline V NAME(identity_slope)(V dh, V h)
             FOR_VECTORS(H, { STORE(h + j, NAME(function)(LOAD(a + j) + LOAD(bias + j))); /* (2) */ });                 \
     }                                                                                                                  \
                                                                                                                        \
-    static void NAME(function##_backward)(void *da_, const void *dh_, const void *h_, ptrdiff_t n, ptrdiff_t H,        \
-                                          ptrdiff_t units)                                                             \
+    static void NAME(function##_backward)(void *da_, ptrdiff_t row, const void *dh_, const void *h_, ptrdiff_t n,      \
+                                          ptrdiff_t H, ptrdiff_t units)                                                \
     {                                                                                                                  \
         real *da = da_;                                                                                                \
         const real *dh = dh_, *h = h_;                                                                                 \
-        for (; n > 0; n--, da += H, dh += H, h += H)                                                                   \
+        for (; n > 0; n--, da += row, dh += H, h += H)                                                                 \
             FOR_VECTORS(units, { STORE(da + j, NAME(function##_slope)(LOAD(dh + j), LOAD(h + j))); /* (2') */ });      \
     }
 
@@ -287,13 +287,13 @@ static void NAME(lstm_step)(const struct panel_step *s)
         NAME(lstm_step_of)(0, s);
 }
 
-static void NAME(lstm_backward)(void *dgates_, void *dc_, void *flow_, const void *dh_, const void *gates_, const void *c_,
-                                const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H,
+static void NAME(lstm_backward)(void *dgates_, ptrdiff_t row, void *dc_, void *flow_, const void *dh_, const void *gates_,
+                                const void *c_, const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H,
                                 ptrdiff_t units)
 {
     real *dgates = dgates_, *dc = dc_, *flow = flow_;
     const real *dh = dh_, *gates = gates_, *c = c_, *c_before = c_before_, *w = peephole;
-    for (; n > 0; n--, dgates += 4 * H, dc += H, dh += H, gates += 4 * H, c += H, c_before += H, flow += flow ? H : 0)
+    for (; n > 0; n--, dgates += row, dc += H, dh += H, gates += 4 * H, c += H, c_before += H, flow += flow ? H : 0)
         FOR_VECTORS(units, {
             V i = LOAD(gates + j), f = LOAD(gates + H + j), g = LOAD(gates + 2 * H + j), o = LOAD(gates + 3 * H + j);
             V tanh_c = NAME(tanh)(LOAD(c + j)), dh_t = LOAD(dh + j);
@@ -336,12 +336,12 @@ static void NAME(gru_forward)(void *h_, void *gates_, const void *h_before_, con
         });
 }
 
-static void NAME(gru_backward)(void *dgates_, void *dh_, const void *gates_, const void *h_before_, ptrdiff_t n,
-                               ptrdiff_t H, ptrdiff_t units)
+static void NAME(gru_backward)(void *dgates_, ptrdiff_t row, void *dh_, const void *gates_, const void *h_before_,
+                               ptrdiff_t n, ptrdiff_t H, ptrdiff_t units)
 {
     real *dgates = dgates_, *dh = dh_;
     const real *gates = gates_, *h_before = h_before_;
-    for (; n > 0; n--, dgates += 4 * H, dh += H, gates += 4 * H, h_before += H)
+    for (; n > 0; n--, dgates += row, dh += H, gates += 4 * H, h_before += H)
         FOR_VECTORS(units, {
             V new = LOAD(gates + j), r = LOAD(gates + H + j), z = LOAD(gates + 2 * H + j), s_n = LOAD(gates + 3 * H + j);
             V dh_t = LOAD(dh + j);
@@ -380,12 +380,12 @@ static void NAME(gru_new)(void *h_, void *gates_, const void *h_before_, const v
         });
 }
 
-static void NAME(gru_new_backward)(void *dgates_, void *dh_, const void *gates_, const void *h_before_, ptrdiff_t n,
-                                   ptrdiff_t H, ptrdiff_t units)
+static void NAME(gru_new_backward)(void *dgates_, ptrdiff_t row, void *dh_, const void *gates_, const void *h_before_,
+                                   ptrdiff_t n, ptrdiff_t H, ptrdiff_t units)
 {
     real *dgates = dgates_, *dh = dh_;
     const real *gates = gates_, *h_before = h_before_;
-    for (; n > 0; n--, dgates += 3 * H, dh += H, gates += 3 * H, h_before += H)
+    for (; n > 0; n--, dgates += row, dh += H, gates += 3 * H, h_before += H)
         FOR_VECTORS(units, {
             V z = LOAD(gates + H + j), new = LOAD(gates + 2 * H + j), dh_t = LOAD(dh + j);
             STORE(dgates + H + j, NAME(sigmoid_slope)(dh_t * (LOAD(h_before + j) - new), z)); /* (6') (4') */
@@ -394,12 +394,12 @@ static void NAME(gru_new_backward)(void *dgates_, void *dh_, const void *gates_,
         });
 }
 
-static void NAME(gru_reset_backward)(void *dgates_, void *dh_, const void *drh_, const void *gates_,
+static void NAME(gru_reset_backward)(void *dgates_, ptrdiff_t row, void *dh_, const void *drh_, const void *gates_,
                                      const void *h_before_, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units)
 {
     real *dgates = dgates_, *dh = dh_;
     const real *drh = drh_, *gates = gates_, *h_before = h_before_;
-    for (; n > 0; n--, dgates += 3 * H, dh += H, drh += H, gates += 3 * H, h_before += H)
+    for (; n > 0; n--, dgates += row, dh += H, drh += H, gates += 3 * H, h_before += H)
         FOR_VECTORS(units, {
             V r = LOAD(gates + j), drh_t = LOAD(drh + j);
             STORE(dgates + j, NAME(sigmoid_slope)(drh_t * LOAD(h_before + j), r));         /* (2') (3') */

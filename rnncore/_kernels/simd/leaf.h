@@ -14,10 +14,12 @@ typedef void (*map_function)(void *y, const void *x, ptrdiff_t n);
 /* h (n, H) from a (n, H), which lacks the bias (H): equation (2) of the RNN; h may be a */
 typedef void (*rnn_forward_function)(void *h, const void *a, const void *bias, ptrdiff_t n, ptrdiff_t H);
 
-/* The cells' backward functions work on `units` of the H units, or P outputs, of n rows: pointers are to the first. */
+/* The cells' backward functions work on `units` of the H units, or P outputs, of n rows: pointers are to the first. Of what
+   they write, a row begins `row` elements after the one before. */
 
 /* da (n, H) from dh and h: equation (2') of the RNN */
-typedef void (*rnn_backward_function)(void *da, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
+typedef void (*rnn_backward_function)(void *da, ptrdiff_t row, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H,
+                                      ptrdiff_t units);
 
 /* softmax of each row of y (n, P), in place: equation (4) of a Jordan network */
 typedef void (*softmax_function)(void *y, ptrdiff_t n, ptrdiff_t P);
@@ -33,8 +35,9 @@ typedef void (*lstm_forward_function)(void *h, void *c, void *gates, const void 
 /* dgates (n, 4*H), before activation, from dh (n, H), the activated gates, c and c_before: equations (7') to (2').
    dc goes in as the gradient of c, as far as it does not pass through h, and out as that of c_before; flow (n, H), unless
    NULL, gets all of c's. */
-typedef void (*lstm_backward_function)(void *dgates, void *dc, void *flow, const void *dh, const void *gates, const void *c,
-                                       const void *c_before, const void *peephole, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
+typedef void (*lstm_backward_function)(void *dgates, ptrdiff_t row, void *dc, void *flow, const void *dh, const void *gates,
+                                       const void *c, const void *c_before, const void *peephole, ptrdiff_t n, ptrdiff_t H,
+                                       ptrdiff_t units);
 
 /* GRU, reset after the product. Gates stand in the order n r z s_n, so that those of x and those of h_before are side by
    side. h (n, H) from gates (n, 4*H), which lack the bias (4*H), and h_before: equations (3) to (6); gates are left
@@ -44,8 +47,8 @@ typedef void (*gru_forward_function)(void *h, void *gates, const void *h_before,
 
 /* dgates (n, 4*H): equations (6') to (3'). dh goes in as the gradient of h and out as that of h_before, as far as it does
    not pass through the gates. */
-typedef void (*gru_backward_function)(void *dgates, void *dh, const void *gates, const void *h_before, ptrdiff_t n,
-                                      ptrdiff_t H, ptrdiff_t units);
+typedef void (*gru_backward_function)(void *dgates, ptrdiff_t row, void *dh, const void *gates, const void *h_before,
+                                      ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
 
 /* GRU, reset before the product, in two parts; gates (n, 3*H) are r z n. Of r and z, and rh (n, H) = r * h_before:
    equations (3) and (4); then, when rh's product has been added to n, (5) and (6). */
@@ -53,9 +56,9 @@ typedef void (*gru_reset_function)(void *rh, void *gates, const void *h_before, 
 typedef void (*gru_new_function)(void *h, void *gates, const void *h_before, const void *bias, ptrdiff_t n, ptrdiff_t H);
 
 /* And back: dgates of z and n, dh as above, (6') and (5'); then, from drh, dgates of r, and dh completed, (3'). */
-typedef void (*gru_new_backward_function)(void *dgates, void *dh, const void *gates, const void *h_before, ptrdiff_t n,
-                                          ptrdiff_t H, ptrdiff_t units);
-typedef void (*gru_reset_backward_function)(void *dgates, void *dh, const void *drh, const void *gates,
+typedef void (*gru_new_backward_function)(void *dgates, ptrdiff_t row, void *dh, const void *gates, const void *h_before,
+                                          ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
+typedef void (*gru_reset_backward_function)(void *dgates, ptrdiff_t row, void *dh, const void *drh, const void *gates,
                                             const void *h_before, ptrdiff_t n, ptrdiff_t H, ptrdiff_t units);
 
 /* The panels engine: weights packed as simd/panels.h says, `vectors` of them. They, and the bias, are multiplied by

@@ -189,6 +189,10 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
         sum[k] = ALL(0);
     if (K < 1)
         __builtin_unreachable();
+    if (add)
+        UNROLL for (int r = 0; r < ROWS; r++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
     for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
         UNROLL for (int v = 0; v < VECTORS; v++) {
             w[v] = v + 1 < VECTORS ? NAME(load)(b + v * WIDTH) : LOAD(b + v * WIDTH);
@@ -288,12 +292,16 @@ static void NAME(outer)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a
                 add);
 }
 
-/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. */
+/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. Every sum is a chain over CHUNK of the K, then added: so much
+   of b's columns is in the second-level cache for the next tile of rows. */
+enum { NAME(CHUNK) = 256 };
 static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add)
 {
     PLAIN_TABLES(inner)
-    NAME(plain)(whole, few, out, out_row, a, a_row, a_row, b, b_row, P, n, K, add);
+    for (ptrdiff_t k = 0; k < K; k += NAME(CHUNK))
+        NAME(plain)(whole, few, out, out_row, (const real *)a + k, a_row, a_row, (const real *)b + k * b_row, b_row, P, n,
+                    K - k < NAME(CHUNK) ? K - k : NAME(CHUNK), add || k);
 }
 #undef PLAIN_ROWS
 #undef PLAIN_TABLES
