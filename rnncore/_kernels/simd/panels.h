@@ -178,6 +178,8 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, 
 
 /* --- gradients: products with matrices as they are ------------------------------------------------------------- */
 
+#define PLAIN_AHEAD 8 /* rows */
+
 /* out[r][v] = sum over k of a[k * a_k + r * a_r] b[k][v], or += it: a tile of a product with a matrix that is not packed.
    The last vector has `first` elements, WIDTH if WHOLE. */
 INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE, real *out, ptrdiff_t out_row, const real *a,
@@ -194,6 +196,12 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
             UNROLL for (int v = 0; v < VECTORS; v++)
                 __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
     for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
+        if (ROWS > 2) { /* what lies that far away, processors do not fetch of themselves */
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                __builtin_prefetch(b + PLAIN_AHEAD * b_row + v * WIDTH, 0, 3);
+            if (a_k > 1)
+                __builtin_prefetch(a + PLAIN_AHEAD * a_k, 0, 3);
+        }
         UNROLL for (int v = 0; v < VECTORS; v++) {
             w[v] = v + 1 < VECTORS ? NAME(load)(b + v * WIDTH) : LOAD(b + v * WIDTH);
             if (ROWS > 1 && REGISTERS == 32)
@@ -304,6 +312,7 @@ static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a
                     K - k < NAME(CHUNK) ? K - k : NAME(CHUNK), add || k);
 }
 #undef PLAIN_ROWS
+#undef PLAIN_AHEAD
 #undef PLAIN_TABLES
 #undef PLAIN_FEW
 #undef REGISTERS
