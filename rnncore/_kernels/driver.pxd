@@ -10,9 +10,7 @@ cdef enum:
     PANELS = 1
     ENGINES = 2
     BLAS_ROWS = 512 # of one block's large products: enough for BLAS to run at full speed
-    BACK_ROWS = 256 # the same of the panels engine, backwards: twice as many where weights' gradients, which each block
-                    # reads and writes, lie far away, in more than BACK_BYTES
-    BACK_BYTES = 4194304
+    BACK_ROWS = 256 # the same of the panels engine, backwards
 
 # The rows of a run's steps, and their order: upwards in the forward pass, or downwards with `reverse`; the other way round
 # in backward. Rows of one time are contiguous, and follow those of the time before.

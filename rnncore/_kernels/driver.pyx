@@ -1078,9 +1078,7 @@ cdef int backward(Run *runs, int count, int n_threads) except -1 nogil:
 cdef Py_ssize_t back_block(const Run *run) noexcept nogil:
     """Steps of a block of time backwards, and forwards in the blas engine: a power of two. Anchored at t = 0 and fixed by
     sizes other than T, so that a block's sums come out the same always, those of a part that begins at a multiple too."""
-    cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS, block = 1
-    if run.engine == PANELS:
-        rows = 2 * BACK_ROWS if run.cell.G * run.H * (run.I + run.width[0]) * run.item > BACK_BYTES else BACK_ROWS
+    cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS if run.engine == BLAS else BACK_ROWS, block = 1
     while 2 * block * N <= rows and 2 * block * work(run, N) <= BLOCK_WORK:
         block *= 2
     return block
