@@ -231,7 +231,8 @@ cdef inline Py_ssize_t spread(Py_ssize_t size) noexcept:
 
 cdef char *workspace(list alive, const Run *run, Py_ssize_t rows, Py_ssize_t columns) except NULL:
     """Memory for a run, which `alive` keeps."""
-    alive.append(empty((max(rows, 1), columns), np.float32 if run.dtype == FLOAT32 else np.float64))
+    alive.append(empty((max(rows, 1), columns), cnp.PyArray_DescrFromType(
+        cnp.NPY_FLOAT if run.dtype == FLOAT32 else cnp.NPY_DOUBLE)))
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>alive[-1])
 
 

@@ -5,6 +5,7 @@ layer's or a cell's Python does before it reaches the kernels would take longer 
 import numpy as np
 
 from ..checks import as_real, as_rows, check_shape
+from .memory import empty
 
 cimport cython
 cimport numpy as cnp
@@ -25,6 +26,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     MOST_DIMENSIONS = 3
+    LARGE = 4096    # elements of a result from which on it comes from memory that was there before
 
 cdef double KEEP_GIL = 2e5  # floating-point operations of a call that is over before another thread could have woken up
 
@@ -196,7 +198,10 @@ cdef class Stack:
         shape[ndim - 1] = self.width[0]
         if T > PY_SSIZE_T_MAX // 8 // self.width[0] // N:
             return None  # more bytes than an address can count
-        y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(a), 0)
+        if T * N * self.width[0] < LARGE:
+            y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(a), 0)
+        else:
+            y = empty(tuple([shape[k] for k in range(ndim)]), a.dtype)
         ndim = self.state_shape(shape, self.stacked, ndim == 3, N)
         final = self.new(ndim, shape, False)
         for k in range(self.states):
