@@ -1,7 +1,10 @@
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+@final
+class Block: ...
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray: ...
 def blank(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray: ...
