@@ -787,11 +787,13 @@ class _Recurrent(Module, Generic[State]):
 
     def _norms(self, squares: Squares, T: int, N: int, ragged: Rows | None) -> States:
         """Return, per state, the norm at each time (L*D, T), of rows' sums of squares."""
-        times = np.repeat(np.arange(T), N) if ragged is None else ragged.where()[0]
-        return tuple(
-            np.sqrt([np.bincount(times, of_state, T)[:T] for of_state in of_all])
-            for of_all in zip(*squares, strict=True)
-        )
+        times = None if ragged is None else ragged.where()[0]
+
+        def norm(of_rows: np.ndarray) -> np.ndarray:
+            total = of_rows.reshape(T, N).sum(1) if times is None else np.bincount(times, of_rows, T)
+            return np.sqrt(total)
+
+        return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*squares, strict=True))
 
     def _check_finite(self, dx: np.ndarray, dstates: States, grads: dict[str, np.ndarray], norms: States) -> None:
         """Raise if a gradient is not finite, with the times at which the states' began not to be."""

@@ -304,21 +304,6 @@ cdef void sum_rows(real *out, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_
             out[j] += a[r * a_row + j]
 
 
-cdef void square_rows(double *out, const real *a, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    """out (n) = the sums of the squares of each row of a (n, m)."""
-    cdef double sums[8]
-    cdef Py_ssize_t r, j, k, whole = m - m % 8
-    for r in range(n):
-        for k in range(8):
-            sums[k] = 0
-        for j in range(0, whole, 8):
-            for k in range(8):
-                sums[k] += <double>a[r * m + j + k] * <double>a[r * m + j + k]
-        for j in range(whole, m):
-            sums[j - whole] += <double>a[r * m + j] * <double>a[r * m + j]
-        out[r] = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
-
-
 # --- one call's work, and its members ---------------------------------------------------------------------------------
 
 cdef struct Team:
@@ -912,11 +897,9 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
         bias_gradients(run, run.dout, P, P, n, member, size)
     for k in range(run.cell.states):
         if run.squares[k] != NULL:
-            count, at = share(n, 1, member, size, &first), first * run.width[k]
-            if run.dtype == FLOAT32:
-                square_rows(run.squares[k] + row + first, <const float *>run.flow[k] + at, count, run.width[k])
-            else:
-                square_rows(run.squares[k] + row + first, <const double *>run.flow[k] + at, count, run.width[k])
+            count = share(n, 1, member, size, &first)
+            for at in range(first, first + count):
+                run.squares[k][row + at] = run.leaf.sum_of_squares(run.flow[k] + at * run.width[k] * item, run.width[k], 1)
     if run.peephole != NULL:
         count = share(H, run.leaf.width, member, size, &first)
         at = first * item
