@@ -13,7 +13,7 @@ import numpy as np
 
 from ._kernels.cell import Ragged
 from .dropout import drop
-from .sequences import chunks, first_row, packed, rows_of, unpack
+from .sequences import chunks, first_row, packed, piece, rows_of, unpack
 from .tape import Tape
 from .weights import Weights
 
@@ -88,14 +88,13 @@ def back_checkpointed(
     squares: Squares | None,
     fresh: bool,
 ) -> np.ndarray:
-    """Run backwards from `kept`, as `_Recurrent._run_back` does; return dx (T, N, I). dy is (T, N, D*P), a view."""
+    """Run backwards from `kept`, as `_Recurrent._run_back` does; return dx (T, N, I), or packed. dy (T, N, D*P) is a view."""
     _, N, _ = dstates[0].shape
     upstream = dy
     parts = parts_of(layer)
     initial, finals = tuple(np.empty_like(s) for s in dstates), tuple(np.empty_like(s) for s in dstates)
     for part, (x, saved) in reversed(list(zip(parts, kept, strict=True))):
-        begins = part.directions[-1] + 1 == len(layer._directions)  # of a layer's directions, the second comes first
-        if begins:
+        if part.directions[-1] + 1 == len(layer._directions):  # of a layer's directions, the second comes first
             dx = np.zeros(x.shape, layer.dtype)
             if key is not None and part.layers[-1] + 1 < layer.num_layers and upstream is not None:
                 drop(upstream, layer.dropout, key, part.layers[-1])
@@ -115,12 +114,8 @@ def back_checkpointed(
             new = False
             if cut is not None and x.ndim == 3:
                 unpack(dx_part, cut, dx[t_0:t_1])
-            elif begins:
-                (dx[t_0:t_1] if cut is None else dx[first:end])[...] = dx_part
             else:
-                (dx[t_0:t_1] if cut is None else dx[first:end])[...] += dx_part
+                piece(dx, ragged, t_0, t_1)[...] += dx_part
         if part.directions[0] == 0:
             upstream = dx
-    if ragged is not None and dx.ndim == 2:
-        dx = unpack(dx, ragged, np.zeros((tape._kept[1][0], N, layer.input_size), layer.dtype))
     return dx

@@ -736,9 +736,9 @@ class _Recurrent(Module, Generic[State]):
         else:
             upstream = given if given is None else packed(given, ragged) if ragged else np.ascontiguousarray(given)
             dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
-            if ragged is not None:
-                dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
         if ragged is not None:
+            if dx.ndim == 2:
+                dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
             dstates = tuple(unsorted(s, ragged) for s in dstates)
         results = self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
         if squares is None:
@@ -814,7 +814,7 @@ class _Recurrent(Module, Generic[State]):
         if accumulate is None:
             return {
                 name: (empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
-                for name, array in weights._arrays.items()
+                for name, array in weights.items()
             }
         if not isinstance(accumulate, Mapping) or set(accumulate) != set(weights):
             got = sorted(map(str, accumulate)) if isinstance(accumulate, Mapping) else type(accumulate).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +40,9 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+    def items(self) -> ItemsView[str, np.ndarray]:
+        return self._arrays.items()
 
     def packed(self, key: Any, make: Callable[[], Packed]) -> Packed:
         """Return what `make()` returned for `key`, made on first use; should two threads make it, one result stays."""

@@ -11,9 +11,6 @@ from rnncore._kernels.cell import Cell, Ragged
 from rnncore._kernels.pack import Pack
 from rnncore._kernels.step import Stack
 
-#
-# Not a public one, but locked all the same: each array's dtype, layout and size is checked.
-
 REFUSED = (TypeError, ValueError, IndexError, AttributeError, KeyError)
 f4 = np.float32
 

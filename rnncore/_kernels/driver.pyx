@@ -13,7 +13,8 @@ padded and in another order all the same: x is then gathered block by block, and
 
 A crew of threads shares a pass in one of two ways. *By rows*: each member takes some sequences through all of time, and
 nobody waits for anybody; backwards, all meet at the end of a block, for each row of a weight's gradient is one member's.
-*By units*: each member owns some of the hidden units, and all meet after each phase.
+*By units*: each member owns some of the hidden units, and all meet after each phase. Two directions take half of the crew
+each, in backward too, where each has a dx of its own.
 """
 
 import threading
@@ -914,14 +915,21 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
                               <const double *>c_before, rows_at(schedule, t), H, count)
 
 
-cdef void add_dy(const Run *run, const Step *s, const char *dy) noexcept nogil:
-    """Add the gradient through y_t to that through the later steps: of the rows that `output_back` does, or the units that
-    the first phase does."""
-    cdef Py_ssize_t P = run.width[0], n = s.n, m = P, r = 0, u = 0, at
+cdef void part_of_dh(const Run *run, const Step *s, Py_ssize_t *r, Py_ssize_t *n, Py_ssize_t *u,
+                     Py_ssize_t *m) noexcept nogil:
+    """What a member adds to dL/dh_t, and is the first to read of it: the n rows from r on that `output_back` does, or of all
+    rows the m units from u on that the first phase does."""
+    r[0], n[0], u[0], m[0] = 0, s.n, 0, run.width[0]
     if run.projects:
-        n = share(s.n, 1, s.member, s.size, &r)
+        n[0] = share(s.n, 1, s.member, s.size, r)
     else:
-        m = share(P, run.leaf.width, s.member, s.size, &u)
+        m[0] = share(run.width[0], run.leaf.width, s.member, s.size, u)
+
+
+cdef void add_dy(const Run *run, const Step *s, const char *dy) noexcept nogil:
+    """Add the gradient through y_t to that through the later steps: a member's part."""
+    cdef Py_ssize_t P = run.width[0], n, m, r, u, at
+    part_of_dh(run, s, &r, &n, &u, &m)
     at = (r * P + u) * run.item
     dy += (r * run.y_stride + u) * run.item
     if run.dtype == FLOAT32:
@@ -931,12 +939,9 @@ cdef void add_dy(const Run *run, const Step *s, const char *dy) noexcept nogil:
 
 
 cdef void keep_flow(const Run *run, const Step *s, Py_ssize_t row) noexcept nogil:
-    """Keep dL/dh_t of the step's rows, of which `row` is the first of its block: what `add_dy` does of them."""
-    cdef Py_ssize_t P = run.width[0], n = s.n, m = P, r = 0, u = 0, k
-    if run.projects:
-        n = share(s.n, 1, s.member, s.size, &r)
-    else:
-        m = share(P, run.leaf.width, s.member, s.size, &u)
+    """Keep dL/dh_t of the step's rows, which begin at `row` of its block: a member's part."""
+    cdef Py_ssize_t P = run.width[0], n, m, r, u, k
+    part_of_dh(run, s, &r, &n, &u, &m)
     for k in range(r, r + n):
         memcpy(run.flow[0] + ((row + k) * P + u) * run.item, <char *>s.dstate[0] + (k * P + u) * run.item, m * run.item)
 

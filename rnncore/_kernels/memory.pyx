@@ -1,7 +1,7 @@
 """Arrays that begin at a cache line: a vector that spans two takes twice as long to load.
 
 What `empty` gives and gets back is kept for the next, up to KEEP bytes in all: fresh memory comes from the system page by
-page, each of which it has to find and clear first, and that took up to a third of a training step's time.
+page, each of which it has to find and clear first, and a training step asks for a lot of it.
 """
 
 import numpy as np

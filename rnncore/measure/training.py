@@ -273,9 +273,10 @@ def torch_step(case: Case) -> Built:
 
 
 def rnncore_memory(case: Case) -> Built:
-    """As allocated through NumPy and Python, which `tracemalloc` follows: the most that there ever is until backward
-    returns. Two or three kB of Python objects are among it; of PyTorch's own nothing is. (C code allocates nothing in
-    the backward pass, where malloc would go unseen; in the forward pass, what is gone when it returns.)"""
+    """As allocated through NumPy, `_kernels.memory` and Python, which `tracemalloc` follows: the most that there ever
+    is until backward returns. Two or three kB of Python objects are among it; of PyTorch's own nothing is. (C code
+    allocates nothing itself in the backward pass, where malloc would go unseen; in the forward pass, what is gone when
+    it returns.)"""
     layer, forward, backward = rnncore_passes(case)
 
     def passes() -> int:
