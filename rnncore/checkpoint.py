@@ -88,7 +88,8 @@ def back_checkpointed(
     squares: Squares | None,
     fresh: bool,
 ) -> np.ndarray:
-    """Run backwards from `kept`, as `_Recurrent._run_back` does; return dx (T, N, I), or packed. dy (T, N, D*P) is a view."""
+    """Run backwards from `kept`, as `_Recurrent._run_back` does, and dy (T, N, D*P), a view; return dx (T, N, I), or
+    packed."""
     _, N, _ = dstates[0].shape
     upstream = dy
     parts = parts_of(layer)

@@ -300,16 +300,12 @@ static void NAME(outer)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a
                 add);
 }
 
-/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. Every sum is a chain over CHUNK of the K, then added: so much
-   of b's columns is in the second-level cache for the next tile of rows. */
-enum { NAME(CHUNK) = 256 };
+/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. */
 static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add)
 {
     PLAIN_TABLES(inner)
-    for (ptrdiff_t k = 0; k < K; k += NAME(CHUNK))
-        NAME(plain)(whole, few, out, out_row, (const real *)a + k, a_row, a_row, (const real *)b + k * b_row, b_row, P, n,
-                    K - k < NAME(CHUNK) ? K - k : NAME(CHUNK), add || k);
+    NAME(plain)(whole, few, out, out_row, a, a_row, a_row, b, b_row, P, n, K, add);
 }
 #undef PLAIN_ROWS
 #undef PLAIN_AHEAD
