@@ -13,7 +13,8 @@ from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell
 from ._kernels.step import Stack
 from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
-from .layers import NAMES, RNG, State, States, as_nonlinearity, pack, recurrent_parameters
+from .layers import as_nonlinearity
+from .recurrent import NAMES, RNG, State, States, pack, recurrent_parameters
 from .tape import Tape, open_tape
 from .weights import Module, Weights
 

@@ -18,7 +18,7 @@ from .tape import Tape
 from .weights import Weights
 
 if TYPE_CHECKING:
-    from .layers import Squares, States, _Recurrent
+    from .recurrent import Squares, States, _Recurrent
 
 __all__ = ["CHECKPOINT_FROM", "Part", "back_checkpointed", "run_checkpointed"]
 

@@ -13,7 +13,8 @@ from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell, Ragged
 from .checkpoint import Part
 from .checks import as_bool, as_dtype, as_lengths, as_threads, positive_int
-from .layers import RNG, Squares, States, _Recurrent, as_nonlinearity, uniform
+from .layers import as_nonlinearity
+from .recurrent import RNG, Squares, States, _Recurrent, uniform
 from .sequences import packed, unpack
 from .tape import Tape
 from .weights import Module

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from test_properties import EXAMPLES, layers, lengths_of
 
 import rnncore as rc
-from rnncore import layers as layers_module
-from rnncore import runtime
+from rnncore import recurrent, runtime
 from rnncore._kernels import driver
 
 
@@ -79,7 +78,7 @@ def test_where_checkpoints_set_in(monkeypatch):
     assert trained(layer, case, None)[1].nbytes == tape.nbytes  # small enough to keep
     elements = (3001 * 2 + 3000 * 4) * 8
     for most, sparse in ((elements - 8 * 2 - 1, True), (elements - 8 * 2, False)):
-        monkeypatch.setattr(layers_module, "CHECKPOINT_FROM", most)
+        monkeypatch.setattr(recurrent, "CHECKPOINT_FROM", most)
         results, chosen = trained(layer, case, None)
         assert equal(results, full)
         assert (chosen.nbytes < tape.nbytes / 4) == sparse

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import as_lengths, as_threads, positive_int
-from ..layers import RNG, _Recurrent
+from ..recurrent import RNG, _Recurrent
 from ..tape import Tape
 
 __all__ = ["truncated_bptt"]

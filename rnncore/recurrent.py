@@ -1,0 +1,827 @@
+"""What all recurrent layers are: parameters, shapes, and one runner over the stack of layers and directions.
+
+The arithmetic is in `_kernels`; its definition is in `reference`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import product
+from math import isqrt
+from typing import Any, Generic, Literal, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from ._kernels.cell import Cell, Ragged
+from ._kernels.driver import BLOCK_ROWS
+from ._kernels.memory import empty
+from ._kernels.pack import Pack
+from ._kernels.step import Stack
+from .checkpoint import CHECKPOINT_FROM, Part, back_checkpointed, run_checkpointed
+from .checks import (
+    as_bool,
+    as_dtype,
+    as_int,
+    as_lengths,
+    as_real,
+    as_scalar,
+    as_states,
+    as_threads,
+    check_bytes,
+    check_shape,
+    positive_int,
+)
+from .dropout import drop, dropout_key
+from .sequences import Rows, chunks, first_row, packed, piece, unpack, unsorted
+from .stream import Stream
+from .tape import Tape, open_tape
+from .weights import Module, Weights
+
+__all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_parameters", "uniform"]
+
+RNG = np.random.Generator | np.random.SeedSequence | int | None
+State = TypeVar("State")
+States = tuple[np.ndarray, ...]
+Squares = tuple[States, ...]  # by layer and direction, then by state: sums of squares of rows
+
+
+# What kernels call a parameter, and its name here but for the layer's suffix.
+NAMES = {
+    "W_ih": "weight_ih",
+    "W_hh": "weight_hh",
+    "b_ih": "bias_ih",
+    "b_hh": "bias_hh",
+    "W_hr": "weight_hr",
+    "w_peephole": "weight_peephole",
+}
+
+
+def recurrent_parameters(
+    suffix: str,
+    G: int,
+    I: int,
+    H: int,
+    bias: bool,
+    dtype: np.dtype[Any],
+    rng: np.random.Generator,
+    proj_size: int = 0,
+    peephole: bool = False,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the names and initial values of one layer in one direction: torch's, uniform in ±1/sqrt(H)."""
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, proj_size or H)}
+    if bias:
+        shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
+    if proj_size:
+        shapes["weight_hr"] = (proj_size, H)
+    if peephole:
+        shapes["weight_peephole"] = (3 * H,)
+    return uniform({name + suffix: shape for name, shape in shapes.items()}, 1 / np.sqrt(H), dtype, rng)
+
+
+def uniform(
+    shapes: Mapping[str, tuple[int, ...]], bound: float, dtype: np.dtype[Any], rng: np.random.Generator
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and values uniform in ±bound."""
+    for name, shape in shapes.items():
+        check_bytes(shape, dtype, name)
+    for name, shape in shapes.items():
+        yield name, rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+def pack(weights: Weights, suffix: str, names: Mapping[str, str] = NAMES) -> Pack:
+    """Return what the kernels read of one layer in one direction; made once per `weights`."""
+
+    def make() -> Pack:
+        return Pack(**{k: weights[name + suffix] for k, name in names.items() if name + suffix in weights})
+
+    return weights.packed(suffix, make)
+
+
+class _Recurrent(Module, Generic[State]):
+    """A stack of `num_layers` recurrent layers in one or two directions."""
+
+    _gates: int
+    _state_names: tuple[str, ...]
+    _names: Mapping[str, str] = NAMES
+    _stacked = True  # whether states have an axis of layers and directions
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        reverse: bool,
+        dtype: DTypeLike,
+        rng: RNG,
+        proj_size: int = 0,
+        peephole: bool = False,
+    ) -> None:
+        self.input_size = I = positive_int(input_size, "input_size")
+        self.hidden_size = H = positive_int(hidden_size, "hidden_size")
+        self.num_layers = L = positive_int(num_layers, "num_layers")
+        self.bias = as_bool(bias, "bias")
+        self.batch_first = as_bool(batch_first, "batch_first")
+        self.bidirectional = as_bool(bidirectional, "bidirectional")
+        self.reverse = as_bool(reverse, "reverse")
+        self.dropout = as_scalar(dropout, "dropout", 0)
+        if self.dropout > 1:
+            raise ValueError(f"expected dropout between 0 and 1, got {dropout!r}")
+        if self.dropout > 0 and L == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={L}",
+                stacklevel=3,
+            )
+        if self.bidirectional and self.reverse:
+            raise ValueError("expected at most one of bidirectional=True and reverse=True, got both")
+        numbers = as_dtype(dtype)
+        generator = np.random.default_rng(rng)
+        D = 2 if self.bidirectional else 1
+        arrays: dict[str, np.ndarray] = {}
+        for layer in range(L):
+            for direction in range(D):
+                width = D * (proj_size or H) if layer else I
+                suffix = self._suffix(layer, direction)
+                arrays |= recurrent_parameters(
+                    suffix, self._gates, width, H, self.bias, numbers, generator, proj_size, peephole
+                )
+        super().__init__(numbers, arrays)
+
+    @property
+    def _cell(self) -> Cell:
+        raise NotImplementedError
+
+    @cached_property
+    def _widths(self) -> tuple[int, ...]:
+        """Sizes of the states: h's, which is that of a direction's output, and c's."""
+        return (self.hidden_size,) * len(self._state_names)
+
+    @cached_property
+    def _directions(self) -> tuple[bool, ...]:
+        """Whether each direction runs backwards in time."""
+        return (False, True) if self.bidirectional else (self.reverse,)
+
+    @staticmethod
+    def _suffix(layer: int, direction: int) -> str:
+        return f"_l{layer}" + ("_reverse" if direction else "")
+
+    def __repr__(self) -> str:
+        words = [str(self.input_size), str(self.hidden_size)]
+        if self.num_layers != 1:
+            words.append(f"num_layers={self.num_layers}")
+        words += [] if self.bias else ["bias=False"]
+        words += [f"{name}=True" for name in ("batch_first", "bidirectional", "reverse") if getattr(self, name)]
+        words += [f"dropout={self.dropout}"] if self.dropout else []
+        words += self._repr_words()
+        if self.dtype != np.float32:
+            words.append(f"dtype={self.dtype.name!r}")
+        return f"{type(self).__name__}({', '.join(words)})"
+
+    def _repr_words(self) -> list[str]:
+        return []
+
+    # --- the door -----------------------------------------------------------------------------------------------------
+
+    def _sequence(self, value: Any, width: int, name: str) -> tuple[np.ndarray, bool]:
+        """Return a sequence as (T, N, width), a view, and whether it came without a batch dimension."""
+        array = as_real(value, self.dtype, name)
+        if array.ndim == 2:
+            check_shape(array.shape, ("T", width), name)
+            return array[:, None], True
+        batched: tuple[str | int, ...] = ("N", "T", width) if self.batch_first else ("T", "N", width)
+        check_shape(array.shape, batched, name)
+        return array.swapaxes(0, 1) if self.batch_first else array, False
+
+    def _sequence_like_y(self, value: Any, name: str, T: int, N: int, unbatched: bool) -> np.ndarray:
+        """Return a sequence of the shape of y as (T, N, D*H), a view."""
+        width = len(self._directions) * self._widths[0]
+        given, flat = self._sequence(value, width, name)
+        if flat != unbatched or given.shape[:2] != (T, N):
+            expected = self._as_given(np.broadcast_to(np.float32(0), (T, N, width)), unbatched).shape
+            raise ValueError(f"expected {name} of shape {expected}, got {self._as_given(given, flat).shape}")
+        return given
+
+    def _as_given(self, array: np.ndarray, unbatched: bool) -> np.ndarray:
+        """Return a sequence (T, N, ·) in the caller's layout: a view."""
+        if unbatched:
+            return array[:, 0]
+        return array.swapaxes(0, 1) if self.batch_first else array
+
+    def _state_shapes(self, N: int, unbatched: bool = False) -> list[tuple[int, ...]]:
+        """Return the shapes of a state's arrays, as the caller has them."""
+        before = (self.num_layers * len(self._directions),) if self._stacked else ()
+        return [(*before, width) if unbatched else (*before, N, width) for width in self._widths]
+
+    def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
+        """Return a state as arrays (L*D, N, ·)."""
+        k = self.num_layers * len(self._directions)
+        for width in self._widths:
+            check_bytes((k, N, width), self.dtype, "the state")
+        if state is None:
+            return tuple(np.zeros((k, N, width), self.dtype) for width in self._widths)
+        arrays = as_states(state, self._state_names, moment, self._state_shapes(N, unbatched), self.dtype)
+        return tuple(array.reshape(k, N, width) for array, width in zip(arrays, self._widths, strict=True))
+
+    def _state_as_given(self, states: States, unbatched: bool) -> State:
+        arrays = tuple(array[:, 0] if unbatched else array for array in states)
+        arrays = arrays if self._stacked else tuple(array[0] for array in arrays)
+        return arrays if len(self._state_names) > 1 else arrays[0]  # type: ignore[return-value]
+
+    def _ragged(self, lengths: Any, N: int, T: int, unbatched: bool) -> Ragged | None:
+        """Return the order of sequences of these lengths; None if all have T steps."""
+        if lengths is None:
+            return None
+        ragged = Ragged(as_lengths(lengths, N, unbatched), T)
+        return None if ragged.T == T and ragged.full else ragged
+
+    @cached_property
+    def _suffixes(self) -> tuple[str, ...]:
+        """What parameters' names end with, in the order of states' entries."""
+        return tuple(self._suffix(*at) for at in product(*self._whole[:2]))
+
+    @cached_property
+    def _named(self) -> tuple[dict[str, str], ...]:
+        """Of each of these the parameters, by the names that kernels have for them."""
+        return tuple(
+            {short: name + suffix for short, name in self._names.items() if name + suffix in self._weights}
+            for suffix in self._suffixes
+        )
+
+    def _packs(self, weights: Weights) -> tuple[Pack, ...]:
+        """Return what the kernels read, in the same order."""
+        return weights.packed(None, lambda: tuple(pack(weights, suffix, self._names) for suffix in self._suffixes))
+
+    # --- the runner ---------------------------------------------------------------------------------------------------
+
+    def _stack(self, weights: Weights) -> Stack:
+        """Return what runs single steps, or one layer, with these weights, in one direction."""
+        weights.stack = stack = Stack(self._cell, self._packs(weights), self.dtype, self._stacked)
+        return stack
+
+    def stream(self, batch_size: int = 1) -> Stream[State]:
+        """Return a stream: `batch_size` sequences that move on step by step, with a state of their own.
+
+        Parameters
+        ----------
+        batch_size : int
+            N, the sequences.
+
+        Returns
+        -------
+        Stream
+            Its ``step(x_t)`` takes (N, I) and returns (N, H).
+
+        Raises
+        ------
+        TypeError
+            If `batch_size` is no integer.
+        ValueError
+            If the layer is bidirectional or reversed, or `batch_size` is below 1.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> stream = rc.RNN(3, 5, rng=0).stream(batch_size=2)
+        >>> stream.step(np.ones((2, 3))).shape
+        (2, 5)
+        """
+        return Stream(self, batch_size)
+
+    @cached_property
+    def _whole(self) -> Part:
+        L, D = self.num_layers, len(self._directions)
+        return Part(range(L), range(D), slice(0, L * D))
+
+    def _run(
+        self,
+        weights: Weights,
+        x: np.ndarray,
+        initial: States,
+        finals: States,
+        y: np.ndarray | None,
+        n_threads: int,
+        ragged: Ragged | None = None,
+        keep: bool = False,
+        key: np.ndarray | None = None,
+        first: int = 0,
+        batch_first: bool = False,
+        part: Part | None = None,
+    ) -> tuple[tuple[np.ndarray, Any], ...]:
+        """Run a part of the stack, or all of it, over x (T, N, I), or as `Cell` takes it besides, into `y` and
+        `finals`, whose memory is not `initial`'s.
+
+        Returns, layer by layer, the input and, with `keep`, what the kernel's backward pass wants back, direction by
+        direction. With `key`, outputs of layers but the last one are dropped out; the first row's place is `first`.
+        """
+        layers, directions, _ = part or self._whole
+        D, P = len(self._directions), self._widths[0]
+        reverses = tuple(self._directions[d] for d in directions)
+        kept: list[tuple[np.ndarray, Any]] = []
+        rows = x.shape[:-1] if ragged is None else (ragged.rows,)
+        for layer in layers:
+            last = layer == layers[-1]
+            out = y if last else empty((*rows, D * P), self.dtype)
+            k = layer * D + directions[0]
+            packs = self._packs(weights)[k : k + len(directions)]
+            arguments = packs, x, initial, k, out, finals, reverses, n_threads, ragged
+            column = directions[0] * P
+            if keep:
+                kept.append((x, self._cell.forward(*arguments, column)))
+            else:
+                self._cell.infer(*arguments, batch_first and layer == layers[0], column)
+            if out is not None:
+                x = out
+                if key is not None and not last:
+                    drop(out, self.dropout, key, layer, first)
+        return tuple(kept)
+
+    def _infer(
+        self,
+        weights: Weights,
+        seq: np.ndarray,
+        initial: States,
+        y: np.ndarray | None,
+        n_threads: int,
+        ragged: Ragged | None,
+        chunk: int | None = None,
+        saved: States | None = None,
+        key: np.ndarray | None = None,
+        part: Part | None = None,
+    ) -> States:
+        """Run a part of the stack, or all of it, over seq (T, N, I), a view, or packed, into y, which holds zeros if
+        `ragged`; return the final states.
+
+        It goes chunk by chunk, by default so that neither a layer's sequence nor x in order of time is ever stored. The
+        part's states before each chunk go to `saved`, (chunks, ·, N, ·).
+        """
+        T, N = len(seq), initial[0].shape[1]
+        part = part or self._whole
+        swapped = ragged is not None and not seq.flags.c_contiguous  # the caller's x is (N, T, I)
+        x = seq.swapaxes(0, 1) if swapped else seq
+        end = T if ragged is None else ragged.T
+        if chunk is None:
+            at_once = self.bidirectional or (self.num_layers == 1 and (ragged is not None or seq.flags.c_contiguous))
+            chunk = max(1, end if at_once or N == 0 else BLOCK_ROWS // N)
+        reverse = self._directions[part.directions[0]]
+        before, after = initial, tuple(np.empty_like(s) for s in initial)
+        for i, t_0, t_1 in chunks(end, chunk, reverse):
+            for kept, state in zip(saved or (), before, strict=saved is not None):
+                kept[i] = state[part.entries]
+            cut = ragged if ragged is None or chunk >= end else ragged.cut(t_0, t_1)
+            x_part, y_part = piece(x, ragged, t_0, t_1), None if y is None else piece(y, ragged, t_0, t_1)
+            x_part = x_part if ragged else np.ascontiguousarray(x_part)
+            first = first_row(N, ragged, t_0)
+            self._run(weights, x_part, before, after, y_part, n_threads, cut, False, key, first, swapped, part)
+            before, after = after, tuple(np.empty_like(s) for s in initial) if before is initial else before
+        return tuple(s.copy() for s in initial) if before is initial else before
+
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        return_sequence: Literal[True] = True,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, State]: ...
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        return_sequence: bool,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray | None, State]: ...
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        return_sequence: bool = True,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray | None, State]:
+        """Run over a sequence and keep nothing (inference).
+
+        Parameters
+        ----------
+        x : array_like (T, N, I), or (N, T, I) with `batch_first`, or (T, I) unbatched
+            The sequence. Converted to the layer's dtype and C order if it is neither.
+        state : optional
+            The initial state: ``h_0`` for an RNN or a GRU, ``(h_0, c_0)`` for an LSTM, each (L*D, N, H), or (L*D, H)
+            unbatched; with projections, ``h_0`` has P in place of H. Zeros by default.
+        lengths : array_like of int (N,), optional
+            The steps of each sequence, in any order: from 0 to T, which is what all have by default. What lies behind
+            them in `x` does not matter. `y` is zero there; the final state is that after a sequence's last step, the
+            initial one for a sequence without steps. The reverse direction begins at each sequence's own end.
+        return_sequence : bool
+            Whether `y` is wanted. Without, it is None and never stored.
+        out : ndarray, optional
+            Where to write `y`: an array of its shape and the layer's dtype.
+        n_threads : int, optional
+            The most threads to use: fewer, where other threads compute already. By default as many as pay for work of
+            this size, up to `get_num_threads()`. Results do not depend on it.
+
+        Returns
+        -------
+        y : ndarray (T, N, D*H), or (N, T, D*H) with `batch_first`, or (T, D*H) unbatched
+            The last layer's hidden state at every time (P in place of H with projections); the reverse direction in the
+            second half of the last axis.
+        state : as `state`
+            The final state: after the last step of each direction. An array or tuple of its own.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of real numbers.
+        ValueError
+            If a shape does not fit, or a length is out of range.
+
+        Notes
+        -----
+        There is no dropout here: it belongs to training (`forward`). With `lengths`, work is proportional to their sum:
+        sequences leave the products as they end; it takes 8 bytes a step besides.
+
+        Any number of threads may call one layer at once; the GIL is released while it works. Memory beyond the
+        results, and beyond `x` where it had to be converted, does not grow with T, except in a bidirectional layer
+        (one sequence for each layer above the first, and one for `x` with `batch_first`). With `batch_first`, `y` is
+        a transposed view of memory in time order. T = 0 and N = 0 are allowed.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> lstm = rc.LSTM(3, 5, bidirectional=True, batch_first=True, rng=0)
+        >>> y, (h_n, c_n) = lstm(np.ones((2, 7, 3)))
+        >>> y.shape, h_n.shape
+        ((2, 7, 10), (2, 2, 5))
+        """
+        weights = self._weights
+        if return_sequence is True and out is None and n_threads is None and lengths is None and not self.bidirectional:
+            quick = (weights.stack or self._stack(weights)).call(x, state, self.batch_first, self.reverse)
+            if quick is not None:
+                return quick  # type: ignore[no-any-return]
+        threads = as_threads(n_threads)
+        seq, unbatched = self._sequence(x, self.input_size, "x")
+        T, N, _ = seq.shape
+        initial = self._states(state, "_0", N, unbatched)
+        ragged = self._ragged(lengths, N, T, unbatched)
+        width = len(self._directions) * self._widths[0]
+        y = None
+        if as_bool(return_sequence, "return_sequence"):
+            y = self._output(out, (seq, *initial), (T, N, width), unbatched, ragged is not None)
+        elif out is not None:
+            raise ValueError("expected out=None with return_sequence=False, got an array")
+        finals = self._infer(weights, seq, initial, y, threads, ragged)
+        result = self._state_as_given(finals, unbatched)
+        if y is None:
+            return None, result
+        if out is None:
+            return self._as_given(y, unbatched), result
+        if not np.may_share_memory(y, out):
+            np.copyto(out, self._as_given(y, unbatched))
+        return out, result
+
+    def _output(
+        self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool, zeros: bool = False
+    ) -> np.ndarray:
+        """Return where y (T, N, D*H) goes: into `out` if its layout allows and no array of `reads` lies there, else
+        into memory of its own; full of zeros, if asked."""
+        check_bytes(shape, self.dtype, "y")
+        new = np.zeros if zeros else empty
+        if out is None:
+            return new(shape, self.dtype)
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {type(out).__name__}")
+        plain: np.ndarray = np.asarray(out)  # whatever a subclass says of itself
+        if plain.dtype != self.dtype or not plain.flags.writeable:
+            got = plain.dtype if plain.flags.writeable else "a read-only one"
+            raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {got}")
+        T, N, width = shape
+        check_shape(plain.shape, (T, width) if unbatched else (N, T, width) if self.batch_first else shape, "out")
+        direct: np.ndarray = plain[:, None] if unbatched else plain.swapaxes(0, 1) if self.batch_first else plain
+        if direct.flags.carray and not any(np.may_share_memory(direct, array) for array in reads):
+            if zeros:
+                direct.fill(0)
+            return direct
+        return new(shape, self.dtype)
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        checkpoint: int | None = None,
+        rng: RNG = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, State, Tape]:
+        """Run over a sequence and keep what `backward` needs (training).
+
+        Parameters
+        ----------
+        x, state, lengths, n_threads
+            As for a call.
+        checkpoint : int, optional
+            Keep the states every so many steps only: `backward` then runs the steps in between once more, with the
+            same gradients, bit for bit. It is rounded up to blocks of steps that `backward` works on at once (of a few
+            hundred rows). 0 to keep all. By default all is kept up to 25 million numbers (100 MB in float32), then the
+            states about every sqrt(T) steps.
+        rng : numpy.random.Generator, int or None
+            Draws the dropout mask between layers, if the layer has dropout: from the generator, which moves on, or
+            from a seed; None for a mask that is new each time.
+
+        Returns
+        -------
+        y, state
+            As from a call.
+        tape : Tape
+            For `backward`: immutable, usable several times, valid until the parameters change. It refers to `x`
+            where `x` needed no conversion and, unless there are checkpoints, no `lengths`; everything else is its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call does.
+
+        Notes
+        -----
+        The tape holds per layer and direction, with S = T*N or the sum of `lengths`: (N+S)*H elements for each state
+        (P instead of H for the ``h`` of projections); S*4*H for an LSTM's gates, or a GRU's, S*3*H for those of a GRU
+        that resets before the product; S*H more with projections, or for the latter; between layers S*D*H for the
+        sequence; and with `lengths` S*I for `x`, packed. A dropout mask is drawn again from its key, not kept.
+
+        With checkpoints every k steps, ceil(T/k) of all states, and in a bidirectional layer T*N*D*H for each sequence
+        between layers. `backward` needs what the tape would hold for k steps, besides.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> rnn = rc.RNN(3, 5, rng=0)
+        >>> y, h_n, tape = rnn.forward(np.ones((7, 2, 3)))
+        >>> np.array_equal(y[-1], h_n[0])
+        True
+        """
+        weights = self._weights
+        threads = as_threads(n_threads)
+        seq, unbatched = self._sequence(x, self.input_size, "x")
+        T, N, _ = seq.shape
+        initial = self._states(state, "_0", N, unbatched)
+        ragged = self._ragged(lengths, N, T, unbatched)
+        steps = self._checkpoint(weights, checkpoint, T, N, T * N if ragged is None else ragged.rows)
+        y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged is not None)
+        key = dropout_key(rng) if self.dropout and self.num_layers > 1 else None
+        finals = tuple(np.empty_like(s) for s in initial)
+        kept: tuple[Any, ...]
+        if steps:
+            kept = run_checkpointed(self, weights, seq, initial, finals, y, threads, ragged, key, steps)
+        elif ragged is None:
+            x_all = np.ascontiguousarray(seq)
+            kept = self._run(weights, x_all, initial, finals, y, threads, None, True, key)
+        else:
+            x_packed = packed(seq, ragged)
+            y_packed = empty((len(x_packed), y.shape[2]), self.dtype)
+            kept = self._run(weights, x_packed, initial, finals, y_packed, threads, ragged, True, key)
+            unpack(y_packed, ragged, y)
+        tape = Tape(self, weights, (unbatched, (T, N), ragged, key, steps, *kept))
+        return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
+
+    def _checkpoint(self, weights: Weights, given: Any, T: int, N: int, rows: int) -> int:
+        """Return after how many steps each to keep the states; 0 for a tape of all."""
+        if given is not None:
+            steps = as_int(given, "checkpoint")
+            if steps < 0:
+                raise ValueError(f"expected checkpoint to be 0 or more, got {steps}")
+        else:
+            steps = isqrt(T) + 1 if rows * self._kept > CHECKPOINT_FROM else 0
+        if steps:
+            double = self.dtype == np.float64
+            block = max(self._cell.block(pack, double, N) for pack in self._packs(weights))
+            steps = -(-min(steps, max(T, 1)) // block) * block
+        return steps
+
+    @cached_property
+    def _kept(self) -> int:
+        """Elements that a tape has for each step of a sequence."""
+        packs, D = self._packs(self._weights), len(self._directions)
+        return sum(self._cell.kept(pack) for pack in packs) + (len(packs) - D) * self._widths[0]
+
+    @overload
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: Literal[False] = False,
+        check_finite: bool = False,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]: ...
+    @overload
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: Literal[True],
+        check_finite: bool = False,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray], State]: ...
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: bool = False,
+        check_finite: bool = False,
+        n_threads: int | None = None,
+    ) -> Any:
+        """Propagate gradients back through time, from those of `y` and of the final state.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`.
+        dy : array_like, optional
+            Gradient of the loss with respect to `y`, in its shape. None stands for zeros. What lies behind a sequence's
+            end does not matter.
+        dstate : optional
+            Gradient with respect to the final state, in its shape: ``dh_n``, or ``(dh_n, dc_n)`` for an LSTM.
+        accumulate : dict of str to ndarray, optional
+            Arrays keyed and shaped like `parameters()`, of the layer's dtype and C-contiguous, which the parameters'
+            gradients are added to.
+        flow : bool
+            Whether to return how large the gradient was at each time, too.
+        check_finite : bool
+            Whether a gradient that is infinite or NaN is an error.
+        n_threads : int, optional
+            As for a call. With the panels engine, gradients do not depend on it.
+
+        Returns
+        -------
+        dx : ndarray
+            Gradient with respect to `x`, in its shape; exactly zero behind a sequence's end.
+        dstate : as `dstate`
+            Gradient with respect to the initial state.
+        grads : dict of str to ndarray
+            Gradients of the parameters, keyed like `parameters()`: new arrays, or those of `accumulate`.
+        flow : ndarray (L*D, T) of float64, with `flow=True`
+            Norm of dL/dh_t over batch and units, of each layer, direction and time t: the gradient through `y` and all
+            later steps. For an LSTM a tuple with that of dL/dc_t besides, which has the gradient through h_t in it.
+            Zero where no sequence has that step. Gradients that shrink from the last time to the first vanish; those
+            that grow explode.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of real numbers, or `tape` no tape.
+        ValueError
+            If a shape does not fit, or the tape is another layer's or older than the parameters; with `check_finite`,
+            if a gradient is not finite: says of which names, and at which time it began. `accumulate` has been added to
+            then.
+
+        Notes
+        -----
+        Everything is checked before any array of `accumulate` changes; Ctrl-C in the middle leaves them half added to.
+        The GIL is released. Workspace: a block of a few hundred rows of the gates' gradients, and the gradients
+        between layers.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> rnn = rc.RNN(3, 5, rng=0)
+        >>> y, h_n, tape = rnn.forward(np.ones((7, 2, 3)))
+        >>> dx, dh_0, grads = rnn.backward(tape, dy=np.ones_like(y), dstate=np.zeros_like(h_n))
+        >>> dx.shape, dh_0.shape, list(grads)
+        ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
+        """
+        unbatched, (T, N), ragged, key, steps, *kept = open_tape(tape, self)
+        threads = as_threads(n_threads)
+        flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
+        given = None if dy is None else self._sequence_like_y(dy, "dy", T, N, unbatched)
+        dstates = self._states(dstate, "_n", N, unbatched)
+        if ragged is None:
+            dstates = tuple(s.copy() for s in dstates)
+        else:
+            dstates = tuple(s.take(ragged.order, 1) for s in dstates)
+        rows = T * N if ragged is None else ragged.rows
+        fresh = accumulate is None and rows > 0
+        grads = self._grads(accumulate, fresh)
+        squares = None
+        if flows or finite:
+            k = self.num_layers * len(self._directions)
+            squares = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
+        if steps:
+            dx = back_checkpointed(self, tape, kept, given, dstates, grads, ragged, key, steps, threads, squares, fresh)
+        else:
+            upstream = given if given is None else packed(given, ragged) if ragged else np.ascontiguousarray(given)
+            dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
+        if ragged is not None:
+            if dx.ndim == 2:
+                dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
+            dstates = tuple(unsorted(s, ragged) for s in dstates)
+        results = self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
+        if squares is None:
+            return results
+        norms = self._norms(squares, T, N, ragged)
+        if finite:
+            self._check_finite(dx, dstates, grads, norms)
+        return (*results, norms if len(norms) > 1 else norms[0]) if flows else results
+
+    def _run_back(
+        self,
+        tape: Tape,
+        kept: Sequence[tuple[np.ndarray, Any]],
+        upstream: np.ndarray | None,
+        dstates: States,
+        grads: dict[str, np.ndarray],
+        ragged: Ragged | None,
+        key: np.ndarray | None,
+        n_threads: int,
+        squares: Squares | None = None,
+        fresh: bool = False,
+        first: int = 0,
+        part: Part | None = None,
+    ) -> np.ndarray:
+        """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
+        parameters' are added to `grads`, or written there where these are `fresh`, `squares` are filled in; return the
+        gradient of the input."""
+        layers, directions, _ = part or self._whole
+        D, P = len(self._directions), self._widths[0]
+        reverses = tuple(self._directions[d] for d in directions)
+        for layer, (x, states) in reversed(list(zip(layers, kept, strict=True))):
+            if key is not None and layer != layers[-1] and upstream is not None:
+                drop(upstream, self.dropout, key, layer, first)
+            k = layer * D + directions[0]
+            dxs = tuple(empty(x.shape, self.dtype) for _ in directions)
+            these = slice(k, k + len(directions))
+            self._cell.backward(
+                self._packs(tape._weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
+                tuple({short: grads[name] for short, name in named.items()} for named in self._named[these]),
+                reverses, fresh, n_threads, ragged, None if squares is None else squares[these],
+            )  # fmt: skip
+            upstream = dxs[0]
+            for dx in dxs[1:]:
+                upstream += dx
+        return upstream  # type: ignore[return-value]
+
+    def _norms(self, squares: Squares, T: int, N: int, ragged: Rows | None) -> States:
+        """Return, per state, the norm at each time (L*D, T), of rows' sums of squares."""
+        times = None if ragged is None else ragged.where()[0]
+
+        def norm(of_rows: np.ndarray) -> np.ndarray:
+            total = of_rows.reshape(T, N).sum(1) if times is None else np.bincount(times, of_rows, T)
+            return np.sqrt(total)
+
+        return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*squares, strict=True))
+
+    def _check_finite(self, dx: np.ndarray, dstates: States, grads: dict[str, np.ndarray], norms: States) -> None:
+        """Raise if a gradient is not finite, with the times at which the states' began not to be."""
+        named = [("dx", dx), *[(f"d{name}_0", s) for name, s in zip(self._state_names, dstates, strict=True)]]
+        bad = [name for name, array in [*named, *grads.items()] if not np.isfinite(array).all()]
+        if not bad:
+            return
+        began = []
+        for at, of_layer in zip(product(*self._whole[:2]), norms[0], strict=True):
+            if len(times := np.flatnonzero(~np.isfinite(of_layer))):
+                t = times[0] if self._directions[at[1]] else times[-1]
+                began.append(f"d{self._state_names[0]}_t of {self._suffix(*at)[1:]} from t = {t} on")
+        raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}; back in time {'; '.join(began)}")
+
+    def _grads(self, accumulate: Mapping[str, np.ndarray] | None, fresh: bool) -> dict[str, np.ndarray]:
+        """Return the arrays that gradients are added to; of matrices, if `fresh`, written to."""
+        weights = self._weights
+        if accumulate is None:
+            return {
+                name: (empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
+                for name, array in weights.items()
+            }
+        if not isinstance(accumulate, Mapping) or set(accumulate) != set(weights):
+            got = sorted(map(str, accumulate)) if isinstance(accumulate, Mapping) else type(accumulate).__name__
+            raise ValueError(f"expected accumulate with the names {sorted(weights)}, got {got}")
+        for name, array in accumulate.items():
+            if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.carray:
+                kind = type(array).__name__
+                what = f"{kind} of {array.dtype}\n{array.flags}" if isinstance(array, np.ndarray) else kind
+                raise TypeError(
+                    f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
+                )
+            check_shape(array.shape, weights[name].shape, name)
+        return dict(accumulate)
