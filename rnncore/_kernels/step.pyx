@@ -26,7 +26,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     MOST_DIMENSIONS = 3
-    LARGE = 4096    # elements of a result from which on it comes from memory that was there before
+    LARGE = 65536    # elements of a result from which on it comes from memory that was there before
 
 cdef double KEEP_GIL = 2e5  # floating-point operations of a call that is over before another thread could have woken up
 
