@@ -119,10 +119,11 @@ class _Recurrent(Module, Generic[State]):
         bidirectional: bool,
         reverse: bool,
         dtype: DTypeLike,
-        rng: RNG,
+        rng: RNG | Weights,
         proj_size: int = 0,
         peephole: bool = False,
     ) -> None:
+        """`rng` may be weights that fit, inside the package: they are taken as they are."""
         self.input_size = I = positive_int(input_size, "input_size")
         self.hidden_size = H = positive_int(hidden_size, "hidden_size")
         self.num_layers = L = positive_int(num_layers, "num_layers")
@@ -142,6 +143,9 @@ class _Recurrent(Module, Generic[State]):
         if self.bidirectional and self.reverse:
             raise ValueError("expected at most one of bidirectional=True and reverse=True, got both")
         numbers = as_dtype(dtype)
+        if isinstance(rng, Weights):
+            super().__init__(numbers, rng)
+            return
         generator = np.random.default_rng(rng)
         D = 2 if self.bidirectional else 1
         arrays: dict[str, np.ndarray] = {}
@@ -469,11 +473,18 @@ class _Recurrent(Module, Generic[State]):
         ((2, 7, 10), (2, 2, 5))
         """
         weights = self._weights
-        if return_sequence is True and out is None and n_threads is None and lengths is None and not self.bidirectional:
-            quick = (weights.stack or self._stack(weights)).call(x, state, self.batch_first, self.reverse)
+        threads = 0 if n_threads is None else as_threads(n_threads)
+        if return_sequence is True and out is None and lengths is None and not self.bidirectional:
+            stack = weights.stack or self._stack(weights)
+            quick = stack.call(x, state, self.batch_first, self.reverse, threads)
             if quick is not None:
                 return quick  # type: ignore[no-any-return]
-        threads = as_threads(n_threads)
+        return self._general(weights, x, state, lengths, return_sequence, out, threads)
+
+    def _general(
+        self, weights: Weights, x: Any, state: Any, lengths: Any, return_sequence: bool, out: Any, threads: int
+    ) -> tuple[np.ndarray | None, State]:
+        """Do what a call does, with these weights; `threads` as `Cell` takes them."""
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
@@ -723,7 +734,7 @@ class _Recurrent(Module, Generic[State]):
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
         rows = T * N if ragged is None else ragged.rows
         fresh = accumulate is None and rows > 0
-        grads = self._grads(accumulate, fresh)
+        grads = self._grads(tape._weights, accumulate, fresh)
         squares = None
         if flows or finite:
             k = self.num_layers * len(self._directions)
@@ -805,9 +816,10 @@ class _Recurrent(Module, Generic[State]):
                 began.append(f"d{self._state_names[0]}_t of {self._suffix(*at)[1:]} from t = {t} on")
         raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}; back in time {'; '.join(began)}")
 
-    def _grads(self, accumulate: Mapping[str, np.ndarray] | None, fresh: bool) -> dict[str, np.ndarray]:
+    def _grads(
+        self, weights: Weights, accumulate: Mapping[str, np.ndarray] | None, fresh: bool
+    ) -> dict[str, np.ndarray]:
         """Return the arrays that gradients are added to; of matrices, if `fresh`, written to."""
-        weights = self._weights
         if accumulate is None:
             return {
                 name: (empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)

@@ -86,8 +86,8 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     Calls for which threads would not pay use fewer, and so do calls made while other threads compute: together they use
-    no more. Results do not depend on it. Threads park in the kernel between calls. Only forward passes of the `panels`
-    engine use them in this version; BPTT's products have the threads of SciPy's BLAS.
+    no more. Results do not depend on it. Threads park in the kernel between calls. Passes of the `blas` engine, and
+    `train.Linear`, have the threads of SciPy's BLAS instead.
 
     Examples
     --------
@@ -121,7 +121,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``; ``isa``, the instruction set of the kernels; ``engine``; ``threads``, how many a
-        forward pass may use; ``blas``, the library behind BPTT's products, with its threads. Imports SciPy.
+        pass of the `panels` engine may use; ``blas``, the library behind the other engine and `train.Linear`, with its
+        threads. Imports SciPy.
 
     Examples
     --------

@@ -71,15 +71,18 @@ class IncompatibleKeys(NamedTuple):
 class Module:
     """Something with named parameters of one dtype. Base of layers, cells and the training kit's maps.
 
-    A subclass calls `super().__init__(dtype, arrays)` with its initial parameters; their names and shapes are then
-    fixed. `self._weights` is the one place that holds them: a call reads it once and works on what it read.
+    A subclass calls `super().__init__(dtype, arrays)` with its initial parameters, or `Weights` to take as they are;
+    their names and shapes are then fixed. `self._weights` is the one place that holds them: a call reads it once and
+    works on what it read.
     """
 
     _weights: Weights
 
     def __init__(self, dtype: np.dtype[Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.dtype = dtype
-        self._weights = Weights({name: np.asarray(array, dtype) for name, array in arrays.items()})
+        if not isinstance(arrays, Weights):
+            arrays = Weights({name: np.asarray(array, dtype) for name, array in arrays.items()})
+        self._weights = arrays
         self._changing = threading.RLock()  # a signal's handler may read or write parameters wherever it comes in
 
     def parameters(self) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from ulp import FUNCTIONS, Errors, measure
 
 import rnncore as rc
 from rnncore._kernels import leaf
+from rnncore._kernels.pack import digest
 
 LARGEST = {"float32": 88.7, "float64": 709.7}  # of which exp is finite
 
@@ -147,3 +148,32 @@ def test_info():
     assert list(info) == ["version", "isa", "engine", "threads", "blas"]
     assert info["version"] == rc.__version__ and info["engine"] == "panels" and info["isa"] in leaf.available()
     assert info["threads"] >= 1 and "SciPy" in info["blas"]
+
+
+@pytest.mark.parametrize("isa", leaf.available())
+def test_digest_tells_arrays_apart(isa):
+    """One changed element never goes unseen; the changes that training makes do not either."""
+    rng = np.random.default_rng(0)
+    before = rc.info()["isa"]
+    leaf.use(isa)
+    try:
+        arrays = rng.standard_normal((40, 33)).astype(np.float32), rng.standard_normal(7)
+        known = digest(arrays)
+        assert digest(tuple(a.copy() for a in arrays)) == known
+        for k, array in enumerate(arrays):
+            for i in range(array.size):
+                other = array.copy()
+                other.flat[i] = -other.flat[i]
+                assert digest((*arrays[:k], other, *arrays[k + 1 :])) != known, (k, i)
+        for change in (lambda a: -a, lambda a: a * 2, lambda a: a[::-1], lambda a: np.roll(a, 64), np.zeros_like):
+            assert digest(tuple(np.ascontiguousarray(change(a)) for a in arrays)) != known, change
+        assert digest((arrays[0].T.copy(), arrays[1])) != known
+        assert digest(arrays[::-1]) != known
+    finally:
+        leaf.use(before)
+
+
+def test_digest_refuses_what_it_cannot_read():
+    for wrong in (np.ones((3, 4)).T, [1.0], "x"):
+        with pytest.raises(ValueError, match="expected C-contiguous arrays"):
+            digest((wrong,))

@@ -259,7 +259,8 @@ cdef class Cell:
     are the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
     may be padded instead: x (T, N, I), or with `batch_first` (N, T, I), and y (T, N, ·), of which only the rows there are
     get read or written. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
-    first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay.
+    first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay, -n for as
+    many as pay, but n at most.
     """
 
     def __cinit__(self):

@@ -633,11 +633,11 @@ cdef bint fuses(const Run *run, Py_ssize_t rows) noexcept nogil:
     return rows >= 4 and weight_bytes(run) <= PANEL_BYTES
 
 
-cdef int worth(const Run *run, int count) noexcept nogil:
+cdef int worth(const Run *run, int count, int most) noexcept nogil:
     """Members of a crew for a call that does not say how many: as many as pay, up to the limit. Waking
     them takes time, and so does meeting after each step."""
     cdef Py_ssize_t N = run.schedule.N
-    cdef int members = min(limit, <int>POOL_MOST)
+    cdef int members = min(most, <int>POOL_MOST)
     if work(run, row_at(&run.schedule, run.schedule.T)) * count < 4e6:
         return 1
     while members > count and (
@@ -647,8 +647,16 @@ cdef int worth(const Run *run, int count) noexcept nogil:
     return members
 
 
+cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil:
+    """Members that a call asks for: `n_threads`; or if it is not positive, as many as pay, up to the limit and, unless it is
+    0, up to -n_threads."""
+    if run.engine == BLAS:
+        return 1
+    return n_threads if n_threads > 0 else worth(run, count, min(limit, -n_threads) if n_threads else limit)
+
+
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil:
-    """Run one layer in one or both directions, with up to `n_threads` threads; 0 for as many as pay. The workspace is
+    """Run one layer in one or both directions, with as many threads as `wanted` says. The workspace is
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
@@ -670,7 +678,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
             for k in range(run.cell.states):
                 memcpy(runs[r].final[k], runs[r].initial[k], N * run.width[k] * run.item)
         return 0
-    members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, count)
+    members = wanted(run, count, n_threads)
     job.runs, job.count = runs, count
     quick = members == 1 and all_work < LOOK_WORK
     if quick:
@@ -1030,12 +1038,12 @@ cdef void backward_member(void *job_, int member) noexcept nogil:
 
 
 cdef int backward(Run *runs, int count, int n_threads) except -1 nogil:
-    """Run one layer backwards in one or both directions, with up to `n_threads` threads; 0 for as many as pay."""
+    """Run one layer backwards in one or both directions, with as many threads as `wanted` says."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
     cdef Job job
     cdef double all_work = 3 * work(run, row_at(schedule, schedule.T)) * count
-    cdef int r, members = 1 if run.engine == BLAS else n_threads if n_threads > 0 else worth(run, count)
+    cdef int r, members = wanted(run, count, n_threads)
     cdef bint quick = members == 1 and all_work < LOOK_WORK
     cdef unsigned long mode
     memset(&job, 0, sizeof(job))

@@ -17,6 +17,7 @@ cdef extern from "simd/leaf.h":
 
     cdef enum:
         CHAINS
+        DIGEST
 
     cdef struct PanelStep "panel_step":
         void *h
@@ -87,6 +88,7 @@ cdef extern from "simd/leaf.h":
         void (*adam)(void *w, void *m, void *v, const void *w_before, const void *g, Py_ssize_t n,
                      const Adam *s) noexcept nogil
         double (*sum_of_squares)(const void *x, Py_ssize_t n, double scale) noexcept nogil
+        void (*digest)(void *state, const void *x, Py_ssize_t n) noexcept nogil
         double (*multiply_add)(void *chains, Py_ssize_t rounds) noexcept nogil
         void (*read)(void *sink, const void *x, Py_ssize_t n, Py_ssize_t times) noexcept nogil
 

@@ -2,6 +2,8 @@ from typing import Self, final
 
 import numpy as np
 
+def digest(arrays: tuple[np.ndarray, ...]) -> bytes: ...
+
 @final
 class Pack:
     def __new__(

@@ -6,12 +6,17 @@ from .blas import blocked
 from .memory import empty
 
 from .blas cimport FLOAT32, FLOAT64
-from .leaf cimport Leaf, leaf_of
+from .leaf cimport DIGEST, Leaf, leaf_of
 
 cimport cython
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.string cimport memset
 
 cnp.import_array()
+
+cdef enum:
+    KEEP_GIL = 1 << 18  # bytes that are read before another thread could have woken up
 
 
 cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t item, Py_ssize_t gates, Py_ssize_t H,
@@ -51,6 +56,27 @@ cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
         fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source), cnp.PyArray_ITEMSIZE(source),
                     gates, H, K, factors, interleaved)
     return out
+
+
+def digest(tuple arrays not None):
+    """Return what tells C-contiguous arrays of float32 or float64 from others of the same sizes, as far as the
+    instruction set stays: `bytes`."""
+    cdef char state[DIGEST]
+    cdef cnp.ndarray array
+    cdef const Leaf *leaf = leaf_of(FLOAT32)
+    cdef Py_ssize_t size
+    memset(state, 0, DIGEST)
+    for item in arrays:
+        if type(item) is not np.ndarray or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>item):
+            raise ValueError(f"expected C-contiguous arrays, got {item!r:.80}")
+        array = item
+        size = cnp.PyArray_NBYTES(array)
+        if size < KEEP_GIL:
+            leaf.digest(state, cnp.PyArray_DATA(array), size)
+        else:
+            with nogil:
+                leaf.digest(state, cnp.PyArray_DATA(array), size)
+    return PyBytes_FromStringAndSize(state, DIGEST)
 
 
 @cython.final

@@ -16,4 +16,4 @@ cdef class Stack:
     cdef tuple new(self, int ndim, cnp.npy_intp *shape, bint zeros)
     cdef object result(self, tuple states)
     cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
-                 char **final, char *y, Scratch *scratch) except -1
+                 char **final, char *y, Scratch *scratch, int n_threads=*) except -1

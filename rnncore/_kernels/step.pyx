@@ -103,7 +103,7 @@ cdef class Stack:
         return self.runs[0].engine == engine and self.runs[0].leaf == leaf_of(self.dtype)
 
     cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
-                 char **final, char *y, Scratch *scratch) except -1:
+                 char **final, char *y, Scratch *scratch, int n_threads=0) except -1:
         """T steps, just one if there are several layers: x (T, N, I), states (L, N, ·), y (T, N, P) or NULL."""
         cdef Run run
         cdef int k, l
@@ -120,11 +120,11 @@ cdef class Stack:
                 size = N * self.width[k] * run.item
                 run.initial[k], run.final[k] = initial[k] + l * size, final[k] + l * size
             if quick:
-                forward(&run, 1, 0, scratch)
+                forward(&run, 1, n_threads, scratch)
             else:
                 counter_reset(&holding)
                 with nogil:
-                    forward(&run, 1, 0, scratch)
+                    forward(&run, 1, n_threads, scratch)
                     give_way()
                 counter_take(&holding)
             x = run.final[0]
@@ -170,7 +170,7 @@ cdef class Stack:
     cdef object result(self, tuple states):
         return states[0] if self.states == 1 else states
 
-    def call(self, x, state, bint batch_first, bint reverse):
+    def call(self, x, state, bint batch_first, bint reverse, int n_threads=0):
         """What a layer returns for a sequence; None for several steps through several layers, or what needs a
         conversion."""
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
@@ -206,7 +206,7 @@ cdef class Stack:
         final = self.new(ndim, shape, False)
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.run(T, N, reverse, False, first(x), before, after, first(y), NULL)
+        self.run(T, N, reverse, False, first(x), before, after, first(y), NULL, n_threads)
         return y, self.result(final)
 
     def advance(self, x, state):

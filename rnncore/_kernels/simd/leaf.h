@@ -118,6 +118,10 @@ typedef void (*adam_function)(void *w, void *m, void *v, const void *w_before, c
 /* The sum of (scale x)^2 over x (n), in float64; its order depends on n alone. */
 typedef double (*sum_of_squares_function)(const void *x, ptrdiff_t n, double scale);
 
+/* Mixes the n bytes of x into `state`, DIGEST bytes, which then tell them from others of as many bytes. */
+enum { DIGEST = 256 };
+typedef void (*digest_function)(void *state, const void *x, ptrdiff_t n);
+
 /* The machine's limits: what a loop of nothing but multiply-adds, or of nothing but loads, reaches. */
 
 /* `rounds` of independent multiply-adds on `chains` (CHAINS * width); returns their floating-point operations */
@@ -158,6 +162,7 @@ struct leaf {
     sgd_function sgd;
     adam_function adam;
     sum_of_squares_function sum_of_squares;
+    digest_function digest;
     multiply_add_function multiply_add;
     read_function read;
 };

@@ -25,7 +25,7 @@
             NAME(gru_forward), NAME(gru_backward), NAME(gru_reset), NAME(gru_new), NAME(gru_new_backward),             \
             NAME(gru_reset_backward), NAME(pack), NAME(project), NAME(inner), NAME(outer), OF_RNN(_step),              \
             NAME(lstm_step), NAME(gru_step), NAME(gru_reset_step), NAME(gru_new_step), NAME(sgd), NAME(adam),          \
-            NAME(sum_of_squares), NAME(multiply_add), NAME(read)                                                       \
+            NAME(sum_of_squares), NAME(digest), NAME(multiply_add), NAME(read)                                                     \
     }
 
 const struct leaf JOIN4(leaf, _, ISA, )[2] = {

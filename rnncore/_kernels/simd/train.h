@@ -1,5 +1,5 @@
-/* Training: an optimiser's step in one pass over memory, and the sum of squares that clipping needs. A step's elements
-   do not see each other: results do not depend on how arrays lie or are cut. */
+/* Passes over parameters' memory: an optimiser's step, the sum of squares that clipping needs, what tells whether they have
+   changed. A step's elements do not see each other: results do not depend on how arrays lie or are cut. */
 
 static void NAME(sgd)(void *w_, void *b_, const void *w_before_, const void *g_, ptrdiff_t n, const struct sgd *s)
 {
@@ -82,4 +82,66 @@ static double NAME(sum_of_squares)(const void *x_, ptrdiff_t n, double scale)
     for (int k = 0; k < LANES; k++)
         sum += parts[0][k];
     return sum;
+}
+
+typedef uint64_t NAME(words) __attribute__((vector_size(VECTOR_BYTES)));
+
+static inline NAME(words) NAME(load_words)(const char *x)
+{
+    NAME(words) word;
+    memcpy(&word, x, sizeof word);
+    return word;
+}
+
+/* The lower half of each word times a constant of 32 bits. */
+static inline NAME(words) NAME(lower_times)(NAME(words) x, NAME(words) constant)
+{
+#if VECTOR_BYTES == 64
+    return (NAME(words))_mm512_mul_epu32((__m512i)x, (__m512i)constant);
+#elif VECTOR_BYTES == 32
+    return (NAME(words))_mm256_mul_epu32((__m256i)x, (__m256i)constant);
+#elif defined(__x86_64__)
+    return (NAME(words))_mm_mul_epu32((__m128i)x, (__m128i)constant);
+#elif defined(__aarch64__)
+    return (NAME(words))vmull_u32(vmovn_u64((uint64x2_t)x), vmovn_u64((uint64x2_t)constant));
+#else
+    return (x & UINT32_MAX) * constant;
+#endif
+}
+
+/* Each step of a chain is a bijection, of the word for any state and of the state for any word (the lower half gets times an
+   odd number, the upper one something added that the lower one decides): one changed word never goes unseen, several in
+   one chain with a probability of about 2^-64. Four chains hide the latency of a multiplication. */
+static inline NAME(words) NAME(mix)(NAME(words) chain, const char *x)
+{
+    const NAME(words) even = (NAME(words)){0} + 0x9e3779b8u; /* 2^32 over the golden ratio */
+    chain = (chain << 25 | chain >> 39) ^ NAME(load_words)(x);
+    return chain + NAME(lower_times)(chain, even);
+}
+
+static void NAME(digest)(void *state, const void *x_, ptrdiff_t n)
+{
+    enum { SIZE = VECTOR_BYTES, ROUND = 4 * SIZE };
+    const char *x = x_, *before = state;
+    NAME(words) a = NAME(load_words)(before), b = NAME(load_words)(before + SIZE); /* an array would live in memory */
+    NAME(words) c = NAME(load_words)(before + 2 * SIZE), d = NAME(load_words)(before + 3 * SIZE);
+    for (; n >= ROUND; x += ROUND, n -= ROUND) {
+        a = NAME(mix)(a, x);
+        b = NAME(mix)(b, x + SIZE);
+        c = NAME(mix)(c, x + 2 * SIZE);
+        d = NAME(mix)(d, x + 3 * SIZE);
+    }
+    if (n > 0) {
+        char last[ROUND] = {0};
+        memcpy(last, x, (size_t)n);
+        a = NAME(mix)(a, last);
+        b = NAME(mix)(b, last + SIZE);
+        c = NAME(mix)(c, last + 2 * SIZE);
+        d = NAME(mix)(d, last + 3 * SIZE);
+    }
+    char *after = state;
+    memcpy(after, &a, SIZE);
+    memcpy(after + SIZE, &b, SIZE);
+    memcpy(after + 2 * SIZE, &c, SIZE);
+    memcpy(after + 3 * SIZE, &d, SIZE);
 }

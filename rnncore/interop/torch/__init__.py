@@ -1,0 +1,13 @@
+"""PyTorch: its recurrent modules run by rnncore, and models whose modules change over in place.
+
+Importing it sets Dynamo's option `allow_rnn`, without which `torch.compile` refuses every subclass of `torch.nn.RNN`,
+`LSTM` and `GRU`: it then sees rnncore's as operators, and tries PyTorch's own, too, as `torch.export` always does.
+"""
+
+from .accelerate import Report, accelerate, restore
+from .dynamo import prepare
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "restore"]
+
+prepare()

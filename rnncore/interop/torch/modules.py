@@ -1,0 +1,170 @@
+"""PyTorch's recurrent modules, run by rnncore: subclasses that differ in `forward` alone.
+
+What rnncore cannot run, and what is wrong, goes to the class they come from, so that errors are PyTorch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .ops import recurrent
+from .run import DTYPES, GATES
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+
+
+def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
+    """Whether rnncore can run a module with such an input and weights, all else being right."""
+    if torch._C._get_tracing_state() is not None:
+        return False
+    first = weights[0]
+    return (
+        data.dtype in DTYPES
+        and data.is_cpu
+        and data.layout is torch.strided
+        and data.numel() > 0
+        and first is not None
+        and first.dtype is data.dtype
+        and first.is_cpu
+        and first.layout is torch.strided
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def is_state(h: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether this is a state of such a shape, on the CPU."""
+    return isinstance(h, Tensor) and h.shape == shape and h.dtype is dtype and h.is_cpu and h.layout is torch.strided
+
+
+class _Recurrent(nn.RNNBase):
+    """What the three layers share. Comes before the class of `torch.nn` in their bases."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        packed = isinstance(input, PackedSequence)
+        data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
+        weights = self._current_weights()
+        if not isinstance(data, Tensor) or not runs_here(data, weights):
+            return super().forward(input, hx)
+        shape, lstm = data.shape, self.mode == "LSTM"
+        batched = len(shape) == 3 or packed
+        if len(shape) != (2 if packed or not batched else 3) or shape[-1] != self.input_size:
+            return super().forward(input, hx)
+        dropout, key = 0.0, None
+        if self.training and self.dropout > 0 and self.num_layers > 1:
+            dropout, key = float(self.dropout), torch.randint(-(2**63), 2**63 - 1, (2,))
+        state: Sequence[Tensor] = ()
+        if hx is not None:
+            state = hx if lstm else (hx,)
+            k = self.num_layers * (2 if self.bidirectional else 1)
+            N = int(batch_sizes[0]) if batch_sizes is not None else shape[0 if self.batch_first else 1]
+            widths = (self.proj_size or self.hidden_size, self.hidden_size) if lstm else (self.hidden_size,)
+            if not isinstance(state, (tuple, list)) or len(state) != len(widths):
+                return super().forward(input, hx)
+            for h, width in zip(state, widths, strict=True):
+                if not is_state(h, data.dtype, (k, N, width) if batched else (k, width)):
+                    return super().forward(input, hx)
+            if packed and input.sorted_indices is not None:
+                state = [h.index_select(1, input.sorted_indices) for h in state]
+        options = (
+            self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first,
+            self.bidirectional, self.proj_size, data.dtype, dropout,
+        )  # fmt: skip
+        y, finals = recurrent(options, data, state, weights, batch_sizes, key)
+        if packed:
+            if input.unsorted_indices is not None:
+                finals = [h.index_select(1, input.unsorted_indices) for h in finals]
+            y = PackedSequence(y, batch_sizes, input.sorted_indices, input.unsorted_indices)
+        return y, tuple(finals) if lstm else finals[0]
+
+    def _current_weights(self) -> list[Any]:
+        """Return `_flat_weights`, brought up to date where attributes are no longer those it was made of."""
+        if torch.compiler.is_compiling():
+            return [getattr(self, name) for name in self._flat_weights_names]
+        parameters = self._parameters
+        for ref, name in zip(self._flat_weight_refs, self._flat_weights_names, strict=False):
+            if ref is None or ref() is not parameters.get(name):
+                self._update_flat_weights()
+                break
+        weights: list[Any] = self._flat_weights
+        return weights
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _plain(self)
+
+
+class RNN(_Recurrent, nn.RNN):
+    """`torch.nn.RNN`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.RNN.html."""
+
+
+class LSTM(_Recurrent, nn.LSTM):
+    """`torch.nn.LSTM`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html."""
+
+
+class GRU(_Recurrent, nn.GRU):
+    """`torch.nn.GRU`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
+
+
+class _RecurrentCell(nn.RNNCellBase):
+    """What the three cells share."""
+
+    _mode = ""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        weights = [self.weight_ih, self.weight_hh] + ([self.bias_ih, self.bias_hh] if self.bias else [])
+        mode = self._mode or f"RNN_{self.nonlinearity.upper()}"
+        if (
+            not isinstance(input, Tensor)
+            or any(w is None for w in weights)
+            or mode not in GATES
+            or not runs_here(input, weights)
+            or input.dim() not in (1, 2)
+            or input.size(-1) != self.input_size
+        ):
+            return super().forward(input, hx)
+        H = self.hidden_size
+        options = (mode, self.input_size, H, 1, bool(self.bias), False, False, 0, input.dtype, 0.0)
+        state: Sequence[Tensor] = ()
+        if hx is not None:
+            state = hx if mode == "LSTM" else (hx,)
+            shape = (input.size(0), H) if input.dim() == 2 else (H,)
+            if not isinstance(state, (tuple, list)) or len(state) != (2 if mode == "LSTM" else 1):
+                return super().forward(input, hx)
+            for h in state:
+                if not is_state(h, input.dtype, shape):
+                    return super().forward(input, hx)
+        _, finals = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
+        results = tuple([h.squeeze(0) for h in finals])
+        return results if mode == "LSTM" else results[0]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _plain(self)
+
+
+class RNNCell(_RecurrentCell, nn.RNNCell):
+    """`torch.nn.RNNCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.RNNCell.html."""
+
+
+class LSTMCell(_RecurrentCell, nn.LSTMCell):
+    """`torch.nn.LSTMCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.LSTMCell.html."""
+
+    _mode = "LSTM"
+
+
+class GRUCell(_RecurrentCell, nn.GRUCell):
+    """`torch.nn.GRUCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRUCell.html."""
+
+    _mode = "GRU"
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """Return a module of `torch.nn` with the same parameters: TorchScript runs where rnncore is not."""
+    plain = nn.Module.__new__(next(kind for kind in type(module).__mro__ if kind.__module__ == nn.RNN.__module__))
+    vars(plain).update(vars(module))
+    return plain

@@ -1,0 +1,278 @@
+"""rnncore's kernels as operators of PyTorch, `torch.ops.rnncore`: recurrent, forward, backward.
+
+`recurrent` is what modules call. Where a gradient is wanted, autograd makes `forward` and `backward` of it, whose tape
+is a list of tensors; a gradient of a gradient goes through PyTorch's own operators. All have fake kernels, so that
+`torch.compile` and `torch.export` know their shapes. Where nothing watches operators, modules do without them: what
+they cost is a good part of a short call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...dropout import drop
+from .run import DTYPES, GATES, Plan, dropout_key, plan_of
+
+__all__ = ["recurrent"]
+
+ARGUMENTS = (
+    "Tensor input, Tensor[] hx, Tensor[] weights, Tensor? batch_sizes, Tensor? key, float dropout, str mode, "
+    "int num_layers, bool bias, bool batch_first, bool bidirectional"
+)
+library = torch.library.Library("rnncore", "DEF")
+library.define(f"recurrent({ARGUMENTS}) -> (Tensor, Tensor[])", tags=torch.Tag.pt2_compliant_tag)
+library.define(f"forward({ARGUMENTS}) -> (Tensor, Tensor[], Tensor[])", tags=torch.Tag.pt2_compliant_tag)
+library.define(
+    f"backward(Tensor? dy, Tensor?[] dhx, Tensor[] tape, {ARGUMENTS}) -> (Tensor, Tensor[], Tensor[])",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+ops = torch.ops.rnncore
+
+
+def plan_for(
+    input: Tensor,
+    weights: Sequence[Tensor],
+    dropout: float,
+    mode: str,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    bidirectional: bool,
+) -> Plan:
+    """Return the plan of an operator's call, whose sizes are those of its weights."""
+    if mode not in GATES:
+        raise ValueError(f"expected mode to be one of {', '.join(GATES)}, got {mode!r}")
+    if len(weights) < 2 or weights[0].dim() != 2 or weights[1].dim() != 2 or input.dtype not in DTYPES:
+        raise ValueError(f"expected weights of two dimensions, of float32 or float64, got {weights!r:.80}")
+    H, I, P = int(weights[0].size(0)) // GATES[mode], int(weights[0].size(1)), int(weights[1].size(1))
+    proj_size = P if P != H else 0
+    return plan_of(mode, I, H, num_layers, bias, batch_first, bidirectional, proj_size, input.dtype, dropout)
+
+
+def recurrent(
+    options: tuple[Any, ...],
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None = None,
+    key: Tensor | None = None,
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """Run a layer, whose options are those of a `Plan`: by the operator, or where nobody would notice, without."""
+    if in_plain_view(input):
+        plan = plan_of(*options)
+        if not wants_gradient(input, hx, weights):
+            return plan.infer(input, hx, weights, batch_sizes, key)
+        y, *finals = Recurrence.apply(plan, len(hx), None, batch_sizes, key, input, *hx, *weights)
+        return y, finals
+    mode, _, _, num_layers, bias, batch_first, bidirectional, _, _, dropout = options
+    result: tuple[Tensor, list[Tensor]] = ops.recurrent.default(
+        input, hx, weights, batch_sizes, key, dropout, mode, num_layers, bias, batch_first, bidirectional
+    )
+    return result
+
+
+def in_plain_view(input: Tensor) -> bool:
+    """Whether nothing watches operators: no compiler, no mode, no tensor of a kind of its own."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(input) in (Tensor, torch.nn.Parameter)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+    )
+
+
+def wants_gradient(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    if input.requires_grad:
+        return True
+    for tensor in weights:
+        if tensor.requires_grad:
+            return True
+    return any(h.requires_grad for h in hx)
+
+
+# --- autograd ---------------------------------------------------------------------------------------------------------
+
+
+class Recurrence(torch.autograd.Function):
+    """What autograd makes of `recurrent`: by operators if their options are given, else by the plan itself."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, states: int, options: tuple[Any, ...] | None, *tensors: Any) -> Any:
+        batch_sizes, key, input, *rest = tensors
+        hx, weights = rest[:states], rest[states:]
+        if options is None:
+            y, finals, tape = plan.forward(input, hx, weights, batch_sizes, key)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                y, finals, tape = ops.forward.default(input, hx, weights, batch_sizes, key, *options)
+        ctx.save_for_backward(*tensors, *tape)
+        ctx.plan, ctx.states, ctx.given, ctx.options = plan, states, len(tensors), options
+        ctx.set_materialize_grads(False)
+        return (y, *finals)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Any, *dhx: Any) -> Any:
+        saved, plan = ctx.saved_tensors, ctx.plan
+        batch_sizes, key, input = saved[:3]
+        hx, weights = saved[3 : 3 + ctx.states], saved[3 + ctx.states : ctx.given]
+        if torch.is_grad_enabled():
+            gradients = again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key)
+            return (None,) * 5 + gradients
+        tape = saved[ctx.given :]
+        if ctx.options is None:
+            dinput, dstates, dweights = plan.backward(dy, dhx, tape, input, weights, batch_sizes, key)
+        else:
+            dinput, dstates, dweights = ops.backward.default(
+                dy, dhx, tape, input, hx, weights, batch_sizes, key, *ctx.options
+            )
+        return (None, None, None, None, None, dinput, *dstates[: ctx.states], *dweights)
+
+
+def again(
+    plan: Plan,
+    upstream: tuple[Tensor | None, ...],
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    key: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Return gradients that can be differentiated in their turn: those of PyTorch's own operators."""
+    inputs = [t.view_as(t) for t in (input, *hx, *weights)]  # at which differentiation ends
+    outputs = through_torch(plan, inputs[0], inputs[1 : 1 + len(hx)], inputs[1 + len(hx) :], batch_sizes, key)
+    pairs = [(out, d) for out, d in zip(outputs, upstream, strict=True) if d is not None]
+    wanted = [t for t in inputs if t.requires_grad]
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+    if pairs:
+        outs, ds = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outs, wanted, ds, create_graph=True, allow_unused=True)
+    rest = iter(found)
+    return tuple([next(rest) if t.requires_grad else None for t in inputs])
+
+
+def through_torch(
+    plan: Plan,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    key: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Do what `recurrent` does by PyTorch's own operators, layer by layer, with the same dropout: y, final states."""
+    run = getattr(torch._VF, plan.mode.lower())
+    L, D, padded = plan.L, plan.D, batch_sizes is None
+    unbatched, swapped = padded and input.dim() == 2, padded and plan.batch_first and input.dim() == 3
+    x = input.unsqueeze(1) if unbatched else input.transpose(0, 1) if swapped else input
+    N = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+    initial = [h.unsqueeze(1) if unbatched else h for h in hx] or [x.new_zeros(L * D, N, w) for w in plan.widths]
+    each = len(weights) // L
+    finals: list[tuple[Tensor, ...]] = []
+    for k in range(L):
+        own = tuple(h[k * D : (k + 1) * D] for h in initial)
+        state = own if len(own) > 1 else own[0]
+        sequence = (x, state) if padded else (x, batch_sizes, state)
+        order = (False,) if padded else ()  # whether batch_first
+        own_weights = list(weights[k * each : (k + 1) * each])
+        with without_onednn():
+            x, *after = run(*sequence, own_weights, plan.layer.bias, 1, 0.0, False, plan.bidirectional, *order)
+        finals.append(tuple(after))
+        if key is not None and k < L - 1:
+            mask = np.ones((int(x.numel()) // int(x.size(-1)), int(x.size(-1))), plan.dtype)
+            drop(mask, plan.dropout, dropout_key(key), k)  # type: ignore[arg-type]
+            x = x * torch.from_numpy(mask).view(x.shape)
+    results = [torch.cat(of_state) for of_state in zip(*finals, strict=True)]
+    y = x.squeeze(1) if unbatched else x.transpose(0, 1) if swapped else x
+    return (y, *(h.squeeze(1) if unbatched else h for h in results))
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Let PyTorch do without oneDNN, whose LSTM has no second derivative."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def _recurrent_autograd(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
+    if wants_gradient(input, hx, weights):
+        plan = plan_for(input, weights, *options)
+        y, *finals = Recurrence.apply(plan, len(hx), options, batch_sizes, key, input, *hx, *weights)
+        return y, finals
+    with torch._C._AutoDispatchBelowAutograd():
+        return ops.recurrent.default(input, hx, weights, batch_sizes, key, *options)
+
+
+# --- kernels, on the CPU and for shapes alone -------------------------------------------------------------------------
+
+
+def _recurrent_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
+    return plan_for(input, weights, *options).infer(input, hx, weights, batch_sizes, key)
+
+
+def _forward_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
+    return plan_for(input, weights, *options).forward(input, hx, weights, batch_sizes, key)
+
+
+def _backward_cpu(
+    dy: Any, dhx: Any, tape: Any, input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any
+) -> Any:
+    return plan_for(input, weights, *options).backward(dy, dhx, tape, input, weights, batch_sizes, key)
+
+
+def _recurrent_fake(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
+    return _forward_fake(input, hx, weights, batch_sizes, key, *options)[:2]
+
+
+def _forward_fake(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
+    plan = plan_for(input, weights, *options)
+    padded, unbatched = batch_sizes is None, batch_sizes is None and input.dim() == 2
+    T, N = input.size(0), 1
+    if not padded:
+        N = hx[0].size(1) if hx else torch.library.get_ctx().new_dynamic_size()
+    elif not unbatched:
+        T, N = (input.size(1), input.size(0)) if plan.batch_first else (input.size(0), input.size(1))
+    shape, rows = ((T, N), T * N) if padded else ((T,), T)
+    width = plan.D * plan.widths[0]
+    y = input.new_empty((*shape, width))
+    if padded:
+        y = y[:, 0] if unbatched else y.transpose(0, 1) if plan.batch_first else y
+    batch = () if unbatched else (N,)
+    finals = [input.new_empty((plan.L * plan.D, *batch, w)) for w in plan.widths]
+    tape = []
+    for k in range(plan.L):
+        tape += [input.new_empty((rows, width))] if k else []
+        for _ in range(plan.D):
+            tape += [input.new_empty((rows, w)) for w in plan.kept[:2] if w]
+            tape += [input.new_empty((N + rows, w)) for w in plan.widths]
+    return y, finals, tape
+
+
+def _backward_fake(
+    dy: Any, dhx: Any, tape: Any, input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any
+) -> Any:
+    plan = plan_for(input, weights, *options)
+    _, finals, _ = _forward_fake(input, hx, weights, batch_sizes, key, *options)
+    swapped = plan.batch_first and batch_sizes is None and input.dim() == 3
+    dinput = input.new_empty(input.transpose(0, 1).shape).transpose(0, 1) if swapped else input.new_empty(input.shape)
+    return dinput, finals, [w.new_empty(w.shape) for w in weights]
+
+
+for name, on_cpu, fake in (
+    ("recurrent", _recurrent_cpu, _recurrent_fake),
+    ("forward", _forward_cpu, _forward_fake),
+    ("backward", _backward_cpu, _backward_fake),
+):
+    library.impl(name, on_cpu, "CPU")
+    torch.library.register_fake(f"rnncore::{name}", fake, lib=library)
+library.impl("recurrent", _recurrent_autograd, "Autograd")

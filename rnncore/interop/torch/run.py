@@ -1,0 +1,296 @@
+"""From tensors to kernels and back: a layer of given options, run with the weights that tensors hold at the moment."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._kernels.cell import Ragged
+from ..._kernels.memory import empty
+from ..._kernels.pack import digest
+from ...checks import check_shape
+from ...layers import GRU, LSTM, RNN
+from ...recurrent import _Recurrent
+from ...runtime import get_num_threads
+from ...tape import Tape
+from ...weights import Weights
+
+__all__ = ["DTYPES", "GATES", "Plan", "dropout_key", "plan_of"]
+
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+
+
+class Borrowed(Weights):
+    """Weights in the memory of tensors, whose owners may change them: whoever uses them asks a `Plan` each time."""
+
+    __slots__ = ()
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self._arrays, self._packed, self.stack = arrays, {}, None
+
+
+class Known:
+    """The weights of a call before: where their tensors lay, what they held, and what was packed from them.
+
+    Contents are compared, not versions: a tensor's version does not move when it is changed through `.data`, through
+    an array that shares its memory or by another process, and tensors of inference mode have none.
+    """
+
+    __slots__ = ("arrays", "contents", "names", "places", "ref", "weights")
+
+    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], ref: Any) -> None:
+        self.names, self.places, self.ref = names, places_of(tensors), ref
+        self.arrays = tuple([np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors])
+        self.pack(digest(self.arrays))
+
+    def pack(self, contents: bytes) -> None:
+        self.contents, self.weights = contents, Borrowed(dict(zip(self.names, self.arrays, strict=True)))
+
+    def now(self) -> Weights:
+        """Return the weights as they are at this moment."""
+        contents = digest(self.arrays)
+        if contents != self.contents:
+            self.pack(contents)
+        return self.weights
+
+
+def places_of(tensors: Sequence[Tensor]) -> list[Any]:
+    """Return where tensors lie, and how: None, which is no tensor's place, where an array of it would be a copy."""
+    return [(t.data_ptr(), t.shape) if t.is_contiguous() else None for t in tensors]
+
+
+class Rows(NamedTuple):
+    """How a sequence lies in time: packed ones of one length are as padded ones, `ragged` is None."""
+
+    T: int
+    N: int
+    ragged: Ragged | None
+    packed: bool
+    unbatched: bool
+
+
+class Plan:
+    """A layer of given options, for weights of others. `plan_of` makes them, one for all layers of the same options.
+
+    In what follows, `hx` is empty for zeros, `key` is a dropout mask's or None, and results are new tensors. Kernels
+    look at each array before they run.
+    """
+
+    def __init__(
+        self, mode: str, I: int, H: int, L: int, bias: bool, batch_first: bool, bidirectional: bool, proj_size: int,
+        dtype: torch.dtype, dropout: float,
+    ) -> None:  # fmt: skip
+        if mode not in GATES:
+            raise ValueError(f"expected mode to be one of {', '.join(GATES)}, got {mode!r}")
+        self.mode, self.batch_first, self.bidirectional, self.dropout = mode, batch_first, bidirectional, dropout
+        self.L, self.D, self.H, self.torch_dtype, self.dtype = L, 2 if bidirectional else 1, H, dtype, DTYPES[dtype]
+        P, G = proj_size or H, GATES[mode]
+        self.widths = (P, H) if mode == "LSTM" else (H,)
+        kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias + ["weight_hr"] * bool(proj_size)
+        self.names: tuple[str, ...] = ()
+        self.shapes: tuple[tuple[int, ...], ...] = ()
+        for layer, direction in product(range(L), range(self.D)):
+            self.names += tuple(kind + _Recurrent._suffix(layer, direction) for kind in kinds)
+            self.shapes += (G * H, self.D * P if layer else I), (G * H, P)
+            self.shapes += ((G * H,),) * (2 * bias) + ((P, H),) * bool(proj_size)
+        # of what each direction keeps for the way back: the gates' columns, what lies before a projection, the states
+        self.kept = (4 * H if mode in ("LSTM", "GRU") else 0, H if proj_size else 0, *self.widths)
+        make: dict[str, Callable[..., _Recurrent[Any]]] = {"LSTM": LSTM, "GRU": GRU}
+        own: dict[str, Any] = {"proj_size": proj_size} if mode == "LSTM" else {}
+        own |= {} if mode in make else {"nonlinearity": mode[len("RNN_") :].lower()}
+        self.layer = make.get(mode, RNN)(
+            I, H, L, bias=bias, batch_first=batch_first, dropout=dropout, bidirectional=bidirectional,
+            dtype=self.dtype, rng=Borrowed(dict.fromkeys(self.names, np.empty(0))), **own,
+        )  # fmt: skip
+        self.known: dict[tuple[int, ...], Known] = {}
+
+    def weights(self, tensors: Sequence[Tensor]) -> Weights:
+        """Return the weights that tensors hold at this moment; packed once for as long as they hold the same."""
+        ids = tuple(map(id, tensors))
+        found = self.known.get(ids)
+        if found is not None and found.ref() is tensors[0]:
+            places = places_of(tensors)
+            if places == found.places and None not in places:
+                return found.now()
+        if len(tensors) != len(self.names):
+            raise ValueError(f"expected the weights {', '.join(self.names)}, got {len(tensors)} tensors")
+        for name, shape, tensor in zip(self.names, self.shapes, tensors, strict=True):
+            if tensor.shape != shape or tensor.dtype != self.torch_dtype:
+                got = f"{tuple(tensor.shape)} of {tensor.dtype}"
+                raise ValueError(f"expected {name} of shape {shape} and {self.torch_dtype}, got {got}")
+
+        def forget(ref: Any, known: dict[tuple[int, ...], Known] = self.known) -> None:
+            if (found := known.get(ids)) is not None and found.ref is ref:
+                del known[ids]
+
+        self.known[ids] = found = Known(self.names, tensors, weakref.ref(tensors[0], forget))
+        return found.weights
+
+    def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
+        shape = input.shape
+        if batch_sizes is not None:
+            ragged = ragged_of(batch_sizes)
+            T, N = len(batch_sizes), int(batch_sizes[0])
+            check_shape(shape, (ragged.rows, self.layer.input_size), "input")
+            return Rows(T, N, None if ragged.full else ragged, True, False)
+        if len(shape) == 2:
+            check_shape(shape, ("T", self.layer.input_size), "input")
+            return Rows(shape[0], 1, None, False, True)
+        check_shape(shape, ("N" if self.batch_first else "T", "·", self.layer.input_size), "input")
+        T, N = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
+        return Rows(T, N, None, False, False)
+
+    def view(self, x: Tensor, rows: Rows) -> np.ndarray:
+        """Return a sequence as the kernels take it, (T, N, ·) or packed: a view."""
+        array: np.ndarray = x.numpy(force=True)
+        if rows.packed:
+            return array.reshape(rows.T, rows.N, -1) if rows.ragged is None else array
+        return array[:, None] if rows.unbatched else array.swapaxes(0, 1) if self.batch_first else array
+
+    def given(self, y: np.ndarray, rows: Rows) -> Tensor:
+        """Return such a sequence as the caller has it."""
+        if rows.packed:
+            y = y.reshape(-1, y.shape[-1])
+        elif rows.unbatched:
+            y = y[:, 0]
+        elif self.batch_first:
+            y = y.swapaxes(0, 1)
+        return torch.from_numpy(y)
+
+    def initial(self, hx: Sequence[Tensor | None], rows: Rows) -> tuple[np.ndarray, ...]:
+        """Return states, or their gradients, as the kernels take them: (L*D, N, ·). Not to be written to."""
+        k = self.L * self.D
+        if not hx:
+            return tuple([np.zeros((k, rows.N, width), self.dtype) for width in self.widths])
+        return tuple([
+            np.zeros((k, rows.N, width), self.dtype) if h is None
+            else np.ascontiguousarray(h.numpy(force=True)).reshape(k, rows.N, width)
+            for h, width in zip(hx, self.widths, strict=True)
+        ])  # fmt: skip
+
+    def empty(self, x: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return memory for the output over x."""
+        return empty((*x.shape[:-1], self.D * self.widths[0]), self.dtype)
+
+    def states(self, states: tuple[np.ndarray, ...], rows: Rows) -> list[Tensor]:
+        """Return states as the caller has them."""
+        return [torch.from_numpy(array[:, 0] if rows.unbatched else array) for array in states]
+
+    def infer(
+        self,
+        input: Tensor,
+        hx: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        key: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run and keep nothing: y and the final states."""
+        weights, threads, layer = self.weights(tensors), most_threads(), self.layer
+        if batch_sizes is None and key is None:
+            x = input.numpy(force=True)
+            state: Any = tuple([h.numpy(force=True) for h in hx]) or None
+            if state is not None and len(state) == 1:
+                state = state[0]
+            quick = None
+            if not self.bidirectional:
+                stack = weights.stack or layer._stack(weights)
+                quick = stack.call(x, state, self.batch_first, False, threads)
+            y, finals = quick or layer._general(weights, x, state, None, True, None, threads)
+            if type(finals) is tuple:
+                return torch.from_numpy(y), [torch.from_numpy(finals[0]), torch.from_numpy(finals[1])]
+            return torch.from_numpy(y), [torch.from_numpy(finals)]
+        rows = self.rows(input, batch_sizes)
+        x = self.view(input, rows)
+        y = self.empty(x, rows)
+        finals = layer._infer(weights, x, self.initial(hx, rows), y, threads, rows.ragged, key=dropout_key(key))
+        return self.given(y, rows), self.states(finals, rows)
+
+    def forward(
+        self,
+        input: Tensor,
+        hx: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        key: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The same, with a tape: layer by layer, its input but for the first's, then what each direction keeps."""
+        rows = self.rows(input, batch_sizes)
+        x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
+        y, finals = self.empty(x, rows), tuple([np.empty_like(state) for state in initial])
+        kept = self.layer._run(
+            self.weights(tensors), x, initial, finals, y, most_threads(), rows.ragged, True, dropout_key(key)
+        )
+        tape: list[Tensor] = []
+        for k, (below, directions) in enumerate(kept):
+            if k:
+                tape.append(torch.from_numpy(below.reshape(-1, below.shape[-1])))
+            for arrays in directions:
+                tape += [torch.from_numpy(array) for array in arrays if array is not None]
+        return self.given(y, rows), self.states(finals, rows), tape
+
+    def backward(
+        self,
+        dy: Tensor | None,
+        dhx: Sequence[Tensor | None],
+        tape: Sequence[Tensor],
+        input: Tensor,
+        tensors: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        key: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
+        rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
+        x = np.ascontiguousarray(self.view(input, rows))
+        upstream = None if dy is None else np.ascontiguousarray(self.view(dy, rows))
+        given = self.initial(dhx, rows)
+        dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
+        fresh = x.size > 0
+        grads = self.layer._grads(weights, None, fresh)
+        dx = self.layer._run_back(
+            Tape(self.layer, weights, ()), self.unroll(x, tape), upstream, dstates, grads, rows.ragged,
+            dropout_key(key), most_threads(), fresh=fresh,
+        )  # fmt: skip
+        return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
+
+    def unroll(self, x: np.ndarray, tape: Sequence[Tensor]) -> list[tuple[np.ndarray, Any]]:
+        """Return a tape's arrays as they were: of each layer the input, and what each direction keeps."""
+        each = len(self.kept) - self.kept.count(0)
+        if len(tape) != self.L * (self.D * each + 1) - 1:
+            raise ValueError(f"expected the tape of {self.layer!r}, got {len(tape)} tensors")
+        rest = iter([array.numpy(force=True) for array in tape])
+        kept = []
+        for k in range(self.L):
+            below = next(rest).reshape(*x.shape[:-1], -1) if k else x
+            directions = tuple([tuple([next(rest) if width else None for width in self.kept]) for _ in range(self.D)])
+            kept.append((below, directions))
+        return kept
+
+
+plan_of = lru_cache(maxsize=256)(Plan)
+
+
+def most_threads() -> int:
+    """Return how many threads a call may use, as kernels take it: as many as pay, but no more than PyTorch may."""
+    n = torch.get_num_threads()
+    return 0 if n >= get_num_threads() else -n
+
+
+def ragged_of(batch_sizes: Tensor) -> Ragged:
+    """Return the order of the rows of a PackedSequence."""
+    sizes = batch_sizes.numpy(force=True)
+    if sizes.ndim != 1 or sizes.dtype != np.int64 or len(sizes) == 0 or sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any():
+        raise ValueError(f"expected batch_sizes of int64, descending and positive, got {batch_sizes!r:.80}")
+    return Ragged(np.searchsorted(-sizes, -np.arange(sizes[0])), len(sizes))
+
+
+def dropout_key(key: Tensor | None) -> np.ndarray | None:
+    """Return a dropout mask's key, two numbers of 64 bits, as `dropout.drop` takes it."""
+    return None if key is None else key.numpy(force=True).view(np.uint64)
