@@ -216,18 +216,40 @@ def _recurrent_autograd(input: Any, hx: Any, weights: Any, batch_sizes: Any, key
 # --- kernels, on the CPU and for shapes alone -------------------------------------------------------------------------
 
 
+def check_states(plan: Plan, input: Tensor, hx: Sequence[Tensor | None], batch_sizes: Tensor | None) -> None:
+    """Raise ValueError unless states, or their gradients, fit an input; modules have looked at theirs already."""
+    rows = plan.rows(input, batch_sizes)
+    if len(hx) != len(plan.widths):
+        raise ValueError(f"expected {len(plan.widths)} states, got {len(hx)}")
+    for h, width in zip(hx, plan.widths, strict=True):
+        shape = (plan.L * plan.D, *(() if rows.unbatched else (rows.N,)), width)
+        if h is not None and (h.shape != shape or h.dtype != input.dtype):
+            raise ValueError(f"expected a state {shape} of {input.dtype}, got {tuple(h.shape)} of {h.dtype}")
+
+
 def _recurrent_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
-    return plan_for(input, weights, *options).infer(input, hx, weights, batch_sizes, key)
+    plan = plan_for(input, weights, *options)
+    if hx:
+        check_states(plan, input, hx, batch_sizes)
+    return plan.infer(input, hx, weights, batch_sizes, key)
 
 
 def _forward_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
-    return plan_for(input, weights, *options).forward(input, hx, weights, batch_sizes, key)
+    plan = plan_for(input, weights, *options)
+    if hx:
+        check_states(plan, input, hx, batch_sizes)
+    return plan.forward(input, hx, weights, batch_sizes, key)
 
 
 def _backward_cpu(
     dy: Any, dhx: Any, tape: Any, input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any
 ) -> Any:
-    return plan_for(input, weights, *options).backward(dy, dhx, tape, input, weights, batch_sizes, key)
+    plan = plan_for(input, weights, *options)
+    check_states(plan, input, dhx, batch_sizes)
+    shape = (*input.shape[:-1], plan.D * plan.widths[0])
+    if dy is not None and (dy.shape != shape or dy.dtype != input.dtype):
+        raise ValueError(f"expected dy {shape} of {input.dtype}, got {tuple(dy.shape)} of {dy.dtype}")
+    return plan.backward(dy, dhx, tape, input, weights, batch_sizes, key)
 
 
 def _recurrent_fake(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:

@@ -44,10 +44,10 @@ class Known:
     an array that shares its memory or by another process, and tensors of inference mode have none.
     """
 
-    __slots__ = ("arrays", "contents", "names", "places", "ref", "weights")
+    __slots__ = ("arrays", "contents", "names", "places", "refs", "weights")
 
-    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], ref: Any) -> None:
-        self.names, self.places, self.ref = names, places_of(tensors), ref
+    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], refs: list[Any]) -> None:
+        self.names, self.places, self.refs = names, places_of(tensors), refs
         self.arrays = tuple([np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors])
         self.pack(digest(self.arrays))
 
@@ -116,7 +116,7 @@ class Plan:
         """Return the weights that tensors hold at this moment; packed once for as long as they hold the same."""
         ids = tuple(map(id, tensors))
         found = self.known.get(ids)
-        if found is not None and found.ref() is tensors[0]:
+        if found is not None:  # and hence all its tensors live
             places = places_of(tensors)
             if places == found.places and None not in places:
                 return found.now()
@@ -128,10 +128,9 @@ class Plan:
                 raise ValueError(f"expected {name} of shape {shape} and {self.torch_dtype}, got {got}")
 
         def forget(ref: Any, known: dict[tuple[int, ...], Known] = self.known) -> None:
-            if (found := known.get(ids)) is not None and found.ref is ref:
-                del known[ids]
+            known.pop(ids, None)
 
-        self.known[ids] = found = Known(self.names, tensors, weakref.ref(tensors[0], forget))
+        self.known[ids] = found = Known(self.names, tensors, [weakref.ref(tensor, forget) for tensor in tensors])
         return found.weights
 
     def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
@@ -266,9 +265,13 @@ class Plan:
         if len(tape) != self.L * (self.D * each + 1) - 1:
             raise ValueError(f"expected the tape of {self.layer!r}, got {len(tape)} tensors")
         rest = iter([array.numpy(force=True) for array in tape])
-        kept = []
+        kept, width = [], self.D * self.widths[0]
         for k in range(self.L):
-            below = next(rest).reshape(*x.shape[:-1], -1) if k else x
+            below = x
+            if k:
+                below = next(rest)
+                check_shape(below.shape, (x.size // x.shape[-1], width), "a layer's input on the tape")
+                below = below.reshape(*x.shape[:-1], width)
             directions = tuple([tuple([next(rest) if width else None for width in self.kept]) for _ in range(self.D)])
             kept.append((below, directions))
         return kept
