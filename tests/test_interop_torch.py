@@ -1,4 +1,4 @@
-"""rnncore's modules and operators for PyTorch: the same results, gradients and errors, and whatever runs on operators."""
+"""rnncore's modules and operators for PyTorch: the same results, gradients and errors, and what runs on operators."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def test_layers(data):
         options["proj_size"] = draw(st.integers(0, H - 1))
     theirs, ours = twins(name, I, H, **options)
     form = draw(st.sampled_from(["padded", "packed", "sorted", "unbatched"]))
-    x = torch.randn(*((T, I) if form == "unbatched" else (N, T, I) if options["batch_first"] else (T, N, I)), dtype=dtype)
+    shape = (T, I) if form == "unbatched" else (N, T, I) if options["batch_first"] else (T, N, I)
+    x = torch.randn(shape, dtype=dtype)
     x.requires_grad_(draw(st.booleans()))
     hx = draw(st.sampled_from([None, random_state(theirs, N, name == "LSTM", form != "unbatched")]))
     if form in ("packed", "sorted"):
@@ -211,8 +212,10 @@ def test_autocast_and_other_dtypes_run_as_ever():
 # --- operators --------------------------------------------------------------------------------------------------------
 
 
-def operator_arguments(mode, *, L=1, bidirectional=False, batch_first=False, proj=0, form="padded", bias=True, state=True,
-                       dropout=0.0, N=3, dtype=torch.float32):  # fmt: skip
+def operator_arguments(
+    mode, *, L=1, bidirectional=False, batch_first=False, proj=0, form="padded", bias=True, state=True, dropout=0.0, N=3,
+    dtype=torch.float32,
+):  # fmt: skip
     kind = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(mode, nn.RNN)
     options = {"proj_size": proj} if mode == "LSTM" else {"nonlinearity": mode[4:].lower()} if kind is nn.RNN else {}
     options |= {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional, "dtype": dtype}
@@ -278,7 +281,8 @@ def test_operators_refuse_what_does_not_fit(wrong):
     x, hx, weights, batch_sizes, key, dropout, mode, L, *options = detached(operator_arguments("LSTM"))
     x, hx, L = wrong.get("x", x), wrong.get("hx", hx), wrong.get("L", L)
     weights = weights[wrong.get("weights", slice(None))]
-    arguments = x, hx, weights, wrong.get("batch_sizes", batch_sizes), key, dropout, wrong.get("mode", mode), L, *options
+    batch_sizes, mode = wrong.get("batch_sizes", batch_sizes), wrong.get("mode", mode)
+    arguments = x, hx, weights, batch_sizes, key, dropout, mode, L, *options
     for operator in torch.ops.rnncore.recurrent, torch.ops.rnncore.forward:
         with pytest.raises((ValueError, TypeError), match="expected"):
             operator(*arguments)
@@ -302,7 +306,8 @@ def test_a_wrong_tape_is_refused():
 def test_gradients_and_their_gradients(name, options, form):
     module = getattr(interop, name)(2, 3, dtype=torch.float64, **options)
     names = [n for n, _ in module.named_parameters()]
-    x = torch.randn((3, 2) if form == "unbatched" else (2, 3, 2) if module.batch_first else (3, 2, 2), dtype=torch.float64)
+    shape = (3, 2) if form == "unbatched" else (2, 3, 2) if module.batch_first else (3, 2, 2)
+    x = torch.randn(shape, dtype=torch.float64)
     hx = tensors(random_state(module, 2, name == "LSTM", form != "unbatched"))
 
     def call(x, *rest):
