@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         "reached or not reached. Takes long: leave the machine alone meanwhile.",
     )
     bench.set_defaults(command=_bench)
-    bench.add_argument("--preset", default="inference", help="inference, layers or training (default: inference)")
+    bench.add_argument(
+        "--preset", default="inference", help="inference, layers, training or pytorch (default: inference)"
+    )
     bench.add_argument("--quick", action="store_true", help="a few cases, with short blocks: a rough look")
     bench.add_argument("--rows", type=_words, metavar="NAME,...", help="these rows of it only")
     bench.add_argument("--threads", type=_numbers, metavar="N,...", help="these numbers of threads only")

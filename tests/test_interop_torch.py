@@ -213,8 +213,8 @@ def test_autocast_and_other_dtypes_run_as_ever():
 
 
 def operator_arguments(
-    mode, *, L=1, bidirectional=False, batch_first=False, proj=0, form="padded", bias=True, state=True, dropout=0.0, N=3,
-    dtype=torch.float32,
+    mode, *, L=1, bidirectional=False, batch_first=False, proj=0, form="padded", bias=True, state=True, dropout=0.0,
+    N=3, dtype=torch.float32,
 ):  # fmt: skip
     kind = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(mode, nn.RNN)
     options = {"proj_size": proj} if mode == "LSTM" else {"nonlinearity": mode[4:].lower()} if kind is nn.RNN else {}

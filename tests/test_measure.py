@@ -283,6 +283,37 @@ def test_peers_agree(workers, peer, cases):
         assert result.ratios[0].median > 0
 
 
+@pytest.mark.parametrize("case", [SEQUENCE, GRU, TRAINING, replace(TRAINING, cell="rnn")], ids=str)
+def test_modules_agree_with_layers(workers, case):
+    """A module and the layer behind it, each in a process of its own."""
+    import_peer("torch")
+    case = replace(case, module=True)
+    module, layer = peers.contender("rnncore", case), peers.contender("rnncore", replace(case, module=False))
+    assert module.name != layer.name
+    assert workers.compare(module, [layer], tolerance=case.tolerance, **FEW).ratios[0].median > 0
+
+
+@pytest.mark.parametrize("kind", ["sequence", "training"])
+def test_packed_modules_agree_with_whole_ones(workers, kind):
+    import_peer("torch")
+    case = replace(RAGGED, kind=kind, module=True)
+    workers.compare(peers.contender("rnncore", case), [peers.contender("whole", case)], tolerance=case.tolerance, **FEW)
+
+
+def test_weights_of_a_module_change_before_each_call():
+    """So that what it packs counts, as it does for the layer."""
+    import_peer("torch")
+    from rnncore.interop.torch import run
+
+    _, results, _ = training.build("rnncore", asdict(replace(TRAINING, module=True)))
+    contents = set()
+    plan = run.plan_of("LSTM", TRAINING.I, TRAINING.H, 1, True, False, False, 0, __import__("torch").float32, 0.0)
+    for _ in range(3):
+        results()
+        contents |= {known.contents for known in plan.known.values()}
+    assert len(contents) >= 2
+
+
 @pytest.mark.parametrize("name", ["rnncore", "torch"])  # JAX in this process would mind other tests' forks
 def test_gradients_are_all_there(name):
     """dx, those of both states, and those of the parameters, after which these are as they were; weights are new."""
@@ -554,6 +585,35 @@ def test_padded_ratio_is_for_as_much_work(lost, high):
     assert "padded 1.20" in str(measurement)  # as measured
 
 
+@pytest.mark.parametrize(("high", "lost"), [(0.80, False), (0.75, True)])
+def test_modules_may_take_so_much_more(high, lost):
+    """A layer's 100 µs may become 110 + 15: a ratio of 0.8."""
+    case = replace(SEQUENCE, module=True)
+    measurement = presets.Measurement(case, Interval(125e-6, 1e-4, 2e-4), {"numpy": Interval(0.8, 0.7, high)})
+    bar = presets.Bar("call", (case,), "numpy", over=15e-6)
+    assert bar.others(("torch",)) == ["numpy"]
+    assert "at most 1.1 times, and 15 µs, of its time" in bar.words(())
+    verdict = bar.verdict({case: measurement}, ())
+    assert (verdict.reached, bool(verdict.lost)) == (not lost, lost)
+
+
+def test_pytorch_preset_is_the_whole_table():
+    preset = presets.pytorch()
+    assert preset.rows == ("call", "gradients", "packed") and len(preset.bars) == 16
+    assert all(case.module for bar in preset.bars for case in bar.cases)
+    for bar in preset.bars:
+        number, over, against = {
+            "call": (28, 15e-6, "numpy"), "gradients": (16, 50e-6, "numpy"), "packed": (12, None, "whole")
+        }[bar.row]  # fmt: skip
+        assert (len(bar.cases), bar.over, bar.against) == (number, over, against)
+        assert bar.each == (1.0 if bar.row == "packed" else None)
+    assert {(bar.row, bar.cases[0].cell, bar.cases[0].kind, bar.cases[0].threads) for bar in preset.bars} == {
+        *((row, cell, kind, threads) for row, kind in (("call", "sequence"), ("gradients", "training"))
+          for cell in ("lstm", "rnn", "gru") for threads in (1, 2)),
+        *(("packed", "lstm", kind, threads) for kind in ("sequence", "training") for threads in (1, 2)),
+    }  # fmt: skip
+
+
 def test_inference_preset_is_the_whole_table():
     preset = presets.inference()
     assert preset.rows == (
@@ -740,7 +800,7 @@ def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "fast"], "expected a preset among inference, layers, training, tiny, got 'fast'"),
+        (["--preset", "fast"], "expected a preset among inference, layers, training, pytorch, tiny, got 'fast'"),
         (["--rows", "grid,gird"], "expected rows among grid, limit, two, training, memory, size, got 'gird'"),
         (["--against", "keras"], "expected peers among torch, ort, openvino, jax, got 'keras'"),
         (["--threads", "3"], "expected threads among 1"),

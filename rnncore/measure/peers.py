@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ class Case:
         Layers and directions.
     ragged : bool
         Whether sequences are only as long as `lengths` says, and padded to T.
+    module : bool
+        Whether rnncore's contender is its module for PyTorch, of which ragged sequences are packed beforehand.
     """
 
     kind: Literal["sequence", "call", "stream", "streams", "training", "step", "memory"]
@@ -61,6 +63,7 @@ class Case:
     L: int = 1
     D: Literal[1, 2] = 1
     ragged: bool = False
+    module: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "I", self.I or self.H)
@@ -69,7 +72,7 @@ class Case:
     def group(self) -> str:
         """Return all but the sizes."""
         stack = f"L={self.L} D={self.D} " * (self.L * self.D > 1)
-        kind = "ragged " * self.ragged + self.kind
+        kind = "ragged " * self.ragged + self.kind + " by module" * self.module
         threads = f"{self.threads} thread" + "s" * (self.threads > 1)
         return f"{self.cell.upper()} {stack}{self.dtype} {kind}, {threads}"
 
@@ -97,6 +100,7 @@ def missing(peer: str) -> list[str]:
 def contender(name: str, case: Case) -> Contender:
     """Return a library at work on a case."""
     process = f"{name} {case.kind}" if case.kind == "streams" else name  # sets its threads otherwise
+    process += " by module" * case.module
     home = f"{__package__}.training" if case.kind in ("training", "step", "memory") else __name__
     return Contender(process, f"{home}:build", {"name": name, "case": asdict(case)}, case.threads)
 
@@ -156,6 +160,8 @@ def carried(step: Step, zero: Any, h: Callable[[Any], Any]) -> Built:
 
 
 def rnncore(case: Case) -> Built:
+    if case.module:
+        return by_module(case)
     layer, x = layer_of(case), sequence(case)
     if case.ragged:
         lengths = case.lengths
@@ -196,8 +202,7 @@ def rnncore(case: Case) -> Built:
 def padded(case: Case) -> Built:
     """Return rnncore's work on all steps of a ragged batch, whose results count within the lengths."""
     layer, x = layer_of(case), sequence(case)
-    valid = np.arange(case.T)[:, None, None] < case.lengths[:, None]
-    return lambda: layer(x), lambda: layer(x)[0] * valid
+    return lambda: layer(x), lambda: layer(x)[0] * within(case)
 
 
 def limit(case: Case) -> Built:
@@ -210,11 +215,14 @@ def limit(case: Case) -> Built:
 
 
 def torch_module(case: Case) -> Any:
-    """Return the layer, held to the case's threads as all of the process."""
+    """Return the layer, PyTorch's or rnncore's, held to the case's threads as all of the process."""
     import torch
 
     torch.set_num_threads(case.threads)
-    kind, dtype = getattr(torch.nn, case.cell.upper()), getattr(torch, case.dtype)
+    library = torch.nn
+    if case.module:
+        from ..interop import torch as library
+    kind, dtype = getattr(library, case.cell.upper()), getattr(torch, case.dtype)
     module = kind(case.I, case.H, case.L, bidirectional=case.D == 2, dtype=dtype)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in layer_of(case).state_dict().items()})
     return module
@@ -254,6 +262,38 @@ def torch(case: Case) -> Built:
     if case.cell == "lstm":
         return carried(step, zero, lambda state: state[0].numpy())
     return carried(step, zero[0], lambda state: state.numpy())
+
+
+def by_module(case: Case) -> Built:
+    """Return the work of rnncore's module; of a ragged batch, which is packed already, results are padded."""
+    import torch
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    module, x = torch_module(case), torch.from_numpy(sequence(case))
+    given = pack_padded_sequence(x, torch.from_numpy(case.lengths), enforce_sorted=False) if case.ragged else x
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return module(given)
+
+    def results() -> np.ndarray:
+        y = run()[0]
+        array: np.ndarray = (pad_packed_sequence(y, total_length=case.T)[0] if case.ragged else y).numpy()
+        return array
+
+    return run, results
+
+
+def whole(case: Case) -> Built:
+    """Return the work of rnncore's module on all steps of a ragged batch, whose results count within the lengths."""
+    run, results = by_module(replace(case, ragged=False))
+    return run, lambda: results() * within(case)
+
+
+def within(case: Case) -> np.ndarray:
+    """Return which steps (T, N, 1) there are."""
+    steps: np.ndarray = np.arange(case.T)[:, None, None] < case.lengths[:, None]
+    return steps
 
 
 # --- ONNX Runtime and OpenVINO ----------------------------------------------------------------------------------------
@@ -425,6 +465,7 @@ def jax(case: Case) -> Built:
 BUILDERS: dict[str, Callable[[Case], Built]] = {
     "rnncore": rnncore,
     "padded": padded,
+    "whole": whole,
     "limit": limit,
     "torch": torch,
     "ort": ort,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .peers import (
     sequence,
     torch_module,
     torch_packed,
+    within,
     zero_state,
 )
 from .worker import timed
@@ -70,6 +72,8 @@ def rnncore_passes(case: Case) -> tuple[Any, Callable[[], Any], Callable[[Any], 
 
 
 def rnncore(case: Case) -> Built:
+    if case.module:
+        return by_module(case)
     layer, forward, backward = rnncore_passes(case)
 
     def prepare() -> None:
@@ -119,6 +123,48 @@ def torch(case: Case) -> Built:
         prepare()
         run()
         return tuple(tensor.grad.numpy() for tensor in leaves)
+
+    return run, results, prepare
+
+
+def by_module(case: Case, of_whole: bool = False) -> Built:
+    """The work of rnncore's module for PyTorch. A ragged batch is packed already, or with `of_whole` padded, of which
+    no gradient comes from behind the lengths."""
+    import torch
+    from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+    module, lengths = torch_module(case), torch.from_numpy(case.lengths)
+    x, *state = (torch.from_numpy(array) for array in (sequence(case), *initial_state(case)))
+    dy = torch.from_numpy(upstream(case) * within(case))
+    packed = None
+    if case.ragged and not of_whole:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        x, dy = packed.data.clone(), pack_padded_sequence(dy, lengths, enforce_sorted=False).data
+    leaves = [x.requires_grad_(), *(s.requires_grad_() for s in state), *module.parameters()]
+    begin = tuple(state) if case.cell == "lstm" else state[0]
+    factors = cycle((1 + 2**-20, 1 / (1 + 2**-20)))
+
+    def prepare() -> None:
+        with torch.no_grad():
+            for tensor in leaves:
+                tensor.grad = None
+            factor = next(factors)
+            for tensor in module.parameters():
+                tensor.mul_(factor)
+
+    def run() -> None:
+        if packed is None:
+            module(x, begin)[0].backward(dy)
+        else:
+            module(packed._replace(data=x), begin)[0].data.backward(dy)
+
+    def results() -> tuple[np.ndarray, ...]:
+        prepare()
+        run()
+        dx, *rest = (tensor.grad for tensor in leaves)
+        if packed is not None:
+            dx, _ = pad_packed_sequence(PackedSequence(dx, *packed[1:]), total_length=case.T)
+        return tuple(tensor.numpy() for tensor in (dx, *rest))
 
     return run, results, prepare
 
@@ -331,7 +377,13 @@ def torch_memory(case: Case) -> Built:
 
 
 BUILDERS: dict[str, dict[str, Callable[[Case], Built]]] = {
-    "training": {"rnncore": rnncore, "torch": torch, "jax": jax, "limit": limit},
+    "training": {
+        "rnncore": rnncore,
+        "torch": torch,
+        "jax": jax,
+        "limit": limit,
+        "whole": partial(by_module, of_whole=True),
+    },
     "step": {"rnncore": rnncore_step, "torch": torch_step},
     "memory": {"rnncore": rnncore_memory, "torch": torch_memory},
 }
