@@ -14,7 +14,7 @@ import pytest
 import rnncore.demo
 import rnncore.train
 
-HOMES = "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.plot"
+HOMES = "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.file", "rnncore.plot"
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
