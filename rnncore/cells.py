@@ -16,7 +16,7 @@ from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_sh
 from .layers import as_nonlinearity
 from .recurrent import NAMES, RNG, State, States, pack, recurrent_shapes, uniform
 from .tape import Tape, open_tape
-from .weights import Module, Weights
+from .weights import Module, Weights, renamed
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
@@ -43,6 +43,10 @@ class _RecurrentCell(Module, Generic[State]):
     @property
     def _cell(self) -> Cell:
         raise NotImplementedError
+
+    def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
+        of_layer = {name + "_l0": name for name in self._weights if name + "_l0" in found}
+        return renamed(found, of_layer, self._weights)
 
     def __repr__(self) -> str:
         words = [str(self.input_size), str(self.hidden_size)]

@@ -38,7 +38,7 @@ from .dropout import drop, dropout_key
 from .sequences import Rows, chunks, first_row, packed, piece, unpack, unsorted
 from .stream import Stream
 from .tape import Tape, open_tape
-from .weights import Module, Weights
+from .weights import Module, Weights, renamed
 
 __all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_shapes", "uniform"]
 
@@ -172,6 +172,15 @@ class _Recurrent(Module, Generic[State]):
     @staticmethod
     def _suffix(layer: int, direction: int) -> str:
         return f"_l{layer}" + ("_reverse" if direction else "")
+
+    def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
+        of_cell = {name: name + "_l0" for name in found if name + "_l0" in self._weights}
+        if of_cell and len(self._suffixes) > 1:
+            raise ValueError(
+                f"expected names such as 'weight_ih_l0' for {len(self._suffixes)} layers and directions, "
+                f"got that of a cell, {next(iter(of_cell))!r}"
+            )
+        return renamed(found, of_cell, self._weights)
 
     def __repr__(self) -> str:
         words = [str(self.input_size), str(self.hidden_size)]

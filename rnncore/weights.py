@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ._kernels.memory import frozen
-from .checks import as_real, check_shape
+from .checks import as_real, check_shape, from_tensor
 
-__all__ = ["IncompatibleKeys", "Module", "Weights"]
+__all__ = ["IncompatibleKeys", "Module", "Weights", "renamed"]
 
 Packed = TypeVar("Packed")
 
@@ -68,6 +68,20 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
+def renamed(found: dict[str, Any], names: Mapping[str, str], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by their names in `names`, if they have one there.
+
+    Raises
+    ------
+    ValueError
+        If some came by their `own` names besides.
+    """
+    both = [name for name in found if name in own] if names else []
+    if both:
+        raise ValueError(f"expected names of a layer or of a cell, got both: {both[0]!r} and {next(iter(names))!r}")
+    return {names.get(name, name): value for name, value in found.items()}
+
+
 class Module:
     """Something with named parameters of one dtype. Base of layers, cells and the training kit's maps.
 
@@ -121,7 +135,8 @@ class Module:
         Parameters
         ----------
         mapping : mapping of str to array_like
-            Values are converted to the module's dtype.
+            Values are converted to the module's dtype. They may be torch tensors, on any device, with or without
+            gradients, of bfloat16 as of any other real dtype.
         prefix : str
             Only names that start with it are looked at, without it: ``prefix="encoder."`` takes this module's part of
             a whole model's state dict.
@@ -131,14 +146,28 @@ class Module:
         Returns
         -------
         IncompatibleKeys
-            Named tuple ``(missing_keys, unexpected_keys)``.
+            Named tuple ``(missing_keys, unexpected_keys)``: names as this module has them, and as they were found.
 
         Raises
         ------
         TypeError
             If `mapping` is no mapping of strings, or a value holds no real numbers.
         ValueError
-            If a shape differs or, with `strict`, names do.
+            If a shape differs or, with `strict`, names do; if `mapping` has names both of a layer and of a cell, or
+            those of a cell for a layer of more than one layer or direction.
+
+        Notes
+        -----
+        A layer of one layer and one direction takes a cell's names as well, ``weight_ih`` for ``weight_ih_l0``, and a
+        cell those of a layer. What torch's ``weight_norm`` and other parametrizations put in a weight's place
+        (``weight_hh_l0_g``, ``parametrizations.…``) are unexpected names: remove them first.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> cell, layer = rc.GRUCell(3, 4), rc.GRU(3, 4)
+        >>> layer.load_state_dict(cell.state_dict())
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(f"expected a mapping of names to arrays, got {type(mapping).__name__}")
@@ -150,6 +179,7 @@ class Module:
                 raise TypeError(f"expected names to be strings, got {name!r}")
             if name.startswith(prefix):
                 found[name[len(prefix) :]] = value
+        found = self._renamed(found)
         with self._changing:
             current = self._weights
             keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
@@ -158,8 +188,13 @@ class Module:
                     f"expected the names {sorted(prefix + n for n in current)}; "
                     f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
                 )
-            self._weights = self._adopt(current, {**current, **{n: v for n, v in found.items() if n in current}})
+            new = {name: from_tensor(value, name) for name, value in found.items() if name in current}
+            self._weights = self._adopt(current, {**current, **new})
         return keys
+
+    def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Return values by this module's names for them, should they have come by others that it knows."""
+        return found
 
     @contextmanager
     def editing(self) -> Iterator[dict[str, np.ndarray]]:
