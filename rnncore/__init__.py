@@ -12,6 +12,7 @@ from .tape import Tape
 
 if TYPE_CHECKING:
     from . import train
+    from .interop.files import load, save
 
 __version__ = "0.1.0"
 
@@ -28,15 +29,21 @@ __all__ = [
     "__version__",
     "get_num_threads",
     "info",
+    "load",
+    "save",
     "set_num_threads",
     "train",
 ]
 
+_INTEROP = {"load": ".interop.files", "save": ".interop.files"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import the training kit when it is first asked for: serving a model needs none of it."""
+    """Import the training kit, and the way to files, when they are first asked for: serving a model needs neither."""
     if name == "train":
         return import_module(".train", __name__)
+    if name in _INTEROP:
+        return getattr(import_module(_INTEROP[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
