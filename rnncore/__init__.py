@@ -12,6 +12,7 @@ from .tape import Tape
 
 if TYPE_CHECKING:
     from . import train
+    from .interop.convert import from_torch
     from .interop.files import load, save
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "Stream",
     "Tape",
     "__version__",
+    "from_torch",
     "get_num_threads",
     "info",
     "load",
@@ -35,11 +37,12 @@ __all__ = [
     "train",
 ]
 
-_INTEROP = {"load": ".interop.files", "save": ".interop.files"}
+_INTEROP = {"from_torch": ".interop.convert", "load": ".interop.files", "save": ".interop.files"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the training kit, and the way to files, when they are first asked for: serving a model needs neither."""
+    """Import the training kit, and the ways to torch and to files, when they are first asked for: serving a model needs
+    none of them."""
     if name == "train":
         return import_module(".train", __name__)
     if name in _INTEROP:

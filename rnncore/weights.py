@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ._kernels.memory import frozen
 from .checks import as_real, check_shape, from_tensor
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["IncompatibleKeys", "Module", "Weights", "renamed"]
 
@@ -191,6 +194,38 @@ class Module:
             new = {name: from_tensor(value, name) for name, value in found.items() if name in current}
             self._weights = self._adopt(current, {**current, **new})
         return keys
+
+    def to_torch(self) -> torch.nn.Module:
+        """Return the module of `torch.nn` that computes the same, with copies of the parameters.
+
+        Returns
+        -------
+        torch.nn.Module
+            Of the same name, options and dtype, on the CPU and in training mode, as torch makes its modules.
+
+        Raises
+        ------
+        ImportError
+            If there is no torch: ``pip install "rnncore[torch]"``.
+        ValueError
+            If torch has no such module (JordanRNN) or option (``peephole=True``, ``reverse=True``,
+            ``reset_after=False``, ``nonlinearity="sigmoid"``).
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> import torch
+        >>> gru = rc.GRU(3, 4, bidirectional=True)
+        >>> module = gru.to_torch()
+        >>> module
+        GRU(3, 4, bidirectional=True)
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> np.allclose(gru(x)[0], module(torch.tensor(x))[0].detach(), atol=1e-6)
+        True
+        """
+        from .interop.convert import to_torch
+
+        return to_torch(self)
 
     def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
         """Return values by this module's names for them, should they have come by others that it knows."""

@@ -63,7 +63,7 @@ def test_import_takes_numpy_alone():
     code = (
         "import sys, numpy\n"
         "before = set(sys.modules)\n"
-        "import rnncore, rnncore.train, rnncore.interop.files\n"
+        "import rnncore, rnncore.train, rnncore.interop.files, rnncore.interop.convert\n"
         "known = {'rnncore', 'numpy', 'cython_runtime', *sys.stdlib_module_names}\n"
         "new = {name for name in set(sys.modules) - before if name.split('.')[0] not in known}\n"
         "print(sorted(name for name in new if not name.startswith('_cython_')), 'rnncore.reference' in sys.modules)\n"

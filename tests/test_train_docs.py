@@ -15,7 +15,7 @@ import rnncore.demo
 import rnncore.train
 
 HOMES = (
-    "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.file", "rnncore.interop.files",
+    "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.file", "rnncore.interop.files", "rnncore.interop.convert",
     "rnncore.plot",
 )  # fmt: skip
 
