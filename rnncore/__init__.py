@@ -12,6 +12,8 @@ from .tape import Tape
 
 if TYPE_CHECKING:
     from . import train
+    from .interop.convert import from_torch
+    from .interop.files import load, save
 
 __version__ = "0.1.0"
 
@@ -26,17 +28,25 @@ __all__ = [
     "Stream",
     "Tape",
     "__version__",
+    "from_torch",
     "get_num_threads",
     "info",
+    "load",
+    "save",
     "set_num_threads",
     "train",
 ]
 
+_INTEROP = {"from_torch": ".interop.convert", "load": ".interop.files", "save": ".interop.files"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import the training kit when it is first asked for: serving a model needs none of it."""
+    """Import the training kit, and the ways to torch and to files, when they are first asked for: serving a model needs
+    none of them."""
     if name == "train":
         return import_module(".train", __name__)
+    if name in _INTEROP:
+        return getattr(import_module(_INTEROP[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,9 +14,9 @@ from ._kernels.cell import Cell
 from ._kernels.step import Stack
 from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
 from .layers import as_nonlinearity
-from .recurrent import NAMES, RNG, State, States, pack, recurrent_parameters
+from .recurrent import NAMES, RNG, State, States, pack, recurrent_shapes, uniform
 from .tape import Tape, open_tape
-from .weights import Module, Weights
+from .weights import Module, Weights, renamed
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
@@ -32,13 +32,21 @@ class _RecurrentCell(Module, Generic[State]):
         self.hidden_size = positive_int(hidden_size, "hidden_size")
         self.bias = as_bool(bias, "bias")
         numbers = as_dtype(dtype)
-        generator = np.random.default_rng(rng)
-        arrays = recurrent_parameters("", self._gates, self.input_size, self.hidden_size, self.bias, numbers, generator)
-        super().__init__(numbers, dict(arrays))
+        shapes = self._shapes(self.input_size, self.hidden_size, self.bias)
+        super().__init__(numbers, uniform(shapes, self.hidden_size, numbers, rng))
+
+    @classmethod
+    def _shapes(cls, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters, and with them what options they depend on."""
+        return recurrent_shapes("", cls._gates, input_size, hidden_size, bias)
 
     @property
     def _cell(self) -> Cell:
         raise NotImplementedError
+
+    def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
+        of_layer = {name + "_l0": name for name in self._weights if name + "_l0" in found}
+        return renamed(found, of_layer, self._weights)
 
     def __repr__(self) -> str:
         words = [str(self.input_size), str(self.hidden_size)]

@@ -23,6 +23,7 @@ __all__ = [
     "as_threads",
     "check_bytes",
     "check_shape",
+    "from_tensor",
     "positive_int",
 ]
 
@@ -112,6 +113,28 @@ def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"expected {name} to be an array of real numbers, got dtype {array.dtype}")
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def from_tensor(value: Any, name: str) -> Any:
+    """Return a torch tensor as an array on the CPU, float32 if its floats are shorter; what is no tensor as it is.
+
+    Torch is not imported: without it there is no tensor.
+
+    Raises
+    ------
+    TypeError
+        If the tensor has no numbers that an array can hold: sparse, quantized, or on the device "meta".
+    """
+    Tensor: Any = getattr(sys.modules.get("torch"), "Tensor", ())
+    if not isinstance(value, Tensor):
+        return value
+    try:
+        short = value.is_floating_point() and value.element_size() < 4  # bfloat16 and others that NumPy does not have
+        return (value.float() if short else value).numpy(force=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"expected {name} to be an array of real numbers, got {type(value).__name__}: {error}"
+        ) from error
 
 
 def as_integers(value: Any, name: str) -> np.ndarray:

@@ -116,11 +116,17 @@ class JordanRNN(_Recurrent[np.ndarray]):
         self.batch_first = as_bool(batch_first, "batch_first")
         self.num_layers, self.bidirectional, self.reverse, self.dropout = 1, False, False, 0.0
         numbers = as_dtype(dtype)
+        Module.__init__(self, numbers, uniform(self._shapes(I, H, O, self.bias), H, numbers, rng))
+
+    @classmethod
+    def _shapes(  # type: ignore[override]
+        cls, input_size: int, hidden_size: int, output_size: int, bias: bool
+    ) -> dict[str, tuple[int, ...]]:
+        I, H, O = input_size, hidden_size, output_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (H, I), "weight_oh_l0": (H, O)}
-        shapes |= {"bias_h_l0": (H,)} if self.bias else {}
+        shapes |= {"bias_h_l0": (H,)} if bias else {}
         shapes |= {"weight_ho_l0": (O, H)}
-        shapes |= {"bias_o_l0": (O,)} if self.bias else {}
-        Module.__init__(self, numbers, dict(uniform(shapes, 1 / np.sqrt(H), numbers, np.random.default_rng(rng))))
+        return shapes | ({"bias_o_l0": (O,)} if bias else {})
 
     @property
     def _cell(self) -> Cell:

@@ -6,7 +6,7 @@ The arithmetic is in `_kernels`; its definition is in `reference`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from math import isqrt
@@ -38,9 +38,9 @@ from .dropout import drop, dropout_key
 from .sequences import Rows, chunks, first_row, packed, piece, unpack, unsorted
 from .stream import Stream
 from .tape import Tape, open_tape
-from .weights import Module, Weights
+from .weights import Module, Weights, renamed
 
-__all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_parameters", "uniform"]
+__all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_shapes", "uniform"]
 
 RNG = np.random.Generator | np.random.SeedSequence | int | None
 State = TypeVar("State")
@@ -59,18 +59,10 @@ NAMES = {
 }
 
 
-def recurrent_parameters(
-    suffix: str,
-    G: int,
-    I: int,
-    H: int,
-    bias: bool,
-    dtype: np.dtype[Any],
-    rng: np.random.Generator,
-    proj_size: int = 0,
-    peephole: bool = False,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the names and initial values of one layer in one direction: torch's, uniform in ±1/sqrt(H)."""
+def recurrent_shapes(
+    suffix: str, G: int, I: int, H: int, bias: bool, proj_size: int = 0, peephole: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the parameters of one layer in one direction: torch's."""
     shapes: dict[str, tuple[int, ...]] = {"weight_ih": (G * H, I), "weight_hh": (G * H, proj_size or H)}
     if bias:
         shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
@@ -78,17 +70,15 @@ def recurrent_parameters(
         shapes["weight_hr"] = (proj_size, H)
     if peephole:
         shapes["weight_peephole"] = (3 * H,)
-    return uniform({name + suffix: shape for name, shape in shapes.items()}, 1 / np.sqrt(H), dtype, rng)
+    return {name + suffix: shape for name, shape in shapes.items()}
 
 
-def uniform(
-    shapes: Mapping[str, tuple[int, ...]], bound: float, dtype: np.dtype[Any], rng: np.random.Generator
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield names and values uniform in ±bound."""
+def uniform(shapes: Mapping[str, tuple[int, ...]], H: int, dtype: np.dtype[Any], rng: RNG) -> dict[str, np.ndarray]:
+    """Return arrays of these shapes, uniform in ±1/sqrt(H), which is torch's default."""
     for name, shape in shapes.items():
         check_bytes(shape, dtype, name)
-    for name, shape in shapes.items():
-        yield name, rng.uniform(-bound, bound, shape).astype(dtype)
+    bound, generator = 1 / np.sqrt(H), np.random.default_rng(rng)
+    return {name: generator.uniform(-bound, bound, shape).astype(dtype) for name, shape in shapes.items()}
 
 
 def pack(weights: Weights, suffix: str, names: Mapping[str, str] = NAMES) -> Pack:
@@ -146,17 +136,28 @@ class _Recurrent(Module, Generic[State]):
         if isinstance(rng, Weights):
             super().__init__(numbers, rng)
             return
-        generator = np.random.default_rng(rng)
-        D = 2 if self.bidirectional else 1
-        arrays: dict[str, np.ndarray] = {}
-        for layer in range(L):
-            for direction in range(D):
-                width = D * (proj_size or H) if layer else I
-                suffix = self._suffix(layer, direction)
-                arrays |= recurrent_parameters(
-                    suffix, self._gates, width, H, self.bias, numbers, generator, proj_size, peephole
-                )
-        super().__init__(numbers, arrays)
+        shapes = self._shapes(I, H, L, self.bias, self.bidirectional, proj_size, peephole)
+        super().__init__(numbers, uniform(shapes, H, numbers, rng))
+
+    @classmethod
+    def _shapes(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        bidirectional: bool,
+        proj_size: int = 0,
+        peephole: bool = False,
+    ) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters, and with them what options they depend on."""
+        D = 2 if bidirectional else 1
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, direction in product(range(num_layers), range(D)):
+            width = D * (proj_size or hidden_size) if layer else input_size
+            suffix = cls._suffix(layer, direction)
+            shapes |= recurrent_shapes(suffix, cls._gates, width, hidden_size, bias, proj_size, peephole)
+        return shapes
 
     @property
     def _cell(self) -> Cell:
@@ -175,6 +176,15 @@ class _Recurrent(Module, Generic[State]):
     @staticmethod
     def _suffix(layer: int, direction: int) -> str:
         return f"_l{layer}" + ("_reverse" if direction else "")
+
+    def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
+        of_cell = {name: name + "_l0" for name in found if name + "_l0" in self._weights}
+        if of_cell and len(self._suffixes) > 1:
+            raise ValueError(
+                f"expected names such as 'weight_ih_l0' for {len(self._suffixes)} layers and directions, "
+                f"got that of a cell, {next(iter(of_cell))!r}"
+            )
+        return renamed(found, of_cell, self._weights)
 
     def __repr__(self) -> str:
         words = [str(self.input_size), str(self.hidden_size)]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ._kernels.memory import frozen
-from .checks import as_real, check_shape
+from .checks import as_real, check_shape, from_tensor
 
-__all__ = ["IncompatibleKeys", "Module", "Weights"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["IncompatibleKeys", "Module", "Weights", "renamed"]
 
 Packed = TypeVar("Packed")
 
@@ -66,6 +69,20 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+def renamed(found: dict[str, Any], names: Mapping[str, str], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by their names in `names`, if they have one there.
+
+    Raises
+    ------
+    ValueError
+        If some came by their `own` names besides.
+    """
+    both = [name for name in found if name in own] if names else []
+    if both:
+        raise ValueError(f"expected names of a layer or of a cell, got both: {both[0]!r} and {next(iter(names))!r}")
+    return {names.get(name, name): value for name, value in found.items()}
 
 
 class Module:
@@ -124,7 +141,8 @@ class Module:
         Parameters
         ----------
         mapping : mapping of str to array_like
-            Values are converted to the module's dtype.
+            Values are converted to the module's dtype. They may be torch tensors, on any device, with or without
+            gradients, of bfloat16 as of any other real dtype.
         prefix : str
             Only names that start with it are looked at, without it: ``prefix="encoder."`` takes this module's part of
             a whole model's state dict.
@@ -134,14 +152,28 @@ class Module:
         Returns
         -------
         IncompatibleKeys
-            Named tuple ``(missing_keys, unexpected_keys)``.
+            Named tuple ``(missing_keys, unexpected_keys)``: names as this module has them, and as they were found.
 
         Raises
         ------
         TypeError
             If `mapping` is no mapping of strings, or a value holds no real numbers.
         ValueError
-            If a shape differs or, with `strict`, names do.
+            If a shape differs or, with `strict`, names do; if `mapping` has names both of a layer and of a cell, or
+            those of a cell for a layer of more than one layer or direction.
+
+        Notes
+        -----
+        A layer of one layer and one direction takes a cell's names as well, ``weight_ih`` for ``weight_ih_l0``, and a
+        cell those of a layer. What torch's ``weight_norm`` and other parametrizations put in a weight's place
+        (``weight_hh_l0_g``, ``parametrizations.…``) are unexpected names: remove them first.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> cell, layer = rc.GRUCell(3, 4), rc.GRU(3, 4)
+        >>> layer.load_state_dict(cell.state_dict())
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(f"expected a mapping of names to arrays, got {type(mapping).__name__}")
@@ -153,6 +185,7 @@ class Module:
                 raise TypeError(f"expected names to be strings, got {name!r}")
             if name.startswith(prefix):
                 found[name[len(prefix) :]] = value
+        found = self._renamed(found)
         with self._changing:
             current = self._weights
             keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
@@ -161,8 +194,45 @@ class Module:
                     f"expected the names {sorted(prefix + n for n in current)}; "
                     f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
                 )
-            self._weights = self._adopt(current, {**current, **{n: v for n, v in found.items() if n in current}})
+            new = {name: from_tensor(value, name) for name, value in found.items() if name in current}
+            self._weights = self._adopt(current, {**current, **new})
         return keys
+
+    def to_torch(self) -> torch.nn.Module:
+        """Return the module of `torch.nn` that computes the same, with copies of the parameters.
+
+        Returns
+        -------
+        torch.nn.Module
+            Of the same name, options and dtype, on the CPU and in training mode, as torch makes its modules.
+
+        Raises
+        ------
+        ImportError
+            If there is no torch: ``pip install "rnncore[torch]"``.
+        ValueError
+            If torch has no such module (JordanRNN) or option (``peephole=True``, ``reverse=True``,
+            ``reset_after=False``, ``nonlinearity="sigmoid"``).
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> import torch
+        >>> gru = rc.GRU(3, 4, bidirectional=True)
+        >>> module = gru.to_torch()
+        >>> module
+        GRU(3, 4, bidirectional=True)
+        >>> x = np.ones((7, 2, 3), np.float32)
+        >>> np.allclose(gru(x)[0], module(torch.tensor(x))[0].detach(), atol=1e-6)
+        True
+        """
+        from .interop.convert import to_torch
+
+        return to_torch(self)
+
+    def _renamed(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Return values by this module's names for them, should they have come by others that it knows."""
+        return found
 
     @contextmanager
     def editing(self) -> Iterator[dict[str, np.ndarray]]:

@@ -14,8 +14,8 @@ import pytest
 
 from rnncore import demo
 from rnncore.demo.charlm import CharLM
-from rnncore.demo.file import check_writable, write_whole
 from rnncore.demo.text import encode, load_text, split, vocabulary
+from rnncore.file import check_writable, write_whole
 from rnncore.train import AdamW
 
 # Words drawn from a small list: order within a word can be learned, that of the words cannot.

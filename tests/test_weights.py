@@ -136,6 +136,50 @@ def test_load_state_dict(lstm):
     assert (lstm.parameters()["bias_ih_l0"] == 1).all()
 
 
+@pytest.mark.parametrize("layer,cell", [
+    (partial(rc.RNN, 3, 5), partial(rc.RNNCell, 3, 5)), (partial(rc.LSTM, 3, 5), partial(rc.LSTMCell, 3, 5)),
+    (partial(rc.GRU, 3, 5), partial(rc.GRUCell, 3, 5)),
+    (partial(rc.GRU, 3, 5, bias=False, reverse=True), partial(rc.GRUCell, 3, 5, bias=False)),
+])  # fmt: skip
+def test_names_of_a_cell_for_a_layer_and_the_other_way_round(layer, cell):
+    for make_from, make_to in ((layer, cell), (cell, layer)):
+        source, target = make_from(rng=0), make_to(rng=1)
+        whole = {"a." + name: array for name, array in source.state_dict().items()}
+        assert target.load_state_dict(whole, prefix="a.") == ([], [])
+        for actual, expected in zip(target.parameters().values(), source.parameters().values(), strict=True):
+            assert np.array_equal(actual, expected)
+
+        names = list(source.parameters())
+        some = {names[1]: source.parameters()[names[1]] * 2, "extra": 1}
+        with pytest.raises(ValueError, match=r"missing \['weight_ih.*\], unexpected \['extra'\]"):
+            target.load_state_dict(some)
+        missing = [name for k, name in enumerate(target.parameters()) if k != 1]
+        assert target.load_state_dict(some, strict=False) == (missing, ["extra"])
+        assert np.array_equal([*target.parameters().values()][1], some[names[1]])
+
+
+def test_names_of_both_styles_or_for_several_layers_are_refused():
+    cell = rc.LSTMCell(3, 5, rng=0).state_dict()
+    for layer in (rc.LSTM(3, 5, 2), rc.LSTM(3, 5, bidirectional=True)):
+        for mapping in (cell, {"weight_ih": cell["weight_ih"]}, layer.state_dict() | cell):
+            for strict in (True, False):
+                words = "such as 'weight_ih_l0' for 2 layers and directions, got that of a cell, 'weight_ih'"
+                with pytest.raises(ValueError, match=words):
+                    layer.load_state_dict(mapping, strict=strict)
+    for module in (rc.LSTM(3, 5), rc.LSTMCell(3, 5)):
+        before = module.parameters()
+        for mapping in (rc.LSTM(3, 5).state_dict() | cell, {"weight_ih": 1, "bias_hh_l0": 1}):
+            for strict in (True, False):
+                with pytest.raises(ValueError, match="expected names of a layer or of a cell, got both: '"):
+                    module.load_state_dict(mapping, strict=strict)
+        assert all(module.parameters()[name] is array for name, array in before.items())
+    two = rc.LSTM(3, 5, 2, rng=1).state_dict()
+    with pytest.raises(ValueError, match=r"unexpected \['weight_ih_l1', 'weight_hh_l1', 'bias_ih_l1', 'bias_hh_l1'\]"):
+        rc.LSTMCell(3, 5).load_state_dict(two)
+    with pytest.raises(ValueError, match=r"unexpected \['weight_l0'\]"):
+        rc.train.Linear(3, 5, bias=False).load_state_dict({"weight_l0": np.ones((5, 3))})
+
+
 def test_a_failed_load_changes_nothing(lstm):
     before = lstm.parameters()
     good = lstm.state_dict()

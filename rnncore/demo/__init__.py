@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..file import check_writable
 from .charlm import CharLM, Progress, budget
-from .file import check_writable
 from .ngram import WittenBell
 from .text import encode, load_text, split, vocabulary
 

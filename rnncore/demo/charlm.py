@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import positive_int
+from ..file import write_whole
 from ..layers import LSTM, RNN
 from ..train import AdamW, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
-from .file import write_whole
 from .text import encode
 
 __all__ = ["CharLM", "Progress", "budget"]

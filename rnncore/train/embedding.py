@@ -61,9 +61,15 @@ class Embedding(Module):
     ) -> None:
         self.num_embeddings = positive_int(num_embeddings, "num_embeddings")
         self.embedding_dim = positive_int(embedding_dim, "embedding_dim")
-        shape = (self.num_embeddings, self.embedding_dim)
-        check_bytes(shape, np.dtype(np.float64), "weight")
-        super().__init__(as_dtype(dtype), {"weight": np.random.default_rng(rng).standard_normal(shape)})
+        shapes = self._shapes(self.num_embeddings, self.embedding_dim)
+        check_bytes(shapes["weight"], np.dtype(np.float64), "weight")
+        generator = np.random.default_rng(rng)
+        super().__init__(as_dtype(dtype), {n: generator.standard_normal(shape) for n, shape in shapes.items()})
+
+    @staticmethod
+    def _shapes(num_embeddings: int, embedding_dim: int) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters, and with them what options they depend on."""
+        return {"weight": (num_embeddings, embedding_dim)}
 
     def __call__(self, tokens: ArrayLike) -> np.ndarray:
         """Return the tokens' vectors.

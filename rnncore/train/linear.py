@@ -70,13 +70,16 @@ class Linear(Module):
         self.in_features = positive_int(in_features, "in_features")
         self.out_features = positive_int(out_features, "out_features")
         self.bias = as_bool(bias, "bias")
-        shape = (self.out_features, self.in_features)
-        check_bytes(shape, np.dtype(np.float64), "weight")
+        shapes = self._shapes(self.in_features, self.out_features, self.bias)
+        check_bytes(shapes["weight"], np.dtype(np.float64), "weight")
         rng = np.random.default_rng(rng)
-        arrays = {"weight": torch_default(shape, self.in_features, rng)}
-        if self.bias:
-            arrays["bias"] = torch_default(shape[:1], self.in_features, rng)
+        arrays = {name: torch_default(shape, self.in_features, rng) for name, shape in shapes.items()}
         super().__init__(as_dtype(dtype), arrays)
+
+    @staticmethod
+    def _shapes(in_features: int, out_features: int, bias: bool) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes of the parameters, and with them what options they depend on."""
+        return {"weight": (out_features, in_features)} | ({"bias": (out_features,)} if bias else {})
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """Return o.

@@ -26,7 +26,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
     Examples
     --------
-    >>> from rnncore.demo.file import check_writable
+    >>> from rnncore.file import check_writable
     >>> check_writable("/no/such/file")
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'
@@ -61,7 +61,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     Examples
     --------
     >>> import os, tempfile
-    >>> from rnncore.demo.file import write_whole
+    >>> from rnncore.file import write_whole
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_whole(os.path.join(folder, "a"), b"whole")
     ...     os.listdir(folder), os.path.getsize(os.path.join(folder, "a"))
