@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import gc
+import importlib
 import io
 import pickle
 import subprocess
@@ -643,6 +645,11 @@ def test_the_model_itself_and_what_is_none():
             accelerate(wrong)
         with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
             restore(wrong)
+
+
+def test_docstrings():
+    for module in map(importlib.import_module, [f"rnncore.interop.torch.{name}" for name in ("accelerate", "modules")]):
+        assert doctest.testmod(module).failed == 0
 
 
 # --- processes and imports --------------------------------------------------------------------------------------------
