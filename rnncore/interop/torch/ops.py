@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def recurrent(
         plan = plan_of(*options)
         if not wants_gradient(input, hx, weights):
             return plan.infer(input, hx, weights, batch_sizes, key)
-        y, *finals = Recurrence.apply(plan, len(hx), None, batch_sizes, key, input, *hx, *weights)
+        y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)
         return y, finals
     mode, _, _, num_layers, bias, batch_first, bidirectional, _, _, dropout = options
     result: tuple[Tensor, list[Tensor]] = ops.recurrent.default(
@@ -101,39 +101,63 @@ def wants_gradient(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor
 # --- autograd ---------------------------------------------------------------------------------------------------------
 
 
+class Call(NamedTuple):
+    """What `Recurrence` is called with beside input, states and weights."""
+
+    plan: Plan
+    states: int
+    batch_sizes: Tensor | None
+    key: Tensor | None
+    options: tuple[Any, ...] | None  # of operators; None to do without them
+
+
 class Recurrence(torch.autograd.Function):
-    """What autograd makes of `recurrent`: by operators if their options are given, else by the plan itself."""
+    """What autograd makes of `recurrent`: by operators, or by the plan itself.
+
+    Without operators, and unless somebody has hooks on what is saved, what the forward pass keeps does not become
+    tensors: it goes when the backward pass has been through, as saved tensors would.
+    """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, states: int, options: tuple[Any, ...] | None, *tensors: Any) -> Any:
-        batch_sizes, key, input, *rest = tensors
+    def forward(ctx: Any, call: Call, input: Any, *rest: Any) -> Any:
+        plan, states, batch_sizes, key, options = call
         hx, weights = rest[:states], rest[states:]
+        tape: Sequence[Tensor] = ()
+        ctx.kept = None
         if options is None:
-            y, finals, tape = plan.forward(input, hx, weights, batch_sizes, key)
+            y, finals, ctx.kept = plan.forward(input, hx, weights, batch_sizes, key)
+            if has_hooks():
+                tape, ctx.kept = plan.tape(ctx.kept), None
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 y, finals, tape = ops.forward.default(input, hx, weights, batch_sizes, key, *options)
-        ctx.save_for_backward(*tensors, *tape)
-        ctx.plan, ctx.states, ctx.given, ctx.options = plan, states, len(tensors), options
+        ctx.save_for_backward(input, *rest, *tape)
+        ctx.call, ctx.given = call, 1 + len(rest)
         ctx.set_materialize_grads(False)
         return (y, *finals)
 
     @staticmethod
     def backward(ctx: Any, dy: Any, *dhx: Any) -> Any:
-        saved, plan = ctx.saved_tensors, ctx.plan
-        batch_sizes, key, input = saved[:3]
-        hx, weights = saved[3 : 3 + ctx.states], saved[3 + ctx.states : ctx.given]
+        saved = ctx.saved_tensors
+        plan, states, batch_sizes, key, options = ctx.call
+        input, hx, weights, tape = saved[0], saved[1 : 1 + states], saved[1 + states : ctx.given], saved[ctx.given :]
         if torch.is_grad_enabled():
-            gradients = again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key)
-            return (None,) * 5 + gradients
-        tape = saved[ctx.given :]
-        if ctx.options is None:
-            dinput, dstates, dweights = plan.backward(dy, dhx, tape, input, weights, batch_sizes, key)
+            return (None, *again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key))
+        if options is None:
+            kept = plan.kept_on(tape, input, weights, batch_sizes) if ctx.kept is None else ctx.kept
+            if not torch._C._autograd._get_current_graph_task_keep_graph():
+                ctx.kept = None
+            dinput, dstates, dweights = plan.backward(kept, dy, dhx, key)
         else:
             dinput, dstates, dweights = ops.backward.default(
-                dy, dhx, tape, input, hx, weights, batch_sizes, key, *ctx.options
+                dy, dhx, tape, input, hx, weights, batch_sizes, key, *options
             )
-        return (None, None, None, None, None, dinput, *dstates[: ctx.states], *dweights)
+        return (None, dinput, *dstates[:states], *dweights)
+
+
+def has_hooks() -> bool:
+    """Whether somebody has hooks on what is saved for a backward pass: to keep it elsewhere, or not at all."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def again(
@@ -207,7 +231,7 @@ def without_onednn() -> Iterator[None]:
 def _recurrent_autograd(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
     if wants_gradient(input, hx, weights):
         plan = plan_for(input, weights, *options)
-        y, *finals = Recurrence.apply(plan, len(hx), options, batch_sizes, key, input, *hx, *weights)
+        y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, options), input, *hx, *weights)
         return y, finals
     with torch._C._AutoDispatchBelowAutograd():
         return ops.recurrent.default(input, hx, weights, batch_sizes, key, *options)
@@ -238,7 +262,8 @@ def _forward_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, 
     plan = plan_for(input, weights, *options)
     if hx:
         check_states(plan, input, hx, batch_sizes)
-    return plan.forward(input, hx, weights, batch_sizes, key)
+    y, finals, kept = plan.forward(input, hx, weights, batch_sizes, key)
+    return y, finals, plan.tape(kept)
 
 
 def _backward_cpu(
@@ -249,7 +274,7 @@ def _backward_cpu(
     shape = (*input.shape[:-1], plan.D * plan.widths[0])
     if dy is not None and (dy.shape != shape or dy.dtype != input.dtype):
         raise ValueError(f"expected dy {shape} of {input.dtype}, got {tuple(dy.shape)} of {dy.dtype}")
-    return plan.backward(dy, dhx, tape, input, weights, batch_sizes, key)
+    return plan.backward(plan.kept_on(tape, input, weights, batch_sizes), dy, dhx, key)
 
 
 def _recurrent_fake(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:

@@ -77,6 +77,14 @@ class Rows(NamedTuple):
     unbatched: bool
 
 
+class Kept(NamedTuple):
+    """What a forward pass keeps for its backward pass: of each layer the input, and what each direction keeps."""
+
+    rows: Rows
+    weights: Weights
+    layers: Sequence[tuple[np.ndarray, Any]]
+
+
 class Plan:
     """A layer of given options, for weights of others. `plan_of` makes them, one for all layers of the same options.
 
@@ -219,45 +227,48 @@ class Plan:
         tensors: Sequence[Tensor],
         batch_sizes: Tensor | None,
         key: Tensor | None,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The same, with a tape: layer by layer, its input but for the first's, then what each direction keeps."""
-        rows = self.rows(input, batch_sizes)
+    ) -> tuple[Tensor, list[Tensor], Kept]:
+        """The same, with what `backward` needs."""
+        rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x, rows), tuple([np.empty_like(state) for state in initial])
-        kept = self.layer._run(
-            self.weights(tensors), x, initial, finals, y, most_threads(), rows.ragged, True, dropout_key(key)
-        )
+        layers = self.layer._run(weights, x, initial, finals, y, most_threads(), rows.ragged, True, dropout_key(key))
+        return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers)
+
+    def backward(
+        self, kept: Kept, dy: Tensor | None, dhx: Sequence[Tensor | None], key: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
+        rows, weights, layers = kept
+        upstream = None if dy is None else np.ascontiguousarray(self.view(dy, rows))
+        given = self.initial(dhx, rows)
+        dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
+        fresh = layers[0][0].size > 0
+        grads = self.layer._grads(weights, None, fresh)
+        dx = self.layer._run_back(
+            Tape(self.layer, weights, ()), layers, upstream, dstates, grads, rows.ragged, dropout_key(key),
+            most_threads(), fresh=fresh,
+        )  # fmt: skip
+        return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
+
+    def tape(self, kept: Kept) -> list[Tensor]:
+        """Return what `forward` kept as tensors: layer by layer, its input but for the first's, then what each
+        direction keeps."""
         tape: list[Tensor] = []
-        for k, (below, directions) in enumerate(kept):
+        for k, (below, directions) in enumerate(kept.layers):
             if k:
                 tape.append(torch.from_numpy(below.reshape(-1, below.shape[-1])))
             for arrays in directions:
                 tape += [torch.from_numpy(array) for array in arrays if array is not None]
-        return self.given(y, rows), self.states(finals, rows), tape
+        return tape
 
-    def backward(
-        self,
-        dy: Tensor | None,
-        dhx: Sequence[Tensor | None],
-        tape: Sequence[Tensor],
-        input: Tensor,
-        tensors: Sequence[Tensor],
-        batch_sizes: Tensor | None,
-        key: Tensor | None,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
-        rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
+    def kept_on(
+        self, tape: Sequence[Tensor], input: Tensor, tensors: Sequence[Tensor], batch_sizes: Tensor | None
+    ) -> Kept:
+        """Return what `forward` kept, from a tape of it."""
+        rows = self.rows(input, batch_sizes)
         x = np.ascontiguousarray(self.view(input, rows))
-        upstream = None if dy is None else np.ascontiguousarray(self.view(dy, rows))
-        given = self.initial(dhx, rows)
-        dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
-        fresh = x.size > 0
-        grads = self.layer._grads(weights, None, fresh)
-        dx = self.layer._run_back(
-            Tape(self.layer, weights, ()), self.unroll(x, tape), upstream, dstates, grads, rows.ragged,
-            dropout_key(key), most_threads(), fresh=fresh,
-        )  # fmt: skip
-        return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
+        return Kept(rows, self.weights(tensors), self.unroll(x, tape))
 
     def unroll(self, x: np.ndarray, tape: Sequence[Tensor]) -> list[tuple[np.ndarray, Any]]:
         """Return a tape's arrays as they were: of each layer the input, and what each direction keeps."""
