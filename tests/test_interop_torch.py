@@ -660,6 +660,12 @@ def test_import_rnncore_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_without_torch_the_error_says_what_to_install():
+    code = "import sys; sys.modules['torch'] = None; import rnncore.interop.torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'ImportError: expected torch, to have its modules: pip install "rnncore[torch]"' in done.stderr
+
+
 def test_dynamo_is_told_whenever_it_comes():
     late = "import rnncore.interop.torch, sys; assert 'torch._dynamo' not in sys.modules; import torch._dynamo"
     early = "import torch._dynamo, rnncore.interop.torch"

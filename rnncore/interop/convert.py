@@ -119,6 +119,7 @@ def to_torch(module: Module) -> torch.nn.Module:
 
 
 def _torch() -> Any:
+    """Return the package, or say what installs it."""
     try:
         import torch
     except ImportError as error:

@@ -4,9 +4,13 @@ Importing it sets Dynamo's option `allow_rnn`, without which `torch.compile` ref
 `LSTM` and `GRU`: it then sees rnncore's as operators, and tries PyTorch's own, too, as `torch.export` always does.
 """
 
-from .accelerate import Report, accelerate, restore
-from .dynamo import prepare
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from ..convert import _torch
+
+_torch()  # without it, says what to install
+
+from .accelerate import Report, accelerate, restore  # noqa: E402
+from .dynamo import prepare  # noqa: E402
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "restore"]
 
