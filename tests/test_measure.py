@@ -267,6 +267,9 @@ STEP, MEMORY = replace(SEQUENCE, kind="step"), replace(SEQUENCE, kind="memory")
         ("jax", [GRU, replace(GRU, dtype="float64")]),
         ("torch", [RAGGED]),
         ("padded", [RAGGED]),
+        ("reference", [SEQUENCE, RAGGED, Case("call", "lstm", 2, 16), Case("stream", "rnn", 1, 16, dtype="float64")]),
+        ("reference", [replace(TRAINING, cell=cell) for cell in ("lstm", "rnn", "gru")]),
+        ("reference", [GRU, GRU_CALL, replace(RAGGED, kind="training")]),
         *itertools.product(("torch", "jax"), ([replace(TRAINING, cell=cell)] for cell in ("lstm", "rnn", "gru"))),
         *itertools.product(("torch", "jax"), [[replace(TRAINING, dtype="float64")]]),
         ("torch", [replace(RAGGED, kind="training"), replace(STACK, kind="training")]),
@@ -393,29 +396,26 @@ def test_padded_results_count_within_the_lengths(workers):
         workers.compare(padded, [peers.contender("torch", replace(RAGGED, ragged=False))], **FEW)
 
 
-@pytest.mark.parametrize(
-    ("peer", "case"),
-    [
-        *itertools.product(("ort", "openvino", "jax", "limit"), [RAGGED]),
-        *itertools.product(("jax", "limit"), [STACK, replace(STACK, L=1), replace(STACK, D=1)]),
-        ("ort", replace(GRU_CALL, cell="lstm", L=2)),
-    ],
-)
-def test_peer_for_one_plain_layer(peer, case):
-    with pytest.raises(ValueError, match="expected one layer, one direction and no lengths"):
-        peers.build(peer, asdict(case))
-
-
-def test_peer_that_cannot_do_it():
-    with pytest.raises(ValueError, match="expected a float32 sequence"):
-        peers.build("openvino", asdict(replace(SEQUENCE, dtype="float64")))
-    with pytest.raises(ValueError, match="expected a sequence"):
-        peers.build("jax", asdict(Case("stream", "rnn", 1, 8)))
-    with pytest.raises(ValueError, match="expected one of rnncore, torch for step, got jax"):
-        training.build("jax", asdict(STEP))
-    for name, case in itertools.product(("jax", "limit"), (replace(RAGGED, kind="training"), replace(TRAINING, L=2))):
-        with pytest.raises(ValueError, match="expected one layer, one direction and no lengths"):
-            training.build(name, asdict(case))
+@pytest.mark.parametrize("kind", ["sequence", "call", "stream", "streams", "training", "step", "memory"])
+@pytest.mark.parametrize("change", [{}, {"ragged": True}, {"L": 2}, {"D": 2}, {"dtype": "float64"}], ids=str)
+@pytest.mark.parametrize("name", [*peers.PEERS, peers.REFERENCE, peers.LIMIT])
+def test_who_does_what_is_known(name, kind, change):
+    """What a contender is said not to do, it refuses; what it is said to do, it builds."""
+    if kind in ("call", "stream") and change.get("ragged"):
+        return
+    case = replace(
+        SEQUENCE, kind=kind, T=SEQUENCE.T if kind in ("sequence", "training", "step", "memory") else 1, **change
+    )
+    if name in ("jax", "openvino") and peers.does(name, case):
+        return  # `test_peers_agree`, in other processes: their threads mind other tests' forks
+    build = training.build if kind in ("training", "step", "memory") else peers.build
+    if peers.does(name, case):
+        for module in peers.PEERS.get(name, ()):
+            import_peer(module)
+        build(name, asdict(case))
+    else:
+        with pytest.raises(ValueError, match=f"expected a case that {name} does, got {case}|expected one of rnncore,"):
+            build(name, asdict(case))
 
 
 def test_case():
@@ -466,46 +466,69 @@ def test_read_of_nothing():
         leaf.read(np.zeros(0, np.uint8), 1)
 
 
+class Leaf:
+    """Stands in for the kernels: says what it was asked for, and takes longer for one of two things."""
+
+    def __init__(self, slow):
+        self.done, self.slow = [], slow
+
+    def multiply_add(self, dtype, rounds):
+        self.done.append((dtype, rounds))
+        time.sleep(0.002 * (self.slow == "multiply_add" and rounds > 1))
+        return 10 * rounds
+
+    def read(self, x, times):
+        self.done.append(("read", x.size, times))
+        time.sleep(0.002 * (self.slow == "read"))
+
+
+PLAIN = Case("sequence", "lstm", N=5, H=64, T=3, I=32)
+
+
 @pytest.mark.parametrize(("cell", "G"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-@pytest.mark.parametrize("slow", ["multiply_add", "read"])
-def test_perfect_kernel(monkeypatch, slow, cell, G):
-    """The projection's operations, then the steps' operations or as many reads of the weights, whichever is slower."""
-    done = []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_perfect_kernel(monkeypatch, cell, G, threads):
+    """The operations of both products, or the weights of x once and those of h at each step, whichever is slower."""
+    case = replace(PLAIN, cell=cell, threads=threads)
+    for slow in ("multiply_add", "read"):
+        monkeypatch.setattr(limits, "leaf", fake := Leaf(slow))
+        run, results = peers.build("limit", asdict(case))
+        fake.done.clear()
+        run()
+        operations = 2 * 3 * 5 * G * 64 * (32 + 64)
+        reads = [("read", G * 64 * K * 4 // threads, times) for K, times in ((32, 1), (64, 3))]
+        expected = [("float32", operations // 10 // threads)] if slow == "multiply_add" else [("float32", 0), *reads]
+        assert fake.done == expected
+        assert results() is None
 
-    class Leaf:
-        def multiply_add(self, dtype, rounds):
-            done.append(("multiply_add", rounds))
-            time.sleep(0.002 * (slow == "multiply_add" and rounds > 1))
-            return 10 * rounds
 
-        def read(self, x, times):
-            done.append(("read", x.size * times))
-            time.sleep(0.002 * (slow == "read"))
-
-    monkeypatch.setattr(limits, "leaf", Leaf())
-    run = limits.perfect(cell, "float32", T=3, N=5, I=32, H=64)
-    done.clear()
-    run()
-    projection, steps = 2 * 3 * 5 * G * 64 * 32, 2 * 3 * 5 * G * 64 * 64
-    rest = ("multiply_add", steps // 10) if slow == "multiply_add" else ("read", 3 * G * 64 * 64 * 4)
-    assert done == [("multiply_add", projection // 10), rest]
+@pytest.mark.parametrize(
+    ("case", "rows"),
+    [
+        (PLAIN, [(15, 32, 1), (15, 64, 3)]),
+        (replace(PLAIN, L=2), [(15, 32, 1), (15, 64, 3), (15, 64, 1), (15, 64, 3)]),
+        (replace(PLAIN, D=2), [(15, 32, 1), (15, 64, 3)] * 2),
+        (replace(PLAIN, L=2, D=2), [(15, 32, 1), (15, 64, 3)] * 2 + [(15, 128, 1), (15, 64, 3)] * 2),
+        (RAGGED, [(38, 9, 1), (38, 16, 12)]),
+        (Case("stream", "gru", 2, 16), [(2, 16, 1), (2, 16, 1)]),
+    ],
+    ids=str,
+)
+def test_products_of_a_layer(case, rows):
+    found = peers.products(case)
+    assert [(product.rows, product.K, product.reads) for product in found] == rows
+    assert all(product.H == case.H for product in found)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_perfect_training(monkeypatch, threads):
     """Three times the operations of the forward pass, in equal shares."""
-    done = []
-
-    class Leaf:
-        def multiply_add(self, dtype, rounds):
-            done.append((dtype, rounds))
-            return 10 * rounds
-
-    monkeypatch.setattr(limits, "leaf", Leaf())
-    run = limits.perfect_training("gru", np.float64, T=3, N=5, I=32, H=64, threads=threads)
-    done.clear()
+    monkeypatch.setattr(limits, "leaf", fake := Leaf("neither"))
+    case = replace(PLAIN, kind="training", cell="gru", dtype="float64", threads=threads)
+    run, _ = training.build("limit", asdict(case))
+    fake.done.clear()
     run()
-    assert done == [("float64", 3 * 2 * 3 * 5 * 3 * 64 * (32 + 64) // 10 // threads)] * threads
+    assert fake.done == [("float64", 3 * 2 * 3 * 5 * 3 * 64 * (32 + 64) // 10 // threads)] * threads
 
 
 def test_cache_sizes(tmp_path):

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .._kernels import leaf
 
-__all__ = ["GATES", "Limits", "cache_sizes", "measure", "perfect", "perfect_training"]
+__all__ = ["GATES", "Limits", "Product", "cache_sizes", "measure", "perfect", "perfect_training"]
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
 LARGEST_BUFFER = 512 << 20
 RUN_SECONDS = 0.001
+TRIALS, TRIAL_SECONDS = 20, 0.05
 
 
 @dataclass(frozen=True)
@@ -113,50 +116,71 @@ def measure(seconds: float = 0.3) -> Limits:
     )
 
 
-def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Callable[[], None]:
-    """Return work that takes as long as a perfect kernel would for a sequence, on one core as it is now: a machine's
+class Product(NamedTuple):
+    """Of a batch's rows, each with K numbers, and the weights (G*H, K), which are read so many times."""
+
+    rows: int
+    K: int
+    H: int
+    reads: int
+
+    def operations(self, cell: str) -> int:
+        return 2 * self.rows * GATES[cell] * self.H * self.K
+
+    def bytes(self, cell: str, dtype: DTypeLike) -> int:
+        return self.reads * self.once(cell, dtype)
+
+    def once(self, cell: str, dtype: DTypeLike) -> int:
+        return GATES[cell] * self.H * self.K * np.dtype(dtype).itemsize
+
+
+def perfect(cell: str, dtype: DTypeLike, products: Sequence[Product], threads: int = 1) -> Callable[[], None]:
+    """Return work that takes as long as perfect kernels would for a forward pass, on one core as it is now: a machine's
     clock may change by half from one minute to the next, and with it what a kernel can reach.
 
-    The input projection is its multiply-adds and nothing else; the steps are their multiply-adds, or reading as many
-    bytes as there are recurrent weights once for each step, whichever takes longer. Activations are free.
+    Each product is its multiply-adds, or reading its weights, whichever takes longer: those of the input once a call,
+    the recurrent ones once for each step. Activations are free. With several threads it is the share of one, as if
+    work could be shared out without loss.
 
     Parameters
     ----------
     cell : {"rnn", "lstm", "gru"}
     dtype : float32 or float64
-    T, N, I, H : int
+    products : sequence of Product
+    threads : int
     """
-    numbers = np.dtype(dtype)
-    G = GATES[cell]
-    weights = lines_of(max(G * H * H * numbers.itemsize, 1024))
-    name = numbers.name  # once: it takes NumPy longer than small work does
+    name = np.dtype(dtype).name  # once: it takes NumPy longer than small work does
     each = leaf.multiply_add(name, 1)
-    projection, steps = (math.ceil(2 * T * N * G * H * K / each) for K in (I, H))
-
-    def compute() -> float:
-        return float(leaf.multiply_add(name, steps))
-
-    def read() -> float:
-        leaf.read(weights, T)
-        return 1.0
-
-    def seconds(run: Callable[[], float]) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    longer = max(compute, read, key=lambda run: min(seconds(run) for _ in range(20)))
+    rounds, reading = 0, []
+    for product in products:
+        compute = math.ceil(product.operations(cell) / each / threads)
+        weights = lines_of(max(product.once(cell, dtype) // threads, 1024))
+        if least(partial(leaf.multiply_add, name, compute)) >= least(partial(leaf.read, weights, product.reads)):
+            rounds += compute
+        else:
+            reading.append((weights, product.reads))
 
     def run() -> None:
-        leaf.multiply_add(name, projection)
-        longer()
+        leaf.multiply_add(name, rounds)
+        for weights, reads in reading:
+            leaf.read(weights, reads)
 
     return run
 
 
-def perfect_training(
-    cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int, threads: int = 1
-) -> Callable[[], None]:
+def least(run: Callable[[], Any]) -> float:
+    """Return the least seconds of some calls."""
+    seconds, end = math.inf, time.perf_counter() + TRIAL_SECONDS
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        run()
+        seconds = min(seconds, (now := time.perf_counter()) - start)
+        if now > end:
+            break
+    return seconds
+
+
+def perfect_training(cell: str, dtype: DTypeLike, products: Sequence[Product], threads: int = 1) -> Callable[[], None]:
     """Return work that takes as long as perfect kernels would for a sequence forward and backward: multiply-adds alone,
     three times those of the forward pass, for each product's two factors have a gradient, shared by so many threads.
 
@@ -164,10 +188,13 @@ def perfect_training(
     ----------
     cell : {"rnn", "lstm", "gru"}
     dtype : float32 or float64
-    T, N, I, H, threads : int
+    products : sequence of Product
+        Of the forward pass.
+    threads : int
     """
     name = np.dtype(dtype).name
-    rounds = math.ceil(3 * 2 * T * N * GATES[cell] * H * (I + H) / leaf.multiply_add(name, 1) / threads)
+    operations = 3 * sum(product.operations(cell) for product in products)
+    rounds = math.ceil(operations / leaf.multiply_add(name, 1) / threads)
     others = ThreadPoolExecutor(threads)
 
     def run() -> None:
