@@ -151,18 +151,22 @@ def perfect(cell: str, dtype: DTypeLike, products: Sequence[Product], threads: i
     """
     name = np.dtype(dtype).name  # once: it takes NumPy longer than small work does
     each = leaf.multiply_add(name, 1)
-    rounds, reading = 0, []
+    rounds, reading = 0, dict[int, int]()
     for product in products:
         compute = math.ceil(product.operations(cell) / each / threads)
-        weights = lines_of(max(product.once(cell, dtype) // threads, 1024))
-        if least(partial(leaf.multiply_add, name, compute)) >= least(partial(leaf.read, weights, product.reads)):
+        weights = product.once(cell, dtype) // threads
+        if least(partial(leaf.multiply_add, name, compute)) >= least(
+            partial(leaf.read, lines_of(weights), product.reads)
+        ):
             rounds += compute
         else:
-            reading.append((weights, product.reads))
+            reading[product.reads] = reading.get(product.reads, 0) + weights
+    buffers = [(lines_of(weights), reads) for reads, weights in reading.items()]
 
     def run() -> None:
-        leaf.multiply_add(name, rounds)
-        for weights, reads in reading:
+        if rounds:
+            leaf.multiply_add(name, rounds)
+        for weights, reads in buffers:
             leaf.read(weights, reads)
 
     return run

@@ -80,9 +80,13 @@ class Case:
         threads = f"{self.threads} thread" + "s" * (self.threads > 1)
         return f"{self.cell.upper()} {stack}{self.dtype} {kind}, {threads}"
 
-    def __str__(self) -> str:
+    @property
+    def sizes(self) -> str:
         sizes = [f"N={self.N}", f"H={self.H}"] + [f"I={self.I}"] * (self.I != self.H) + [f"T={self.T}"] * (self.T > 1)
-        return f"{self.group}, {' '.join(sizes)}"
+        return " ".join(sizes)
+
+    def __str__(self) -> str:
+        return f"{self.group}, {self.sizes}"
 
     @property
     def lengths(self) -> np.ndarray:
@@ -98,7 +102,7 @@ class Case:
 
 def missing(peer: str) -> list[str]:
     """Return what of a peer's modules is not installed."""
-    return [module for module in PEERS[peer] if find_spec(module) is None]
+    return [module for module in PEERS.get(peer, ()) if find_spec(module) is None]
 
 
 def does(name: str, case: Case) -> bool:
