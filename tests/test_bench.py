@@ -63,6 +63,20 @@ def test_modes_run(mode, capsys):
     assert ("±" in row) == (mode not in ("memory", "bidirectional"))
 
 
+def test_latencies_of_steps(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002, 100))
+    args = ["--mode", "call,stream,training", "--hidden", "8", "--batch", "1", "--steps", "4", "--against", "reference"]
+    assert bench(*args, "--json", str(tmp_path / "results.json")) == 0
+    out = capsys.readouterr().out
+    assert [out.count(f" {level} ") for level in ("p50", "p99", "p99.9")] == [2, 2, 2]
+    *single, training = json.loads((tmp_path / "results.json").read_text())["measurements"]
+    assert training["latency"] == {}
+    for measurement in single:
+        assert set(measurement["latency"]) == {"rnncore", "reference"}
+        for levels in measurement["latency"].values():
+            assert 0 < levels["50"] <= levels["99"] <= levels["99.9"] <= levels["100"]
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -85,7 +99,7 @@ def test_table_is_aligned():
         table.lines(measured(second, torch=(8, 7, 9), limit=(0.9, 0.8, 1.0))),
         table.lines(measured(other, torch=(100.5, 90, 130))),
     ]
-    legend, gap, head, names, first = blocks[0].split("\n")
+    legend, _, gap, head, names, first = blocks[0].split("\n")
     assert legend.startswith("Columns: time of a call by rnncore") and gap == ""
     assert head == CASE.group
     assert first.split() == ["N=1", "H=8", "T=4", "1.00", "µs", "80%", "2.00", "±0.20", "40%", "3.00", "±0.00", "27%"]

@@ -19,7 +19,7 @@ from rnncore._kernels import leaf
 from rnncore.measure import limits, peers, presets, training
 from rnncore.measure.paired import Contender, ContenderError, Interval, Workers, median_interval
 from rnncore.measure.peers import Case
-from rnncore.measure.worker import calibrated, timed
+from rnncore.measure.worker import calibrated, each, timed
 
 FEW = {"blocks": 6, "block_seconds": 0.001, "idle_seconds": 0.0}
 
@@ -118,6 +118,32 @@ def test_timed_and_calibrated():
     assert calibrated(counter.run, 1.0, lambda: counter.now) == 1
     assert calibrated(counter.run, 300.0, lambda: counter.now) == 100
     assert calibrated(lambda: None, 1e-3, itertools.count(0.0, 1e-3).__next__) == 1
+
+
+def test_single_calls():
+    counter = Counter()
+    assert each(counter.run, 4, lambda: counter.now) == [3.0] * 4
+    clock = iter([0.0, 1.0, 5.0, 7.0])
+    assert each(lambda: None, 2, lambda: next(clock)) == [1.0, 2.0]
+
+
+def test_percentiles_of_single_calls(workers, monkeypatch):
+    """Blocks alternate, and the calls in which a core wakes up do not count."""
+    asked = []
+
+    def ask(contender, command, calls):
+        asked.append((contender.name, command, calls))
+        return [1e3] * 11 + [float(len(asked))] * (calls - 11)
+
+    monkeypatch.setattr(workers, "_ask", ask)
+    found = workers.latencies([work("a", "idler"), work("b", "idler")], 10_000, idle_seconds=0)
+    assert asked == [(name, "each", 1011) for name in "abba" * 5]
+    assert [(levels["1"], levels["100"]) for levels in found] == [(1, 20), (2, 19)]
+    monkeypatch.undo()
+    contenders = [work("a", "idler"), work("b", "sleeper", seconds=0.002)]
+    workers.compare(*contenders[:1], contenders[1:], **FEW)
+    a, b = workers.latencies(contenders, 20)
+    assert list(a.values()) == sorted(a.values()) and a["50"] < 0.002 <= b["1"]
 
 
 @pytest.mark.parametrize("n", [6, 7, 8, 9, 12, 15])
@@ -258,13 +284,13 @@ STEP, MEMORY = replace(SEQUENCE, kind="step"), replace(SEQUENCE, kind="memory")
         ("torch", [SEQUENCE, replace(SEQUENCE, cell="rnn", dtype="float64"), Case("call", "lstm", 1, 16)]),
         ("ort", [SEQUENCE, replace(SEQUENCE, cell="rnn"), Case("call", "lstm", 1, 16), Case("call", "rnn", 2, 16)]),
         ("openvino", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
-        ("jax", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
+        ("jax", [SEQUENCE, replace(SEQUENCE, cell="rnn"), Case("stream", "lstm", 2, 16)]),
         ("torch", [STACK, replace(STACK, L=3, D=1)]),
         ("ort", [STACK, replace(STACK, L=3, D=1)]),
         ("torch", [GRU, replace(GRU, dtype="float64"), GRU_CALL]),
         ("ort", [GRU, GRU_CALL]),
         ("openvino", [GRU]),
-        ("jax", [GRU, replace(GRU, dtype="float64")]),
+        ("jax", [GRU, GRU_CALL, replace(GRU, dtype="float64")]),
         ("torch", [RAGGED]),
         ("padded", [RAGGED]),
         ("reference", [SEQUENCE, RAGGED, Case("call", "lstm", 2, 16), Case("stream", "rnn", 1, 16, dtype="float64")]),

@@ -113,7 +113,7 @@ def does(name: str, case: Case) -> bool:
         "torch": case.kind != "streams",
         "ort": steps and float32 and not case.ragged and (plain or case.kind == "sequence"),
         "openvino": case.kind == "sequence" and float32 and not case.ragged,
-        "jax": case.kind in ("sequence", "training") and plain and not case.ragged,
+        "jax": (steps or case.kind == "training") and plain and not case.ragged,
         REFERENCE: (steps or case.kind == "training") and plain,
         LIMIT: steps or case.kind == "training",
     }.get(name, True)
@@ -494,6 +494,10 @@ def jax(case: Case) -> Built:
         a = x @ W_ih + b  # for all steps at once
         return jax.lax.scan(lambda state, a_t: step(state, a_t, state[0] @ W_hh, *b_n), zero, a)[1]
 
+    if case.kind != "sequence":
+        W_ih, W_hh, *biases = weights
+        once = jax.jit(lambda state: step(state, x[0] @ W_ih + biases[0], state[0] @ W_hh, *biases[1:])[0])
+        return carried(lambda state: jax.block_until_ready(once(state)), zero, lambda state: state[0])
     compiled = jax.jit(layer)
 
     def run() -> Any:

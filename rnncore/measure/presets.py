@@ -136,15 +136,17 @@ class Preset:
 
 @dataclass(frozen=True)
 class Settings:
-    """How carefully: blocks of each contender, their length, and the time spent on each of the machine's limits."""
+    """How carefully: blocks of each contender, their length, the time spent on each of the machine's limits, and the
+    single steps that are timed each by itself."""
 
     quick: bool = False
     blocks: int = 15
     block_seconds: float = 0.05
     limit_seconds: float = 0.5
+    single_steps: int = 20_000
 
 
-QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1)
+QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1, single_steps=2000)
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,14 @@ class Measurement:
     """Seconds of rnncore on a case, and the ratios to it, other ÷ rnncore, by the other's name.
 
     A case of kind "memory" has bytes instead, of rnncore and the others, and of rnncore's packed weights as "panels",
-    which are in no ratio.
+    which are in no ratio. One of single steps has the percentiles of their seconds, too, by name and level.
     """
 
     case: Case
     seconds: Interval | None
     ratios: dict[str, Interval]
     bytes: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def ratio(self, against: str, among: Iterable[str] = PEERS) -> Interval | None:
         """Return the ratio to one, or to the best of the peers that there are; to "padded", for as much work."""
@@ -589,7 +592,11 @@ def clock(
         blocks=settings.blocks,
         block_seconds=settings.block_seconds,
     )
-    return Measurement(case, result.seconds, dict(zip(others, result.ratios, strict=True)))
+    latency: dict[str, dict[str, float]] = {}
+    if case.kind in ("call", "stream"):
+        timed = {"rnncore": first} | {name: other for name, other in others.items() if name != LIMIT}
+        latency = dict(zip(timed, workers.latencies(list(timed.values()), settings.single_steps), strict=True))
+    return Measurement(case, result.seconds, dict(zip(others, result.ratios, strict=True)), latency=latency)
 
 
 def weigh(

@@ -13,8 +13,10 @@ __all__ = ["Table", "duration", "size"]
 
 LEGEND = (
     "Columns: time of a call by rnncore; the others' time ÷ rnncore's, with its 95 % interval; "
-    "in %, of a perfect kernel's speed.\n\n"
+    "in %, of a perfect kernel's speed.\n"
+    "p50, p99, p99.9: of single steps, each timed by itself.\n\n"
 )
+SHOWN = ("50", "99", "99.9")  # percentiles of single steps
 COLOURS = {"green": 32, "red": 31, "yellow": 33, "bold": 1}
 CASE, FIRST, OTHER = 22, 17, 18  # widths
 
@@ -109,7 +111,14 @@ class Table:
         if result.bytes:
             rest = [name for name in result.bytes if name != "rnncore" and name not in result.ratios]
             line += f"  ({', '.join(f'{name} {size(result.bytes[name])}' for name in rest)})"
-        return line.rstrip()
+        lines = [line.rstrip()]
+        for level in SHOWN if result.latency else ():
+            line = f"{f'p{level}':>{CASE}}{duration(result.latency['rnncore'][level]):>{FIRST - 5}}{'':5}"
+            for name in self._names[result.case.group]:
+                levels = result.latency.get(name)
+                line += f"{duration(levels[level]) if levels else '–':>{OTHER - 5}}{'':5}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
 
     def _painted(self, text: str, colour: str | None) -> str:
         return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if self._colours and colour else text
