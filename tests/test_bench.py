@@ -99,7 +99,7 @@ def test_table_is_aligned():
         table.lines(measured(second, torch=(8, 7, 9), limit=(0.9, 0.8, 1.0))),
         table.lines(measured(other, torch=(100.5, 90, 130))),
     ]
-    legend, _, gap, head, names, first = blocks[0].split("\n")
+    _, legend, _, gap, head, names, first = blocks[0].split("\n")
     assert legend.startswith("Columns: time of a call by rnncore") and gap == ""
     assert head == CASE.group
     assert first.split() == ["N=1", "H=8", "T=4", "1.00", "µs", "80%", "2.00", "±0.20", "40%", "3.00", "±0.00", "27%"]

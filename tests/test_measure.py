@@ -474,11 +474,45 @@ def test_chained_steps_begin_at_zero():
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_limits_are_sane():
-    found = limits.measure(seconds=0.02)
-    assert list(found.bandwidth) == [*found.caches, "DRAM"]
-    assert all(0 < rate < math.inf for rate in (*found.flops.values(), *found.bandwidth.values()))
-    assert list(found.caches.values()) == sorted(found.caches.values())
+@pytest.fixture(scope="module")
+def found_limits():
+    numbers = limits.thread_numbers(min(presets.runtime.usable_cpus(), 2))
+    return [limits.measure(seconds=0.03, threads=n) for n in numbers]
+
+
+def test_limits_are_sane(found_limits):
+    """Wide bounds: the machine is not ours alone."""
+    for n, found in enumerate(found_limits, 1):
+        assert list(found.bandwidth) == [*found.caches, "DRAM"] and found.threads == n
+        assert all(1e7 < rate < 1e15 for rate in (*found.flops.values(), *found.bandwidth.values()))
+        assert list(found.caches.values()) == sorted(found.caches.values())
+        assert 1.2 < found.flops["float32"] / found.flops["float64"] < 3.5
+        assert found.bandwidth["L1"] > found.bandwidth["DRAM"]
+        assert str(found).startswith(f"limits, {n} thread")
+
+
+def test_more_threads_can_do_no_less(found_limits):
+    for one, more in itertools.pairwise(found_limits):
+        for name in ("float32", "float64"):
+            assert 0.6 < more.flops[name] / one.flops[name] < 1.5 * more.threads / one.threads
+        assert 0.6 < more.bandwidth["L1"] / one.bandwidth["L1"] < 1.5 * more.threads / one.threads
+
+
+def test_threads_share_the_last_level(monkeypatch):
+    read = []
+    monkeypatch.setattr(limits, "cache_sizes", lambda: {"L1": 64 << 10, "L2": 1 << 20, "L3": 64 << 20})
+    monkeypatch.setattr(limits, "reader", lambda size: read.append(size) or (lambda rounds: 1.0))
+    monkeypatch.setattr(limits, "best", lambda run, *seconds: run(1))
+    found = limits.measure(threads=4)
+    assert read == [32 << 10] * 4 + [256 << 10] * 4 + [2 << 20] * 4 + [64 << 20] * 4
+    assert found.bandwidth == {"L1": 4, "L2": 4, "L3": 4, "DRAM": 4}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "numbers"), [(1, [1]), (3, [1, 2, 3]), (12, [*range(1, 9), 12]), (64, [*range(1, 9), 16, 32, 64])]
+)
+def test_numbers_of_threads(cpus, numbers):
+    assert limits.thread_numbers(cpus) == numbers
 
 
 def test_operations_of_multiply_adds():
@@ -775,7 +809,8 @@ def test_bench(tiny_preset, capsys, tmp_path):
     assert [verdict["row"] for verdict in report["verdicts"]] == ["grid", "limit", "size"]
     assert report["verdicts"][1]["reached"] is False
     assert report["verdicts"][2]["reached"] is True
-    assert set(report["limits"]) == {"flops", "caches", "bandwidth"}
+    assert [found["threads"] for found in report["limits"]] == list(range(1, len(report["limits"]) + 1))
+    assert set(report["limits"][0]) == {"flops", "caches", "bandwidth", "threads"}
     assert {"python", "rnncore", "numpy"} <= set(report["versions"])
 
 
@@ -837,7 +872,8 @@ def test_bench_when_rnncore_fails(tiny_preset, capsys, monkeypatch):
 
 def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path):
     def interrupt(self, text):
-        raise KeyboardInterrupt
+        if "RNN" in text:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(cli._Screen, "line", interrupt)
     file = tmp_path / "results.json"

@@ -226,7 +226,7 @@ class Report:
     command: str
     commit: str  # of a checkout, else empty
     date: str
-    limits: limits.Limits | None = None
+    limits: list[limits.Limits] = field(default_factory=list)  # on 1, 2, … threads
     measurements: list[Measurement] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -524,7 +524,7 @@ def planned(report: Report) -> dict[Case, list[str]]:
 
 def run(
     report: Report,
-    show: Callable[[Measurement | Verdict], None] = lambda result: None,
+    show: Callable[[Measurement | Verdict | limits.Limits], None] = lambda result: None,
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> None:
     """Do a run, filling its report.
@@ -540,8 +540,10 @@ def run(
     """
     settings, others = report.settings, planned(report)
     if any(LIMIT in names for names in others.values()):
-        progress(0.0, "the machine's limits")
-        report.limits = limits.measure(settings.limit_seconds)
+        for n in limits.thread_numbers(runtime.usable_cpus()):
+            progress(0.0, "the machine's limits")
+            report.limits.append(limits.measure(settings.limit_seconds, n))
+            show(report.limits[-1])
     with Workers() as workers:
         for k, (case, names) in enumerate(others.items()):
             progress(k / len(others), str(case))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import geometric_mean
 
+from .limits import Limits
 from .paired import Interval
 from .peers import LIMIT, Case
 from .presets import Measurement, Verdict
@@ -12,7 +13,7 @@ from .presets import Measurement, Verdict
 __all__ = ["Table", "duration", "size"]
 
 LEGEND = (
-    "Columns: time of a call by rnncore; the others' time ÷ rnncore's, with its 95 % interval; "
+    "\nColumns: time of a call by rnncore; the others' time ÷ rnncore's, with its 95 % interval; "
     "in %, of a perfect kernel's speed.\n"
     "p50, p99, p99.9: of single steps, each timed by itself.\n\n"
 )
@@ -67,8 +68,10 @@ class Table:
         self._group: list[Measurement] = []
         self._legend = LEGEND
 
-    def lines(self, result: Measurement | Verdict) -> str:
-        """Return the lines of one result: a row, after a head if it is the first of its group, or a verdict."""
+    def lines(self, result: Measurement | Verdict | Limits) -> str:
+        """Return the lines of one result: a row, after a head if it is the first of its group, or just itself."""
+        if isinstance(result, Limits):
+            return str(result)
         if isinstance(result, Verdict):
             colour = {True: "green", False: "red", None: "yellow"}[result.reached]
             return self.end() + str(result).replace(result.word, self._painted(result.word, colour), 1)
