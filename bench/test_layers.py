@@ -20,7 +20,6 @@ import pytest
 from rnncore.measure import peers, training
 from rnncore.measure.peers import Case
 from rnncore.measure.worker import calibrated
-from rnncore.reference import gru, lstm, rnn
 
 SHAPES = [(1, 64), (1, 128), (1, 256), (8, 128), (32, 256)]  # N, I = H
 KINDS: dict[str, dict[str, Any]] = {
@@ -42,33 +41,9 @@ SECONDS = 1.0  # of training
 
 
 def build(contender: str, case: Case) -> peers.Built:
-    if contender == "reference":
-        return reference(case)
     for module in peers.PEERS.get(contender, ()):
         pytest.importorskip(module)
     return (training if case.kind == "training" else peers).build(contender, asdict(case))
-
-
-def reference(case: Case) -> peers.Built:
-    x, dy, weights = peers.sequence(case), training.upstream(case), peers.parameters(case)
-    begin = training.initial_state(case) if case.kind == "training" else peers.zero_state(case)
-    initial, end = [s[0] for s in begin], [np.zeros_like(s[0]) for s in begin]
-    valid = (np.arange(case.T)[:, None, None] < case.lengths[:, None]).astype(x.dtype)
-    cell: Any = {"rnn": rnn, "lstm": lstm, "gru": gru}[case.cell]
-
-    def infer() -> Any:
-        return cell.forward(x, *initial, *weights)[0] * valid
-
-    def train() -> Any:
-        y, *rest = cell.forward(x, *initial, *weights)
-        tape = [] if case.cell == "rnn" else rest[-1:]
-        return cell.backward(dy * valid, *end, *tape, x, y, *initial, *weights[:2])
-
-    def gradients() -> Any:
-        dx, *rest = train()[: 5 + len(initial)]
-        return dx, *(d[None] for d in rest[: len(initial)]), *rest[len(initial) :]
-
-    return (train, gradients) if case.kind == "training" else (infer, infer)
 
 
 @lru_cache(maxsize=1)

@@ -113,16 +113,30 @@ def _parser() -> argparse.ArgumentParser:
         "bench",
         help="measure rnncore against other libraries and against this machine's limits",
         description="Measure what a preset lists, against the peers that are installed, and print every row with "
-        "reached or not reached. Takes long: leave the machine alone meanwhile.",
+        "reached or not reached; or measure cases of your own. Takes long: leave the machine alone meanwhile.",
     )
     bench.set_defaults(command=_bench)
     bench.add_argument(
-        "--preset", default="inference", help="inference, layers, training or pytorch (default: inference)"
+        "--preset", metavar="NAME", help="inference, layers, training, pytorch or all (default: inference)"
+    )
+    bench.add_argument("--rows", type=_words, metavar="NAME,...", help="these rows of it only")
+    own = bench.add_argument_group("cases of your own, in place of a preset; every combination is measured")
+    own.add_argument("--cell", type=_words, metavar="NAME,...", help="lstm, gru, rnn (default: lstm)")
+    own.add_argument(
+        "--mode",
+        type=_words,
+        metavar="NAME,...",
+        help="inference, ragged, bidirectional, call, stream, training, ragged-training, memory (default: inference)",
+    )
+    own.add_argument("--hidden", type=_numbers, metavar="H,...", help="units (default: 64,128,256,512)")
+    own.add_argument("--batch", type=_numbers, metavar="N,...", help="sequences (default: depends on the mode)")
+    own.add_argument("--steps", type=_numbers, metavar="T,...", help="steps of a sequence (default: 100)")
+    own.add_argument("--dtype", type=_words, metavar="NAME,...", help="float32, float64 (default: float32)")
+    bench.add_argument("--threads", type=_numbers, metavar="N,...", help="these numbers of threads (own cases: 1)")
+    bench.add_argument(
+        "--against", type=_words, metavar="PEER,...", help="of torch, ort, openvino, jax, reference, these only"
     )
     bench.add_argument("--quick", action="store_true", help="a few cases, with short blocks: a rough look")
-    bench.add_argument("--rows", type=_words, metavar="NAME,...", help="these rows of it only")
-    bench.add_argument("--threads", type=_numbers, metavar="N,...", help="these numbers of threads only")
-    bench.add_argument("--against", type=_words, metavar="PEER,...", help="of torch, ort, openvino, jax, these only")
     bench.add_argument("--json", metavar="FILE", help="write all results to a file")
     return parser
 
@@ -170,9 +184,20 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from .measure.presets import prepare, run
+    from .measure.modes import cases
+    from .measure.presets import planned, prepare, run
+    from .measure.table import Table
 
-    report = prepare(args.preset, rows=args.rows, threads=args.threads, against=args.against, quick=args.quick)
+    own = {name: getattr(args, name) for name in ("cell", "mode", "hidden", "batch", "steps", "dtype")}
+    given = [f"--{name}" for name, value in own.items() if value is not None]
+    with_preset = [f"--{name}" for name in ("preset", "rows") if getattr(args, name) is not None]
+    if given and with_preset:
+        raise ValueError(f"expected a preset or cases of your own, got {', '.join(with_preset + given)}")
+    common = {"against": args.against, "quick": args.quick, "command": _command(args)}
+    if given:
+        report = prepare(cases=cases(**own, threads=args.threads, quick=args.quick), **common)
+    else:
+        report = prepare(args.preset or "inference", rows=args.rows, threads=args.threads, **common)
     with ExitStack() as stack:
         if args.json is not None:  # opened now, so that a wrong name does not cost a run
             file = stack.enter_context(open(args.json, "w", encoding="utf-8"))
@@ -181,9 +206,24 @@ def _bench(args: argparse.Namespace) -> None:
         stack.callback(screen.close)
         for peer, modules in report.missing.items():
             screen.line(f"not installed: {', '.join(modules)}; measuring without {peer}")
-        run(report, lambda result: screen.line(str(result)), screen.show)
+        table = Table(planned(report), screen.colours)
+        run(report, lambda result: screen.line(table.lines(result)), screen.show)
+        if end := table.end().rstrip():
+            screen.line(end)
     for problem in report.problems:
         print(f"rnncore bench: {problem}", file=sys.stderr)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Return the command that the options make, without names of files."""
+    words = ["rnncore", args.name]
+    for name, value in vars(args).items():
+        if name in ("name", "command", "json", "plot") or value in (None, False):
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            words.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return " ".join(words)
 
 
 def _write_json(report: Report, file: TextIO) -> None:
@@ -198,6 +238,7 @@ class _Screen:
         self._bar: Any = None
         self._begun = False
         self._shown = time.monotonic()
+        self.colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def progress(self, done: Progress) -> None:
         self.show(done.fraction, f"{done.rate:,.0f} characters/s, {done.bits:.2f} bits per character")

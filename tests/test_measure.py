@@ -19,7 +19,7 @@ from rnncore._kernels import leaf
 from rnncore.measure import limits, peers, presets, training
 from rnncore.measure.paired import Contender, ContenderError, Interval, Workers, median_interval
 from rnncore.measure.peers import Case
-from rnncore.measure.worker import calibrated, timed
+from rnncore.measure.worker import calibrated, each, timed
 
 FEW = {"blocks": 6, "block_seconds": 0.001, "idle_seconds": 0.0}
 
@@ -118,6 +118,32 @@ def test_timed_and_calibrated():
     assert calibrated(counter.run, 1.0, lambda: counter.now) == 1
     assert calibrated(counter.run, 300.0, lambda: counter.now) == 100
     assert calibrated(lambda: None, 1e-3, itertools.count(0.0, 1e-3).__next__) == 1
+
+
+def test_single_calls():
+    counter = Counter()
+    assert each(counter.run, 4, lambda: counter.now) == [3.0] * 4
+    clock = iter([0.0, 1.0, 5.0, 7.0])
+    assert each(lambda: None, 2, lambda: next(clock)) == [1.0, 2.0]
+
+
+def test_percentiles_of_single_calls(workers, monkeypatch):
+    """Blocks alternate, and the calls in which a core wakes up do not count."""
+    asked = []
+
+    def ask(contender, command, calls):
+        asked.append((contender.name, command, calls))
+        return [1e3] * 11 + [float(len(asked))] * (calls - 11)
+
+    monkeypatch.setattr(workers, "_ask", ask)
+    found = workers.latencies([work("a", "idler"), work("b", "idler")], 10_000, idle_seconds=0)
+    assert asked == [(name, "each", 1011) for name in "abba" * 5]
+    assert [(levels["1"], levels["100"]) for levels in found] == [(1, 20), (2, 19)]
+    monkeypatch.undo()
+    contenders = [work("a", "idler"), work("b", "sleeper", seconds=0.002)]
+    workers.compare(*contenders[:1], contenders[1:], **FEW)
+    a, b = workers.latencies(contenders, 20)
+    assert list(a.values()) == sorted(a.values()) and a["50"] < 0.002 <= b["1"]
 
 
 @pytest.mark.parametrize("n", [6, 7, 8, 9, 12, 15])
@@ -258,15 +284,18 @@ STEP, MEMORY = replace(SEQUENCE, kind="step"), replace(SEQUENCE, kind="memory")
         ("torch", [SEQUENCE, replace(SEQUENCE, cell="rnn", dtype="float64"), Case("call", "lstm", 1, 16)]),
         ("ort", [SEQUENCE, replace(SEQUENCE, cell="rnn"), Case("call", "lstm", 1, 16), Case("call", "rnn", 2, 16)]),
         ("openvino", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
-        ("jax", [SEQUENCE, replace(SEQUENCE, cell="rnn")]),
+        ("jax", [SEQUENCE, replace(SEQUENCE, cell="rnn"), Case("stream", "lstm", 2, 16)]),
         ("torch", [STACK, replace(STACK, L=3, D=1)]),
         ("ort", [STACK, replace(STACK, L=3, D=1)]),
         ("torch", [GRU, replace(GRU, dtype="float64"), GRU_CALL]),
         ("ort", [GRU, GRU_CALL]),
         ("openvino", [GRU]),
-        ("jax", [GRU, replace(GRU, dtype="float64")]),
+        ("jax", [GRU, GRU_CALL, replace(GRU, dtype="float64")]),
         ("torch", [RAGGED]),
         ("padded", [RAGGED]),
+        ("reference", [SEQUENCE, RAGGED, Case("call", "lstm", 2, 16), Case("stream", "rnn", 1, 16, dtype="float64")]),
+        ("reference", [replace(TRAINING, cell=cell) for cell in ("lstm", "rnn", "gru")]),
+        ("reference", [GRU, GRU_CALL, replace(RAGGED, kind="training")]),
         *itertools.product(("torch", "jax"), ([replace(TRAINING, cell=cell)] for cell in ("lstm", "rnn", "gru"))),
         *itertools.product(("torch", "jax"), [[replace(TRAINING, dtype="float64")]]),
         ("torch", [replace(RAGGED, kind="training"), replace(STACK, kind="training")]),
@@ -393,29 +422,26 @@ def test_padded_results_count_within_the_lengths(workers):
         workers.compare(padded, [peers.contender("torch", replace(RAGGED, ragged=False))], **FEW)
 
 
-@pytest.mark.parametrize(
-    ("peer", "case"),
-    [
-        *itertools.product(("ort", "openvino", "jax", "limit"), [RAGGED]),
-        *itertools.product(("jax", "limit"), [STACK, replace(STACK, L=1), replace(STACK, D=1)]),
-        ("ort", replace(GRU_CALL, cell="lstm", L=2)),
-    ],
-)
-def test_peer_for_one_plain_layer(peer, case):
-    with pytest.raises(ValueError, match="expected one layer, one direction and no lengths"):
-        peers.build(peer, asdict(case))
-
-
-def test_peer_that_cannot_do_it():
-    with pytest.raises(ValueError, match="expected a float32 sequence"):
-        peers.build("openvino", asdict(replace(SEQUENCE, dtype="float64")))
-    with pytest.raises(ValueError, match="expected a sequence"):
-        peers.build("jax", asdict(Case("stream", "rnn", 1, 8)))
-    with pytest.raises(ValueError, match="expected one of rnncore, torch for step, got jax"):
-        training.build("jax", asdict(STEP))
-    for name, case in itertools.product(("jax", "limit"), (replace(RAGGED, kind="training"), replace(TRAINING, L=2))):
-        with pytest.raises(ValueError, match="expected one layer, one direction and no lengths"):
-            training.build(name, asdict(case))
+@pytest.mark.parametrize("kind", ["sequence", "call", "stream", "streams", "training", "step", "memory"])
+@pytest.mark.parametrize("change", [{}, {"ragged": True}, {"L": 2}, {"D": 2}, {"dtype": "float64"}], ids=str)
+@pytest.mark.parametrize("name", [*peers.PEERS, peers.REFERENCE, peers.LIMIT])
+def test_who_does_what_is_known(name, kind, change):
+    """What a contender is said not to do, it refuses; what it is said to do, it builds."""
+    if kind in ("call", "stream") and change.get("ragged"):
+        return
+    case = replace(
+        SEQUENCE, kind=kind, T=SEQUENCE.T if kind in ("sequence", "training", "step", "memory") else 1, **change
+    )
+    if name in ("jax", "openvino") and peers.does(name, case):
+        return  # `test_peers_agree`, in other processes: their threads mind other tests' forks
+    build = training.build if kind in ("training", "step", "memory") else peers.build
+    if peers.does(name, case):
+        for module in peers.PEERS.get(name, ()):
+            import_peer(module)
+        build(name, asdict(case))
+    else:
+        with pytest.raises(ValueError, match=f"expected a case that {name} does, got {case}|expected one of rnncore,"):
+            build(name, asdict(case))
 
 
 def test_case():
@@ -448,11 +474,45 @@ def test_chained_steps_begin_at_zero():
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_limits_are_sane():
-    found = limits.measure(seconds=0.02)
-    assert list(found.bandwidth) == [*found.caches, "DRAM"]
-    assert all(0 < rate < math.inf for rate in (*found.flops.values(), *found.bandwidth.values()))
-    assert list(found.caches.values()) == sorted(found.caches.values())
+@pytest.fixture(scope="module")
+def found_limits():
+    numbers = limits.thread_numbers(min(presets.runtime.usable_cpus(), 2))
+    return [limits.measure(seconds=0.03, threads=n) for n in numbers]
+
+
+def test_limits_are_sane(found_limits):
+    """Wide bounds: the machine is not ours alone."""
+    for n, found in enumerate(found_limits, 1):
+        assert list(found.bandwidth) == [*found.caches, "DRAM"] and found.threads == n
+        assert all(1e7 < rate < 1e15 for rate in (*found.flops.values(), *found.bandwidth.values()))
+        assert list(found.caches.values()) == sorted(found.caches.values())
+        assert 1.2 < found.flops["float32"] / found.flops["float64"] < 3.5
+        assert found.bandwidth["L1"] > found.bandwidth["DRAM"]
+        assert str(found).startswith(f"limits, {n} thread")
+
+
+def test_more_threads_can_do_no_less(found_limits):
+    for one, more in itertools.pairwise(found_limits):
+        for name in ("float32", "float64"):
+            assert 0.6 < more.flops[name] / one.flops[name] < 1.5 * more.threads / one.threads
+        assert 0.6 < more.bandwidth["L1"] / one.bandwidth["L1"] < 1.5 * more.threads / one.threads
+
+
+def test_threads_share_the_last_level(monkeypatch):
+    read = []
+    monkeypatch.setattr(limits, "cache_sizes", lambda: {"L1": 64 << 10, "L2": 1 << 20, "L3": 64 << 20})
+    monkeypatch.setattr(limits, "reader", lambda size: read.append(size) or (lambda rounds: 1.0))
+    monkeypatch.setattr(limits, "best", lambda run, *seconds: run(1))
+    found = limits.measure(threads=4)
+    assert read == [32 << 10] * 4 + [256 << 10] * 4 + [2 << 20] * 4 + [64 << 20] * 4
+    assert found.bandwidth == {"L1": 4, "L2": 4, "L3": 4, "DRAM": 4}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "numbers"), [(1, [1]), (3, [1, 2, 3]), (12, [*range(1, 9), 12]), (64, [*range(1, 9), 16, 32, 64])]
+)
+def test_numbers_of_threads(cpus, numbers):
+    assert limits.thread_numbers(cpus) == numbers
 
 
 def test_operations_of_multiply_adds():
@@ -466,46 +526,69 @@ def test_read_of_nothing():
         leaf.read(np.zeros(0, np.uint8), 1)
 
 
+class Leaf:
+    """Stands in for the kernels: says what it was asked for, and takes longer for one of two things."""
+
+    def __init__(self, slow):
+        self.done, self.slow = [], slow
+
+    def multiply_add(self, dtype, rounds):
+        self.done.append((dtype, rounds))
+        time.sleep(0.002 * (self.slow == "multiply_add" and rounds > 1))
+        return 10 * rounds
+
+    def read(self, x, times):
+        self.done.append(("read", x.size, times))
+        time.sleep(0.002 * (self.slow == "read"))
+
+
+PLAIN = Case("sequence", "lstm", N=5, H=64, T=3, I=32)
+
+
 @pytest.mark.parametrize(("cell", "G"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-@pytest.mark.parametrize("slow", ["multiply_add", "read"])
-def test_perfect_kernel(monkeypatch, slow, cell, G):
-    """The projection's operations, then the steps' operations or as many reads of the weights, whichever is slower."""
-    done = []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_perfect_kernel(monkeypatch, cell, G, threads):
+    """The operations of both products, or the weights of x once and those of h at each step, whichever is slower."""
+    case = replace(PLAIN, cell=cell, threads=threads)
+    for slow in ("multiply_add", "read"):
+        monkeypatch.setattr(limits, "leaf", fake := Leaf(slow))
+        run, results = peers.build("limit", asdict(case))
+        fake.done.clear()
+        run()
+        operations = 2 * 3 * 5 * G * 64 * (32 + 64)
+        reads = [("read", G * 64 * K * 4 // threads, times) for K, times in ((32, 1), (64, 3))]
+        expected = [("float32", operations // 10 // threads)] if slow == "multiply_add" else reads
+        assert fake.done == expected
+        assert results() is None
 
-    class Leaf:
-        def multiply_add(self, dtype, rounds):
-            done.append(("multiply_add", rounds))
-            time.sleep(0.002 * (slow == "multiply_add" and rounds > 1))
-            return 10 * rounds
 
-        def read(self, x, times):
-            done.append(("read", x.size * times))
-            time.sleep(0.002 * (slow == "read"))
-
-    monkeypatch.setattr(limits, "leaf", Leaf())
-    run = limits.perfect(cell, "float32", T=3, N=5, I=32, H=64)
-    done.clear()
-    run()
-    projection, steps = 2 * 3 * 5 * G * 64 * 32, 2 * 3 * 5 * G * 64 * 64
-    rest = ("multiply_add", steps // 10) if slow == "multiply_add" else ("read", 3 * G * 64 * 64 * 4)
-    assert done == [("multiply_add", projection // 10), rest]
+@pytest.mark.parametrize(
+    ("case", "rows"),
+    [
+        (PLAIN, [(15, 32, 1), (15, 64, 3)]),
+        (replace(PLAIN, L=2), [(15, 32, 1), (15, 64, 3), (15, 64, 1), (15, 64, 3)]),
+        (replace(PLAIN, D=2), [(15, 32, 1), (15, 64, 3)] * 2),
+        (replace(PLAIN, L=2, D=2), [(15, 32, 1), (15, 64, 3)] * 2 + [(15, 128, 1), (15, 64, 3)] * 2),
+        (RAGGED, [(38, 9, 1), (38, 16, 12)]),
+        (Case("stream", "gru", 2, 16), [(2, 16, 1), (2, 16, 1)]),
+    ],
+    ids=str,
+)
+def test_products_of_a_layer(case, rows):
+    found = peers.products(case)
+    assert [(product.rows, product.K, product.reads) for product in found] == rows
+    assert all(product.H == case.H for product in found)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_perfect_training(monkeypatch, threads):
     """Three times the operations of the forward pass, in equal shares."""
-    done = []
-
-    class Leaf:
-        def multiply_add(self, dtype, rounds):
-            done.append((dtype, rounds))
-            return 10 * rounds
-
-    monkeypatch.setattr(limits, "leaf", Leaf())
-    run = limits.perfect_training("gru", np.float64, T=3, N=5, I=32, H=64, threads=threads)
-    done.clear()
+    monkeypatch.setattr(limits, "leaf", fake := Leaf("neither"))
+    case = replace(PLAIN, kind="training", cell="gru", dtype="float64", threads=threads)
+    run, _ = training.build("limit", asdict(case))
+    fake.done.clear()
     run()
-    assert done == [("float64", 3 * 2 * 3 * 5 * 3 * 64 * (32 + 64) // 10 // threads)] * threads
+    assert fake.done == [("float64", 3 * 2 * 3 * 5 * 3 * 64 * (32 + 64) // 10 // threads)] * threads
 
 
 def test_cache_sizes(tmp_path):
@@ -582,7 +665,7 @@ def test_padded_ratio_is_for_as_much_work(lost, high):
     verdict = bar.verdict({RAGGED: measurement}, ())
     assert verdict.value == pytest.approx(part * 1.2)
     assert (verdict.reached, bool(verdict.lost)) == (not lost, lost)
-    assert "padded 1.20" in str(measurement)  # as measured
+    assert measurement.ratios["padded"] == raw  # as measured
 
 
 @pytest.mark.parametrize(("high", "lost"), [(0.80, False), (0.75, True)])
@@ -726,7 +809,8 @@ def test_bench(tiny_preset, capsys, tmp_path):
     assert [verdict["row"] for verdict in report["verdicts"]] == ["grid", "limit", "size"]
     assert report["verdicts"][1]["reached"] is False
     assert report["verdicts"][2]["reached"] is True
-    assert set(report["limits"]) == {"flops", "caches", "bandwidth"}
+    assert [found["threads"] for found in report["limits"]] == list(range(1, len(report["limits"]) + 1))
+    assert set(report["limits"][0]) == {"flops", "caches", "bandwidth", "threads"}
     assert {"python", "rnncore", "numpy"} <= set(report["versions"])
 
 
@@ -744,7 +828,8 @@ def test_bench_training_and_memory(tiny_preset, capsys, tmp_path):
     assert bench("--rows", "training,memory", "--against", "torch", "--json", str(file)) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "RNN float32 training, 1 thread, N=1 H=8 T=4: " in out and " kB  torch " in out and "(panels " in out
+    assert "RNN float32 training, 1 thread\n" in out and "RNN float32 memory, 1 thread\n" in out
+    assert out.count("\nN=1 H=8 T=4 ") == 2 and " kB " in out and "(panels " in out
     timing, memory = json.loads(file.read_text())["measurements"]
     assert timing["bytes"] == {} and timing["seconds"]["median"] > 0
     assert memory["seconds"] is None and list(memory["bytes"]) == ["rnncore", "torch", "panels"]
@@ -787,7 +872,8 @@ def test_bench_when_rnncore_fails(tiny_preset, capsys, monkeypatch):
 
 def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path):
     def interrupt(self, text):
-        raise KeyboardInterrupt
+        if "RNN" in text:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(cli._Screen, "line", interrupt)
     file = tmp_path / "results.json"
@@ -800,9 +886,9 @@ def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--preset", "fast"], "expected a preset among inference, layers, training, pytorch, tiny, got 'fast'"),
+        (["--preset", "fast"], "expected a preset among inference, layers, training, pytorch, all, tiny, got 'fast'"),
         (["--rows", "grid,gird"], "expected rows among grid, limit, two, training, memory, size, got 'gird'"),
-        (["--against", "keras"], "expected peers among torch, ort, openvino, jax, got 'keras'"),
+        (["--against", "keras"], "expected peers among torch, ort, openvino, jax, reference, got 'keras'"),
         (["--threads", "3"], "expected threads among 1"),
         (["--threads", "one"], "argument --threads: expected numbers, got 'one'"),
         (["--json", "/no/such/folder/file"], "No such file or directory: /no/such/folder/file"),

@@ -1,4 +1,4 @@
-"""What this machine can do at most on one core, and the time a perfect kernel would need.
+"""What this machine can do at most, on one core or several, and the time a perfect kernel would need.
 
 Limits are the best of many short runs: everything that disturbs a run makes it slower, never faster.
 """
@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .._kernels import leaf
 
-__all__ = ["GATES", "Limits", "cache_sizes", "measure", "perfect", "perfect_training"]
+__all__ = ["GATES", "Limits", "Product", "cache_sizes", "measure", "perfect", "perfect_training", "thread_numbers"]
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not tell
 LARGEST_BUFFER = 512 << 20
-RUN_SECONDS = 0.001
+RUN_SECONDS, LONG_RUN_SECONDS = 0.001, 0.01  # on one thread; on several, which take 0.05 ms to begin and end together
+PRIVATE = ("L1", "L2")
+TRIALS, TRIAL_SECONDS = 20, 0.05
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one core.
+    """Of as many cores as threads, all together.
 
     Attributes
     ----------
@@ -37,11 +41,21 @@ class Limits:
         Bytes of "L1", "L2" and, where there is one, "L3".
     bandwidth : dict
         Bytes read a second, by the level they lie in: those of `caches`, and "DRAM".
+    threads : int
     """
 
     flops: dict[str, float]
     caches: dict[str, int]
     bandwidth: dict[str, float]
+    threads: int = 1
+
+    def __str__(self) -> str:
+        rates = [
+            ", ".join(f"{name} {rate / 1e9:.3g}" for name, rate in found.items())
+            for found in (self.flops, self.bandwidth)
+        ]
+        threads = f"{self.threads} thread" + "s" * (self.threads > 1)
+        return f"limits, {threads}: {rates[0]} GFLOP/s; reading {rates[1]} GB/s"
 
 
 def cache_sizes(cpu: Path = Path("/sys/devices/system/cpu/cpu0")) -> dict[str, int]:
@@ -72,15 +86,28 @@ def best(run: Callable[[int], float], seconds: float, run_seconds: float = RUN_S
     return rate
 
 
-def bandwidth(size: int, seconds: float) -> float:
-    """Return the bytes a second that one core reads of so many, over and over."""
+def together(runs: Sequence[Callable[[int], float]], seconds: float) -> float:
+    """Return the `best` rate of several at once, each in a thread of its own."""
+    if len(runs) == 1:
+        return best(runs[0], seconds)
+    with ThreadPoolExecutor(len(runs) - 1) as pool:
+
+        def run(rounds: int) -> float:
+            others = [pool.submit(other, rounds) for other in runs[1:]]
+            return runs[0](rounds) + sum(other.result() for other in others)
+
+        return best(run, seconds, LONG_RUN_SECONDS)
+
+
+def reader(size: int) -> Callable[[int], float]:
+    """Return what reads so many bytes, over and over, and says how many it read."""
     x = lines_of(size)
 
     def run(rounds: int) -> float:
         leaf.read(x, rounds)
         return float(rounds * x.size)
 
-    return best(run, seconds)
+    return run
 
 
 def lines_of(size: int) -> np.ndarray:
@@ -90,73 +117,106 @@ def lines_of(size: int) -> np.ndarray:
     return x[-x.ctypes.data % line :][: max(size // 1024, 1) * 1024]
 
 
-def measure(seconds: float = 0.3) -> Limits:
-    """Measure the limits of one core with the instruction set in use, for so many seconds each.
+def measure(seconds: float = 0.3, threads: int = 1) -> Limits:
+    """Measure the limits of some cores together with the instruction set in use, for so many seconds each.
 
     Notes
     -----
     The bandwidth of the first level is measured on half its size, that of others on the geometric mean of their size
-    and the one before: well inside either. DRAM's on four times the last level.
+    and the one before: well inside either. DRAM's on four times the last level. From the third level on, threads share
+    a size, down to twice that of the second.
     """
     caches = cache_sizes()
     sizes, before = {}, min(caches.values()) // 4
     for name, room in caches.items():
         sizes[name], before = math.isqrt(before * room), room
     sizes["DRAM"] = min(4 * max(caches.values()), LARGEST_BUFFER)
+    own = max([room for name, room in caches.items() if name in PRIVATE], default=0)
+    shares = {name: size if name in PRIVATE else max(size // threads, 2 * own) for name, size in sizes.items()}
     return Limits(
         flops={
-            name: best(lambda rounds, name=name: leaf.multiply_add(name, rounds), seconds)  # type: ignore[misc]
-            for name in ("float32", "float64")
+            name: together([partial(leaf.multiply_add, name)] * threads, seconds) for name in ("float32", "float64")
         },
         caches=caches,
-        bandwidth={name: bandwidth(size, seconds) for name, size in sizes.items()},
+        bandwidth={name: together([reader(size) for _ in range(threads)], seconds) for name, size in shares.items()},
+        threads=threads,
     )
 
 
-def perfect(cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int) -> Callable[[], None]:
-    """Return work that takes as long as a perfect kernel would for a sequence, on one core as it is now: a machine's
+def thread_numbers(cpus: int) -> list[int]:
+    """Return the numbers of threads to measure: all up to 8, then powers of two, and as many as there are CPUs."""
+    return [n for n in range(1, cpus + 1) if n <= 8 or n & (n - 1) == 0 or n == cpus]
+
+
+class Product(NamedTuple):
+    """Of a batch's rows, each with K numbers, and the weights (G*H, K), which are read so many times."""
+
+    rows: int
+    K: int
+    H: int
+    reads: int
+
+    def operations(self, cell: str) -> int:
+        return 2 * self.rows * GATES[cell] * self.H * self.K
+
+    def bytes(self, cell: str, dtype: DTypeLike) -> int:
+        return self.reads * self.once(cell, dtype)
+
+    def once(self, cell: str, dtype: DTypeLike) -> int:
+        return GATES[cell] * self.H * self.K * np.dtype(dtype).itemsize
+
+
+def perfect(cell: str, dtype: DTypeLike, products: Sequence[Product], threads: int = 1) -> Callable[[], None]:
+    """Return work that takes as long as perfect kernels would for a forward pass, on one core as it is now: a machine's
     clock may change by half from one minute to the next, and with it what a kernel can reach.
 
-    The input projection is its multiply-adds and nothing else; the steps are their multiply-adds, or reading as many
-    bytes as there are recurrent weights once for each step, whichever takes longer. Activations are free.
+    Each product is its multiply-adds, or reading its weights, whichever takes longer: those of the input once a call,
+    the recurrent ones once for each step. Activations are free. With several threads it is the share of one, as if
+    work could be shared out without loss.
 
     Parameters
     ----------
     cell : {"rnn", "lstm", "gru"}
     dtype : float32 or float64
-    T, N, I, H : int
+    products : sequence of Product
+    threads : int
     """
-    numbers = np.dtype(dtype)
-    G = GATES[cell]
-    weights = lines_of(max(G * H * H * numbers.itemsize, 1024))
-    name = numbers.name  # once: it takes NumPy longer than small work does
+    name = np.dtype(dtype).name  # once: it takes NumPy longer than small work does
     each = leaf.multiply_add(name, 1)
-    projection, steps = (math.ceil(2 * T * N * G * H * K / each) for K in (I, H))
-
-    def compute() -> float:
-        return float(leaf.multiply_add(name, steps))
-
-    def read() -> float:
-        leaf.read(weights, T)
-        return 1.0
-
-    def seconds(run: Callable[[], float]) -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    longer = max(compute, read, key=lambda run: min(seconds(run) for _ in range(20)))
+    rounds, reading = 0, dict[int, int]()
+    for product in products:
+        compute = math.ceil(product.operations(cell) / each / threads)
+        weights = product.once(cell, dtype) // threads
+        if least(partial(leaf.multiply_add, name, compute)) >= least(
+            partial(leaf.read, lines_of(weights), product.reads)
+        ):
+            rounds += compute
+        else:
+            reading[product.reads] = reading.get(product.reads, 0) + weights
+    buffers = [(lines_of(weights), reads) for reads, weights in reading.items()]
 
     def run() -> None:
-        leaf.multiply_add(name, projection)
-        longer()
+        if rounds:
+            leaf.multiply_add(name, rounds)
+        for weights, reads in buffers:
+            leaf.read(weights, reads)
 
     return run
 
 
-def perfect_training(
-    cell: str, dtype: DTypeLike, T: int, N: int, I: int, H: int, threads: int = 1
-) -> Callable[[], None]:
+def least(run: Callable[[], Any]) -> float:
+    """Return the least seconds of some calls."""
+    seconds, end = math.inf, time.perf_counter() + TRIAL_SECONDS
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        run()
+        seconds = min(seconds, (now := time.perf_counter()) - start)
+        if now > end:
+            break
+    return seconds
+
+
+def perfect_training(cell: str, dtype: DTypeLike, products: Sequence[Product], threads: int = 1) -> Callable[[], None]:
     """Return work that takes as long as perfect kernels would for a sequence forward and backward: multiply-adds alone,
     three times those of the forward pass, for each product's two factors have a gradient, shared by so many threads.
 
@@ -164,10 +224,13 @@ def perfect_training(
     ----------
     cell : {"rnn", "lstm", "gru"}
     dtype : float32 or float64
-    T, N, I, H, threads : int
+    products : sequence of Product
+        Of the forward pass.
+    threads : int
     """
     name = np.dtype(dtype).name
-    rounds = math.ceil(3 * 2 * T * N * GATES[cell] * H * (I + H) / leaf.multiply_add(name, 1) / threads)
+    operations = 3 * sum(product.operations(cell) for product in products)
+    rounds = math.ceil(operations / leaf.multiply_add(name, 1) / threads)
     others = ThreadPoolExecutor(threads)
 
     def run() -> None:

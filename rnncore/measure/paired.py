@@ -27,6 +27,7 @@ from ..runtime import usable_cpus
 __all__ = ["Comparison", "Contender", "ContenderError", "Interval", "Workers", "median_interval"]
 
 CONFIDENCE = 0.95
+LEVELS = ("1", "25", "50", "75", "90", "95", "99", "99.5", "99.9", "100")
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,37 @@ class Workers:
             others=[median_interval(theirs) for theirs in times[1:]],
             ratios=[median_interval([b / a for a, b in zip(ours, theirs, strict=True)]) for theirs in times[1:]],
         )
+
+    def latencies(
+        self, contenders: Sequence[Contender], calls: int, *, blocks: int = 10, idle_seconds: float = 0.005
+    ) -> list[dict[str, float]]:
+        """Return how the seconds of single calls are spread, by `LEVELS`, for each of some contenders.
+
+        Parameters
+        ----------
+        contenders : sequence of Contender
+            As `compare` left them: built, and warm.
+        calls : int
+            Of each, in alternating blocks.
+        blocks : int
+        idle_seconds : float
+            Pause before each block. Its first hundredth of calls does not count, in which a core wakes up.
+
+        Returns
+        -------
+        list of dict
+            Keys are percentiles: "50", "99.9".
+        """
+        times: list[list[float]] = [[] for _ in contenders]
+        block = -(-calls // blocks)
+        awake = block // 100 + 1
+        for k in range(blocks):
+            turn = list(zip(contenders, times, strict=True))
+            for contender, seconds in turn if k % 2 == 0 else reversed(turn):
+                time.sleep(idle_seconds)
+                seconds += self._ask(contender, "each", awake + block)[awake:]
+        levels = [float(level) for level in LEVELS]
+        return [dict(zip(LEVELS, np.percentile(seconds, levels).tolist(), strict=True)) for seconds in times]
 
 
 def check_same(

@@ -17,16 +17,20 @@ import numpy as np
 
 import rnncore as rc
 
+from ..reference import gru, lstm, rnn
 from . import limits
 from .paired import Contender
 
-__all__ = ["PEERS", "Case", "contender", "missing"]
+__all__ = ["PEERS", "REFERENCE", "Case", "contender", "does", "missing"]
 
 Built = tuple[Callable[[], Any], ...]  # as `Contender` says
 Step = Callable[[Any], Any]
 
 PEERS = {"torch": ("torch",), "ort": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx"), "jax": ("jax",)}
 """What each peer needs installed."""
+
+REFERENCE, LIMIT = "reference", "limit"
+"""What is always there to compare with: the definition in NumPy, and a perfect kernel."""
 
 CHAINED = 3  # steps whose last hidden state is compared
 STREAM_STEPS = 10_000  # of the work of "streams", by all its threads: so many that starting these does not count
@@ -76,9 +80,13 @@ class Case:
         threads = f"{self.threads} thread" + "s" * (self.threads > 1)
         return f"{self.cell.upper()} {stack}{self.dtype} {kind}, {threads}"
 
-    def __str__(self) -> str:
+    @property
+    def sizes(self) -> str:
         sizes = [f"N={self.N}", f"H={self.H}"] + [f"I={self.I}"] * (self.I != self.H) + [f"T={self.T}"] * (self.T > 1)
-        return f"{self.group}, {' '.join(sizes)}"
+        return " ".join(sizes)
+
+    def __str__(self) -> str:
+        return f"{self.group}, {self.sizes}"
 
     @property
     def lengths(self) -> np.ndarray:
@@ -94,7 +102,21 @@ class Case:
 
 def missing(peer: str) -> list[str]:
     """Return what of a peer's modules is not installed."""
-    return [module for module in PEERS[peer] if find_spec(module) is None]
+    return [module for module in PEERS.get(peer, ()) if find_spec(module) is None]
+
+
+def does(name: str, case: Case) -> bool:
+    """Return whether a contender has a way to do a case, as far as is known without its libraries."""
+    plain, float32 = case.L * case.D == 1, case.dtype == "float32"
+    steps = case.kind in ("sequence", "call", "stream")
+    return {
+        "torch": case.kind != "streams",
+        "ort": steps and float32 and not case.ragged and (plain or case.kind == "sequence"),
+        "openvino": case.kind == "sequence" and float32 and not case.ragged,
+        "jax": (steps or case.kind == "training") and plain and not case.ragged,
+        REFERENCE: (steps or case.kind == "training") and plain,
+        LIMIT: steps or case.kind == "training",
+    }.get(name, True)
 
 
 def contender(name: str, case: Case) -> Contender:
@@ -107,7 +129,13 @@ def contender(name: str, case: Case) -> Contender:
 
 def build(name: str, case: dict[str, Any]) -> Built:
     """Build a case for a library, which is imported now."""
-    return BUILDERS[name](Case(**case))
+    return BUILDERS[name](checked(name, Case(**case)))
+
+
+def checked(name: str, case: Case) -> Case:
+    if not does(name, case):
+        raise ValueError(f"expected a case that {name} does, got {case}")
+    return case
 
 
 def layer_of(case: Case) -> Any:
@@ -130,12 +158,6 @@ def zero_state(case: Case) -> tuple[np.ndarray, ...]:
     """Return the states that a cell begins with, each (L*D, N, H)."""
     shape = case.L * case.D, case.N, case.H
     return tuple(np.zeros(shape, case.dtype) for _ in range(2 if case.cell == "lstm" else 1))
-
-
-def check_plain(case: Case) -> None:
-    """Refuse what is not one layer in one direction on sequences of one length."""
-    if case.L * case.D > 1 or case.ragged:
-        raise ValueError("expected one layer, one direction and no lengths")
 
 
 def carried(step: Step, zero: Any, h: Callable[[Any], Any]) -> Built:
@@ -207,8 +229,33 @@ def padded(case: Case) -> Built:
 
 def limit(case: Case) -> Built:
     """Return the work that no kernel can do without, which has no results."""
-    check_plain(case)
-    return limits.perfect(case.cell, case.dtype, case.T, case.N, case.I, case.H), lambda: None
+    return limits.perfect(case.cell, case.dtype, products(case), case.threads), lambda: None
+
+
+def products(case: Case) -> list[limits.Product]:
+    """Return the matrix products that a layer's forward pass consists of."""
+    rows, T = int(case.lengths.sum()), int(case.lengths.max())
+    inputs = [case.I, *[case.D * case.H] * (case.L - 1)]
+    both = [[limits.Product(rows, K, case.H, 1), limits.Product(rows, case.H, case.H, T)] for K in inputs]
+    return [product for pair in both for product in pair * case.D]
+
+
+# --- the definition ---------------------------------------------------------------------------------------------------
+
+
+DEFINITIONS: dict[str, Any] = {"rnn": rnn, "lstm": lstm, "gru": gru}
+
+
+def reference(case: Case) -> Built:
+    cell, x, weights = DEFINITIONS[case.cell], sequence(case), parameters(case)
+    zero = [array[0] for array in zero_state(case)]
+    if case.kind == "sequence":
+        return lambda: cell.forward(x, *zero, *weights), lambda: cell.forward(x, *zero, *weights)[0] * within(case)
+
+    def step(state: Any) -> Any:
+        return cell.forward(x, *state, *weights)[1 : 1 + len(zero)]
+
+    return carried(step, zero, lambda state: state[0])
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -306,8 +353,6 @@ GATE_ORDER = {"rnn": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
 def onnx_model(case: Case) -> bytes:
     """Return a model of one node a layer, with constant weights: Y (T, D, N, H) from X, or for single steps the states
     from X and states."""
-    if case.kind != "sequence" or case.ragged:
-        check_plain(case)
     from onnx import TensorProto, helper, numpy_helper
 
     def gates(array: np.ndarray) -> np.ndarray:
@@ -378,8 +423,6 @@ def ort(case: Case) -> Built:
 
 
 def openvino(case: Case) -> Built:
-    if case.dtype != "float32" or case.kind != "sequence":
-        raise ValueError("expected a float32 sequence")
     import openvino
 
     core = openvino.Core()
@@ -439,9 +482,6 @@ def jax_step(cell: str) -> Callable[..., Any]:
 
 
 def jax(case: Case) -> Built:
-    if case.kind != "sequence":
-        raise ValueError("expected a sequence")
-    check_plain(case)
     import jax
     import jax.numpy as jnp
 
@@ -454,6 +494,10 @@ def jax(case: Case) -> Built:
         a = x @ W_ih + b  # for all steps at once
         return jax.lax.scan(lambda state, a_t: step(state, a_t, state[0] @ W_hh, *b_n), zero, a)[1]
 
+    if case.kind != "sequence":
+        W_ih, W_hh, *biases = weights
+        once = jax.jit(lambda state: step(state, x[0] @ W_ih + biases[0], state[0] @ W_hh, *biases[1:])[0])
+        return carried(lambda state: jax.block_until_ready(once(state)), zero, lambda state: state[0])
     compiled = jax.jit(layer)
 
     def run() -> Any:
@@ -466,7 +510,8 @@ BUILDERS: dict[str, Callable[[Case], Built]] = {
     "rnncore": rnncore,
     "padded": padded,
     "whole": whole,
-    "limit": limit,
+    LIMIT: limit,
+    REFERENCE: reference,
     "torch": torch,
     "ort": ort,
     "openvino": openvino,

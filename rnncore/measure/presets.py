@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,24 @@ import rnncore
 from .. import runtime
 from . import limits, peers
 from .paired import Contender, ContenderError, Interval, Workers
-from .peers import PEERS, Case
+from .peers import LIMIT, PEERS, REFERENCE, Case
 
-__all__ = ["PRESETS", "Bar", "Cost", "Measurement", "Preset", "Report", "Settings", "Verdict", "prepare", "run"]
+__all__ = [
+    "PRESETS",
+    "Bar",
+    "Cost",
+    "Measurement",
+    "Preset",
+    "Report",
+    "Settings",
+    "Verdict",
+    "planned",
+    "prepare",
+    "run",
+]
 
 T = TypeVar("T")
-BEST, LIMIT, ONE_THREAD, PADDED, NUMPY, WHOLE = "best", "limit", "one thread", "padded", "numpy", "whole"
+BEST, ONE_THREAD, PADDED, NUMPY, WHOLE = "best", "one thread", "padded", "numpy", "whole"
 TRAINERS = ("torch", "jax")  # the peers that compute gradients
 
 
@@ -123,15 +136,17 @@ class Preset:
 
 @dataclass(frozen=True)
 class Settings:
-    """How carefully: blocks of each contender, their length, and the time spent on each of the machine's limits."""
+    """How carefully: blocks of each contender, their length, the time spent on each of the machine's limits, and the
+    single steps that are timed each by itself."""
 
     quick: bool = False
     blocks: int = 15
     block_seconds: float = 0.05
     limit_seconds: float = 0.5
+    single_steps: int = 20_000
 
 
-QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1)
+QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1, single_steps=2000)
 
 
 @dataclass(frozen=True)
@@ -139,13 +154,14 @@ class Measurement:
     """Seconds of rnncore on a case, and the ratios to it, other ÷ rnncore, by the other's name.
 
     A case of kind "memory" has bytes instead, of rnncore and the others, and of rnncore's packed weights as "panels",
-    which are in no ratio.
+    which are in no ratio. One of single steps has the percentiles of their seconds, too, by name and level.
     """
 
     case: Case
     seconds: Interval | None
     ratios: dict[str, Interval]
     bytes: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def ratio(self, against: str, among: Iterable[str] = PEERS) -> Interval | None:
         """Return the ratio to one, or to the best of the peers that there are; to "padded", for as much work."""
@@ -158,14 +174,15 @@ class Measurement:
         valid = float(self.case.lengths.mean()) / self.case.T
         return Interval(ratio.median * valid, ratio.low * valid, ratio.high * valid)
 
-    def __str__(self) -> str:
-        ratios = [f"{name} {shown(ratio)}" for name, ratio in self.ratios.items()]
-        if self.seconds is None:
-            takes = f"{self.bytes['rnncore'] / 1e3:9.1f} kB"
-            ratios.append(f"(panels {self.bytes['panels'] / 1e3:.1f} kB)")
-        else:
-            takes = f"{self.seconds.median * 1e6:9.1f} µs"
-        return f"{f'{self.case}:':<59} {takes}  {'  '.join(ratios)}".rstrip()
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Return the part of a perfect kernel's speed that rnncore and the others reach; empty if that was not
+        measured."""
+        limit = self.ratios.get(LIMIT)
+        if limit is None:
+            return {}
+        others = {name: limit.median / ratio.median for name, ratio in self.ratios.items() if name != LIMIT}
+        return {"rnncore": limit.median, **others}
 
 
 def shown(ratio: Interval) -> str:
@@ -183,10 +200,13 @@ class Verdict:
     reached: bool | None
     lost: tuple[str, ...] = ()
 
+    @property
+    def word(self) -> str:
+        return {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
+
     def __str__(self) -> str:
-        word = {True: "reached", False: "NOT REACHED", None: "not measured"}[self.reached]
         value = "" if self.value is None else f"{self.value:.2f}"
-        first = f"{word:<13}{value:>6}  {self.row}: {self.what}"
+        first = f"{self.word:<13}{value:>6}  {self.row}: {self.what}"
         return "\n".join([first, *(f"{'lost':>19}  {case}" for case in self.lost)])
 
 
@@ -194,7 +214,8 @@ class Verdict:
 class Report:
     """All that a run found; `asdict` makes it JSON."""
 
-    preset: str
+    preset: str  # empty where cases are given
+    cases: tuple[Case, ...]  # of no preset
     rows: tuple[str, ...]
     threads: tuple[int, ...]
     peers: tuple[str, ...]  # found
@@ -202,7 +223,10 @@ class Report:
     settings: Settings
     machine: dict[str, Any]
     versions: dict[str, str]
-    limits: limits.Limits | None = None
+    command: str
+    commit: str  # of a checkout, else empty
+    date: str
+    limits: list[limits.Limits] = field(default_factory=list)  # on 1, 2, … threads
     measurements: list[Measurement] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -348,8 +372,17 @@ def pytorch() -> Preset:
     return Preset(tuple(bars))
 
 
+def every() -> Preset:
+    """All of them, with rows named after both: "inference/lstm"."""
+    plans = {name: make() for name, make in PRESETS.items() if make is not every}
+    return Preset(
+        tuple(replace(bar, row=f"{name}/{bar.row}") for name, plan in plans.items() for bar in plan.bars),
+        tuple(replace(cost, row=f"{name}/{cost.row}") for name, plan in plans.items() for cost in plan.costs),
+    )
+
+
 PRESETS: dict[str, Callable[[], Preset]] = {
-    "inference": inference, "layers": layers, "training": training, "pytorch": pytorch,
+    "inference": inference, "layers": layers, "training": training, "pytorch": pytorch, "all": every,
 }  # fmt: skip
 
 
@@ -374,12 +407,23 @@ def machine() -> dict[str, Any]:
 
 def versions(found: Iterable[str]) -> dict[str, str]:
     """Return those of Python, rnncore, NumPy and what the peers consist of."""
-    modules = dict.fromkeys(["numpy", *(module for peer in found for module in PEERS[peer])])
+    modules = dict.fromkeys(["numpy", *(module for peer in found for module in PEERS.get(peer, ()))])
     known = {"python": platform.python_version(), "rnncore": rnncore.__version__}
     for module in modules:
         with suppress(PackageNotFoundError):
             known[module] = version(module)
     return known
+
+
+def commit() -> str:
+    """Return the checkout's commit that the package is imported from; empty where it is installed."""
+    root = Path(rnncore.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(words, cwd=root, capture_output=True, check=True, text=True).stdout.strip()
+    return ""
 
 
 def chosen(names: Iterable[T] | None, known: Iterable[T], what: str) -> tuple[T, ...]:
@@ -393,37 +437,51 @@ def chosen(names: Iterable[T] | None, known: Iterable[T], what: str) -> tuple[T,
 
 
 def prepare(
-    preset: str,
+    preset: str = "",
+    cases: Iterable[Case] = (),
     *,
     rows: Iterable[str] | None = None,
     threads: Iterable[int] | None = None,
     against: Iterable[str] | None = None,
     quick: bool = False,
+    command: str = "",
 ) -> Report:
     """Return the report of a run still to be done.
 
     Parameters
     ----------
     preset : str
-        A key of `PRESETS`.
-    rows, threads, against : iterable, optional
-        Which of its rows, numbers of threads and peers; by default all, as far as this machine has them.
+        A key of `PRESETS`; empty for `cases`.
+    cases : iterable of Case
+        What to measure instead.
+    rows, threads : iterable, optional
+        Which of the preset's; by default all, as far as this machine has them.
+    against : iterable of str, optional
+        Which peers, and "reference"; by default all that are installed, with the reference for cases of no preset and
+        where no peer is installed.
     quick : bool
         Whether to measure few cases, with short blocks.
+    command : str
+        What the run was asked for with.
 
     Raises
     ------
     ValueError
         If one of them is unknown, or this machine has not so many CPUs.
     """
-    (name,) = chosen([preset], PRESETS, "a preset")
-    wanted = chosen(against, PEERS, "peers")
+    cases = tuple(cases)
+    if not cases:
+        chosen([preset], PRESETS, "a preset")
+    wanted = chosen(against, (*PEERS, REFERENCE), "peers")
     missing = {peer: peers.missing(peer) for peer in wanted}
     found = tuple(peer for peer in wanted if not missing[peer])
-    plan = PRESETS[name]()
-    numbers = sorted({case.threads for bar in plan.bars for case in bar.cases})
+    if against is None and not cases and found != (REFERENCE,):
+        found = found[:-1]
+    plan = Preset(()) if cases else PRESETS[preset]()
+    numbers = sorted({case.threads for bar in plan.bars for case in bar.cases} | {case.threads for case in cases})
     return Report(
-        preset=name,
+        preset=preset,
+        cases=cases,
         rows=chosen(rows, plan.rows, "rows"),
         threads=chosen(threads, [n for n in numbers if n <= runtime.usable_cpus()], "threads"),
         peers=found,
@@ -431,12 +489,42 @@ def prepare(
         settings=QUICK if quick else Settings(),
         machine=machine(),
         versions=versions(found),
+        command=command,
+        commit=commit(),
+        date=time.strftime("%Y-%m-%d"),
     )
+
+
+def bars_of(report: Report) -> list[Bar]:
+    """Return the bars that a run is held against, on the cases that it measures."""
+    if not report.preset:
+        return []
+    bars = [bar for bar in PRESETS[report.preset]().bars if bar.row in report.rows]
+    bars = [bar for bar in bars if bar.cases[0].threads in report.threads]
+    return [bar.narrowed() for bar in bars] if report.settings.quick else bars
+
+
+def planned(report: Report) -> dict[Case, list[str]]:
+    """Return the cases of a run, and whom rnncore is compared with on each.
+
+    Beside those that bars ask for, that is the limit, and for cases of no preset every peer.
+    """
+    others: dict[Case, dict[str, None]] = {case: dict.fromkeys(report.peers) for case in report.cases}
+    always = [REFERENCE] * (REFERENCE in report.peers) + [LIMIT]
+    for bar in bars_of(report):
+        for case in bar.cases:
+            others.setdefault(case, {}).update(dict.fromkeys(bar.others(report.peers)))
+    no_modules = bool(peers.missing("torch"))
+    return {
+        case: [name for name in dict.fromkeys([*names, *always]) if peers.does(name, case)]
+        for case, names in others.items()
+        if not (case.module and no_modules)
+    }
 
 
 def run(
     report: Report,
-    show: Callable[[Measurement | Verdict], None] = lambda result: None,
+    show: Callable[[Measurement | Verdict | limits.Limits], None] = lambda result: None,
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> None:
     """Do a run, filling its report.
@@ -450,28 +538,24 @@ def run(
     progress : callable
         Called with the fraction done and what comes next.
     """
-    settings, preset = report.settings, PRESETS[report.preset]()
-    bars = [bar for bar in preset.bars if bar.row in report.rows and bar.cases[0].threads in report.threads]
-    bars = [bar.narrowed() for bar in bars] if settings.quick else bars
-    others: dict[Case, dict[str, None]] = {}
-    for bar in bars:
-        for case in bar.cases:
-            others.setdefault(case, {}).update(dict.fromkeys(bar.others(report.peers)))
-    if any(bar.against == LIMIT for bar in bars):
-        progress(0.0, "the machine's limits")
-        report.limits = limits.measure(settings.limit_seconds)
+    settings, others = report.settings, planned(report)
+    if any(LIMIT in names for names in others.values()):
+        for n in limits.thread_numbers(runtime.usable_cpus()):
+            progress(0.0, "the machine's limits")
+            report.limits.append(limits.measure(settings.limit_seconds, n))
+            show(report.limits[-1])
     with Workers() as workers:
         for k, (case, names) in enumerate(others.items()):
             progress(k / len(others), str(case))
-            measurement = measure(workers, case, list(names), report)
+            measurement = measure(workers, case, names, report)
             if measurement:
                 report.measurements.append(measurement)
                 show(measurement)
     measured = {measurement.case: measurement for measurement in report.measurements}
-    for verdict in (bar.verdict(measured, report.peers) for bar in bars):
+    for verdict in (bar.verdict(measured, report.peers) for bar in bars_of(report)):
         report.verdicts.append(verdict)
         show(verdict)
-    for cost in preset.costs:
+    for cost in PRESETS[report.preset]().costs if report.preset else ():
         if cost.row in report.rows:
             progress(1.0, cost.what)
             report.verdicts.append(cost.verdict(settings.quick))
@@ -510,7 +594,11 @@ def clock(
         blocks=settings.blocks,
         block_seconds=settings.block_seconds,
     )
-    return Measurement(case, result.seconds, dict(zip(others, result.ratios, strict=True)))
+    latency: dict[str, dict[str, float]] = {}
+    if case.kind in ("call", "stream"):
+        timed = {"rnncore": first} | {name: other for name, other in others.items() if name != LIMIT}
+        latency = dict(zip(timed, workers.latencies(list(timed.values()), settings.single_steps), strict=True))
+    return Measurement(case, result.seconds, dict(zip(others, result.ratios, strict=True)), latency=latency)
 
 
 def weigh(

@@ -19,12 +19,15 @@ from ..train import Adam, clip_grad_norm
 from . import limits
 from .peers import (
     CHAINED,
+    DEFINITIONS,
     Built,
     Case,
-    check_plain,
+    checked,
     jax_step,
     jax_weights,
     layer_of,
+    parameters,
+    products,
     sequence,
     torch_module,
     torch_packed,
@@ -46,7 +49,7 @@ def build(name: str, case: dict[str, Any]) -> Built:
     builders = BUILDERS[given.kind]
     if name not in builders:
         raise ValueError(f"expected one of {', '.join(builders)} for {given.kind}, got {name}")
-    return builders[name](given)
+    return builders[name](checked(name, given))
 
 
 def initial_state(case: Case) -> tuple[np.ndarray, ...]:
@@ -172,7 +175,6 @@ def by_module(case: Case, of_whole: bool = False) -> Built:
 def jax(case: Case) -> Built:
     """The fastest of some ways to write it, which depends on the sizes: x W_ih before the scan, with steps unrolled or
     not, or with weights in torch's layout; or in the scan."""
-    check_plain(case)
     import jax
     import jax.numpy as jnp
 
@@ -228,9 +230,25 @@ def least_seconds(built: Built) -> float:
 
 def limit(case: Case) -> Built:
     """Return the work that no kernel can do without, which has no results."""
-    check_plain(case)
-    sizes = case.T, case.N, case.I, case.H
-    return limits.perfect_training(case.cell, case.dtype, *sizes, case.threads), lambda: None
+    return limits.perfect_training(case.cell, case.dtype, products(case), case.threads), lambda: None
+
+
+def reference(case: Case) -> Built:
+    """Of a ragged batch, no gradient comes from behind the lengths."""
+    cell, x, weights = DEFINITIONS[case.cell], sequence(case), parameters(case)
+    dy, initial = upstream(case) * within(case), [array[0] for array in initial_state(case)]
+    end = [np.zeros_like(array) for array in initial]
+
+    def run() -> Any:
+        y, *rest = cell.forward(x, *initial, *weights)
+        tape = rest[len(initial) :]  # an RNN has none
+        return cell.backward(dy, *end, *tape, x, y, *initial, *weights[:2])
+
+    def results() -> tuple[np.ndarray, ...]:
+        dx, *rest = run()[: 5 + len(initial)]
+        return dx, *(d[None] for d in rest[: len(initial)]), *rest[len(initial) :]
+
+    return run, results
 
 
 # --- a step of the demo's training ------------------------------------------------------------------------------------
@@ -382,6 +400,7 @@ BUILDERS: dict[str, dict[str, Callable[[Case], Built]]] = {
         "torch": torch,
         "jax": jax,
         "limit": limit,
+        "reference": reference,
         "whole": partial(by_module, of_whole=True),
     },
     "step": {"rnncore": rnncore_step, "torch": torch_step},

@@ -1,0 +1,234 @@
+"""`rnncore bench` on cases of one's own, and what is made of results: tables, pictures, a report."""
+
+import io
+import json
+import re
+import sys
+
+import pytest
+
+from rnncore import cli
+from rnncore.measure import modes, peers, presets
+from rnncore.measure.modes import cases
+from rnncore.measure.paired import Interval
+from rnncore.measure.peers import Case
+from rnncore.measure.presets import Measurement, Verdict
+from rnncore.measure.table import Table, duration, size
+
+CASE = Case("sequence", "lstm", N=1, H=8, T=4)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002))
+
+
+def bench(*args):
+    return cli.main(["bench", "--quick", *args])
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_combination():
+    found = cases(cell=["gru", "rnn"], hidden=[8, 9], batch=[1, 2], steps=[3], dtype=["float64"], mode=["training"])
+    assert len(set(found)) == len(found) == 8
+    assert {(case.kind, case.T, case.dtype, case.threads) for case in found} == {("training", 3, "float64", 1)}
+    assert {(case.cell, case.H, case.I, case.N) for case in found} == {
+        (cell, H, H, N) for cell in ("gru", "rnn") for H in (8, 9) for N in (1, 2)
+    }
+
+
+def test_default_cases():
+    assert {(case.kind, case.cell, case.T) for case in cases()} == {("sequence", "lstm", 100)}
+    assert len(cases()) == 12 and len(cases(quick=True)) == 4
+    assert cases(mode=["stream"], hidden=[8]) == (Case("stream", "lstm", 1, 8),)
+    assert all(case.ragged and case.N > 1 for case in cases(mode=["ragged", "ragged-training"]))
+
+
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_modes_run(mode, capsys):
+    """Against what needs no peer, with a limit wherever there is work."""
+    args = ["--mode", mode, "--hidden", "8", "--batch", "2", "--steps", "4", "--against", "reference"]
+    assert bench(*args) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    row = next(line for line in out.splitlines() if line.startswith("N=2 H=8"))
+    assert ("%" in row) == (mode != "memory")
+    assert ("±" in row) == (mode not in ("memory", "bidirectional"))
+
+
+def test_latencies_of_steps(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002, 100))
+    args = ["--mode", "call,stream,training", "--hidden", "8", "--batch", "1", "--steps", "4", "--against", "reference"]
+    assert bench(*args, "--json", str(tmp_path / "results.json")) == 0
+    out = capsys.readouterr().out
+    assert [out.count(f" {level} ") for level in ("p50", "p99", "p99.9")] == [2, 2, 2]
+    *single, training = json.loads((tmp_path / "results.json").read_text())["measurements"]
+    assert training["latency"] == {}
+    for measurement in single:
+        assert set(measurement["latency"]) == {"rnncore", "reference"}
+        for levels in measurement["latency"].values():
+            assert 0 < levels["50"] <= levels["99"] <= levels["99.9"] <= levels["100"]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def measured(case=CASE, **ratios):
+    return Measurement(case, Interval(1e-6, 1e-6, 1e-6), {name: Interval(*r) for name, r in ratios.items()})
+
+
+def test_fractions_of_the_limit():
+    fractions = measured(torch=(2, 2, 2), limit=(0.8, 0.8, 0.8), ort=(0.5, 0.5, 0.5)).fractions
+    assert fractions == {"rnncore": 0.8, "torch": 0.4, "ort": 1.6}
+    assert measured(torch=(2, 2, 2)).fractions == {}
+
+
+def test_table_is_aligned():
+    second, other = (Case("sequence", "lstm", N=64, H=512, T=400), Case("call", "lstm", N=1, H=8))
+    names = ["torch", "jax", "limit"]
+    table = Table({CASE: names, second: names, other: ["torch"]})
+    blocks = [
+        table.lines(measured(torch=(2, 1.9, 2.2), jax=(3, 3, 3), limit=(0.8, 0.8, 0.8))),
+        table.lines(measured(second, torch=(8, 7, 9), limit=(0.9, 0.8, 1.0))),
+        table.lines(measured(other, torch=(100.5, 90, 130))),
+    ]
+    _, legend, _, gap, head, names, first = blocks[0].split("\n")
+    assert legend.startswith("Columns: time of a call by rnncore") and gap == ""
+    assert head == CASE.group
+    assert first.split() == ["N=1", "H=8", "T=4", "1.00", "µs", "80%", "2.00", "±0.20", "40%", "3.00", "±0.00", "27%"]
+    assert len(first) == len(names) and names.split() == ["rnncore", "torch", "jax"]
+    row, mean, gap, head, _, last = [*blocks[1].split("\n"), *blocks[2].split("\n")]
+    assert row.split()[-1] == "–" and row.index("±") == first.index("±")
+    assert mean.split() == ["geometric", "mean", "4.00", "3.00"] and mean.index("4.00") == first.index("2.00")
+    assert (gap, head) == ("", other.group) and "100.50 ±29.50" in last
+    assert table.end() == "\n" and table.end() == ""
+
+
+def test_verdicts_end_a_table():
+    table = Table({CASE: ["torch"]}, colours=True)
+    table.lines(measured(torch=(2, 2, 2)))
+    verdict = Verdict("row", "what", 1.5, True, ())
+    assert table.lines(verdict) == "\n\x1b[32mreached\x1b[0m        1.50  row: what"
+    assert "\x1b[31mNOT REACHED\x1b[0m" in table.lines(Verdict("row", "what", 1.5, False))
+    assert "\x1b[33mnot measured\x1b[0m" in table.lines(Verdict("row", "what", None, None))
+
+
+@pytest.mark.parametrize(("ratio", "colour"), [((2, 1.1, 3), 32), ((0.5, 0.4, 0.9), 31), ((1, 0.9, 1.1), None)])
+def test_colours_do_not_move_columns(ratio, colour):
+    plain, painted = (Table({CASE: ["torch"]}, colours) for colours in (False, True))
+    result = measured(torch=ratio)
+    plain, painted = plain.lines(result), painted.lines(result)
+    assert (f"\x1b[{colour}m" in painted) == (colour is not None)
+    assert re.sub(r"\x1b\[\d+m", "", painted) == plain
+
+
+def test_units():
+    words = [duration(seconds) for seconds in (1e-9, 12.34e-6, 0.09996, 0.9999, 4.0)]
+    assert words == ["1.00 ns", "12.3 µs", "100 ms", "1.0 s", "4.0 s"]
+    assert [size(number) for number in (12, 318_444, 2.5e9)] == ["12.0 B", "318 kB", "2.5 GB"]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+SMALL = ["--hidden", "8", "--batch", "1", "--steps", "4"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_on_a_terminal_only(monkeypatch, capsys, environment, coloured):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    args = [*SMALL, "--against", "reference"]
+    assert bench(*args) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert bench(*args) == 0
+    assert ("\x1b[" in terminal.getvalue()) == coloured
+
+
+def test_own_cases_without_peers(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    assert bench(*SMALL, "--cell", "rnn,gru", "--mode", "inference", "--json", str(tmp_path / "results.json")) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "not installed: torch; measuring without torch" in out and "reference" in out
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert [measurement["case"]["cell"] for measurement in report["measurements"]] == ["rnn", "gru"]
+    assert all(set(measurement["ratios"]) == {"reference", "limit"} for measurement in report["measurements"])
+    assert report["command"] == ("rnncore bench --cell rnn,gru --mode inference --hidden 8 --batch 1 --steps 4 --quick")
+    assert report["date"] and report["peers"] == ["reference"] and report["verdicts"] == []
+
+
+def test_preset_without_peers_has_the_reference(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda module: None)
+    report = presets.prepare("all", quick=True, threads=[1])
+    plan = presets.planned(report)
+    assert report.peers == ("reference",) and not any(case.module for case in plan)
+    assert all(
+        ("reference" in names, "limit" in names) == (peers.does("reference", case), peers.does("limit", case))
+        for case, names in plan.items()
+    )
+
+
+def test_presets_leave_the_reference_out_unless_asked(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda module: True)
+    assert presets.prepare("inference").peers == tuple(peers.PEERS)
+    assert presets.prepare("inference", against=["reference", "ort"]).peers == ("ort", "reference")
+    assert presets.prepare(cases=[CASE]).peers == (*peers.PEERS, "reference")
+
+
+def test_all_presets_are_all_rows():
+    found = presets.every()
+    plans = {name: make() for name, make in presets.PRESETS.items() if name != "all"}
+    assert len(found.bars) == sum(len(plan.bars) for plan in plans.values())
+    assert set(found.rows) == {f"{name}/{row}" for name, plan in plans.items() for row in plan.rows}
+
+
+def test_all_presets_print_every_row(monkeypatch, capsys):
+    tiny = presets.Preset((presets.Bar("lstm", (CASE,), "reference", each=0.0, among=()),))
+    small = presets.Preset((), (presets.Cost("size", "installed package", "MB", 3, presets.package_size),))
+    plans = {"one": lambda: tiny, "two": lambda: small, "all": presets.every}
+    monkeypatch.setattr(presets, "PRESETS", plans)
+    assert bench("--preset", "all", "--against", "reference") == 0
+    out = capsys.readouterr().out
+    assert "reached" in out and " one/lstm: " in out and " two/size: " in out
+    assert bench("--preset", "all", "--rows", "two/size") == 0
+    assert "lstm" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--preset", "layers", "--hidden", "8"], "expected a preset or cases of your own, got --preset, --hidden"),
+        (["--rows", "lstm", "--cell", "gru"], "expected a preset or cases of your own, got --rows, --cell"),
+        (["--cell", "elman"], "expected cells among rnn, lstm, gru, got 'elman'"),
+        (["--mode", "fast"], "expected modes among inference, ragged, "),
+        (["--dtype", "float16"], "expected dtypes among float32, float64, got 'float16'"),
+        (["--hidden", "0"], "expected hidden between 1 and "),
+        (["--batch", "1,-1"], "expected batch between 1 and "),
+        (["--steps", "0"], "expected steps between 1 and "),
+        (["--hidden", "8,many"], "argument --hidden: expected numbers, got '8,many'"),
+        (["--hidden", "8", "--threads", "10000"], "expected at most "),
+        (["--hidden", "8", "--threads", "0"], "expected threads between 1 and "),
+        (
+            ["--hidden", "8", "--against", "keras"],
+            "expected peers among torch, ort, openvino, jax, reference",
+        ),
+    ],
+)
+def test_bad_arguments_are_one_line(capsys, args, message):
+    assert bench(*args) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"rnncore bench: error: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
