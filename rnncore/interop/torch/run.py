@@ -44,10 +44,11 @@ class Known:
     an array that shares its memory or by another process, and tensors of inference mode have none.
     """
 
-    __slots__ = ("arrays", "contents", "names", "places", "ref", "weights")
+    __slots__ = ("arrays", "contents", "names", "places", "refs", "weights")
 
-    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], ref: Any) -> None:
-        self.names, self.places, self.ref = names, places_of(tensors), ref
+    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
+        self.names, self.places = names, places_of(tensors)
+        self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
         self.arrays = tuple([np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors])
         self.pack(digest(self.arrays))
 
@@ -65,6 +66,19 @@ class Known:
 def places_of(tensors: Sequence[Tensor]) -> list[Any]:
     """Return where tensors lie, and how: None, which is no tensor's place, where an array of it would be a copy."""
     return [(t.data_ptr(), t.shape) if t.is_contiguous() else None for t in tensors]
+
+
+class Forget:
+    """What weak references to weights call when one of these is gone: what is known of them goes with it."""
+
+    __slots__ = ("ids", "known")
+
+    def __init__(self, known: dict[tuple[int, ...], Known], ids: tuple[int, ...]) -> None:
+        self.known, self.ids = known, ids
+
+    def __call__(self, ref: Any) -> None:
+        if (found := self.known.get(self.ids)) is not None and any(ref is own for own in found.refs):
+            del self.known[self.ids]
 
 
 class Rows(NamedTuple):
@@ -116,7 +130,7 @@ class Plan:
         """Return the weights that tensors hold at this moment; packed once for as long as they hold the same."""
         ids = tuple(map(id, tensors))
         found = self.known.get(ids)
-        if found is not None and found.ref() is tensors[0]:
+        if found is not None and found.refs[0]() is tensors[0]:
             places = places_of(tensors)
             if places == found.places and None not in places:
                 return found.now()
@@ -127,11 +141,7 @@ class Plan:
                 got = f"{tuple(tensor.shape)} of {tensor.dtype}"
                 raise ValueError(f"expected {name} of shape {shape} and {self.torch_dtype}, got {got}")
 
-        def forget(ref: Any, known: dict[tuple[int, ...], Known] = self.known) -> None:
-            if (found := known.get(ids)) is not None and found.ref is ref:
-                del known[ids]
-
-        self.known[ids] = found = Known(self.names, tensors, weakref.ref(tensors[0], forget))
+        self.known[ids] = found = Known(self.names, tensors, Forget(self.known, ids))
         return found.weights
 
     def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
