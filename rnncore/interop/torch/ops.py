@@ -123,7 +123,7 @@ class Recurrence(torch.autograd.Function):
         saved, plan = ctx.saved_tensors, ctx.plan
         batch_sizes, key, input = saved[:3]
         hx, weights = saved[3 : 3 + ctx.states], saved[3 + ctx.states : ctx.given]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(map(is_lazy, (dy, *dhx))) or torch.autograd.forward_ad._current_level >= 0:
             gradients = again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key)
             return (None,) * 5 + gradients
         tape = saved[ctx.given :]
@@ -136,6 +136,14 @@ class Recurrence(torch.autograd.Function):
         return (None, None, None, None, None, dinput, *dstates[: ctx.states], *dweights)
 
 
+def is_lazy(d: Tensor | None) -> bool:
+    """Whether this is a gradient without memory of its own: one of a batch of them, or zeros yet to be made."""
+    if d is None or torch.compiler.is_compiling():
+        return False
+    lazy: bool = torch._C._functorch.is_functorch_wrapped_tensor(d) or torch._C._functorch.is_legacy_batchedtensor(d)
+    return lazy or d._is_zerotensor()
+
+
 def again(
     plan: Plan,
     upstream: tuple[Tensor | None, ...],
@@ -145,15 +153,17 @@ def again(
     batch_sizes: Tensor | None,
     key: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Return gradients that can be differentiated in their turn: those of PyTorch's own operators."""
-    inputs = [t.view_as(t) for t in (input, *hx, *weights)]  # at which differentiation ends
-    outputs = through_torch(plan, inputs[0], inputs[1 : 1 + len(hx)], inputs[1 + len(hx) :], batch_sizes, key)
+    """Return gradients by PyTorch's own operators: they can be differentiated in their turn, and taken in batches."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [t.view_as(t) for t in (input, *hx, *weights)]  # at which differentiation ends
+        outputs = through_torch(plan, inputs[0], inputs[1 : 1 + len(hx)], inputs[1 + len(hx) :], batch_sizes, key)
     pairs = [(out, d) for out, d in zip(outputs, upstream, strict=True) if d is not None]
     wanted = [t for t in inputs if t.requires_grad]
     found: tuple[Tensor | None, ...] = (None,) * len(wanted)
     if pairs:
         outs, ds = zip(*pairs, strict=True)
-        found = torch.autograd.grad(outs, wanted, ds, create_graph=True, allow_unused=True)
+        found = torch.autograd.grad(outs, wanted, ds, create_graph=create_graph, allow_unused=True)
     rest = iter(found)
     return tuple([next(rest) if t.requires_grad else None for t in inputs])
 
