@@ -140,7 +140,9 @@ class _RecurrentCell(nn.RNNCellBase):
                 if not is_state(h, input.dtype, shape):
                     return super().forward(input, hx)
         _, finals = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
-        results = tuple([h.squeeze(0) for h in finals])
+        # in place where nothing compiles it: views can't be detached in place, as PyTorch's cells' states can
+        squeeze = Tensor.squeeze if torch.compiler.is_compiling() else Tensor.squeeze_
+        results = tuple([squeeze(h, 0) for h in finals])
         return results if mode == "LSTM" else results[0]
 
     def __prepare_scriptable__(self) -> nn.Module:
