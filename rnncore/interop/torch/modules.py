@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops import recurrent
-from .run import DTYPES, GATES
+from .run import DTYPES, GATES, release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -43,8 +43,28 @@ def is_state(h: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
     return isinstance(h, Tensor) and h.shape == shape and h.dtype is dtype and h.is_cpu and h.layout is torch.strided
 
 
-class _Recurrent(nn.RNNBase):
-    """What the three layers share. Comes before the class of `torch.nn` in their bases."""
+class _Ours(nn.Module):
+    """What layers and cells share. Comes before the class of `torch.nn` in their bases."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._release()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._release()
+        super()._load_from_state_dict(*args)
+
+    def _release(self) -> None:
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                release(parameter)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _plain(self)
+
+
+class _Recurrent(_Ours, nn.RNNBase):
+    """What the three layers share."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         packed = isinstance(input, PackedSequence)
@@ -95,9 +115,6 @@ class _Recurrent(nn.RNNBase):
         weights: list[Any] = self._flat_weights
         return weights
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        return _plain(self)
-
 
 class RNN(_Recurrent, nn.RNN):
     """`torch.nn.RNN`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.RNN.html."""
@@ -111,7 +128,7 @@ class GRU(_Recurrent, nn.GRU):
     """`torch.nn.GRU`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
 
 
-class _RecurrentCell(nn.RNNCellBase):
+class _RecurrentCell(_Ours, nn.RNNCellBase):
     """What the three cells share."""
 
     _mode = ""
@@ -144,9 +161,6 @@ class _RecurrentCell(nn.RNNCellBase):
         squeeze = Tensor.squeeze if torch.compiler.is_compiling() else Tensor.squeeze_
         results = tuple([squeeze(h, 0) for h in finals])
         return results if mode == "LSTM" else results[0]
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        return _plain(self)
 
 
 class RNNCell(_RecurrentCell, nn.RNNCell):

@@ -22,7 +22,7 @@ from ...runtime import get_num_threads
 from ...tape import Tape
 from ...weights import Weights
 
-__all__ = ["DTYPES", "GATES", "Plan", "dropout_key", "plan_of"]
+__all__ = ["DTYPES", "GATES", "Plan", "dropout_key", "plan_of", "release"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -79,6 +79,13 @@ class Forget:
     def __call__(self, ref: Any) -> None:
         if (found := self.known.get(self.ids)) is not None and any(ref is own for own in found.refs):
             del self.known[self.ids]
+
+
+def release(tensor: Tensor) -> None:
+    """Let go of a tensor: PyTorch swaps none that weak references point at."""
+    for ref in weakref.getweakrefs(tensor):
+        if isinstance(ref.__callback__, Forget):
+            ref.__callback__(ref)
 
 
 class Rows(NamedTuple):
