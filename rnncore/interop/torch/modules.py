@@ -59,6 +59,14 @@ class _Ours(nn.Module):
             if parameter is not None:
                 release(parameter)
 
+    def _elsewhere(self, input: Any, hx: Any) -> Any:
+        """Leave a call to the class of `torch.nn`, or make it a node of torch.fx: modules of PyTorch are not traced."""
+        for argument in (input, *(hx if isinstance(hx, (tuple, list)) else (hx,))):
+            if isinstance(argument, torch.fx.Proxy):
+                tracer, given = argument.tracer, (input,) if hx is None else (input, hx)
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), given, {})
+        return super().forward(input, hx)
+
     def __prepare_scriptable__(self) -> nn.Module:
         return _plain(self)
 
@@ -71,11 +79,11 @@ class _Recurrent(_Ours, nn.RNNBase):
         data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = self._current_weights()
         if not isinstance(data, Tensor) or not runs_here(data, weights):
-            return super().forward(input, hx)
+            return self._elsewhere(input, hx)
         shape, lstm = data.shape, self.mode == "LSTM"
         batched = len(shape) == 3 or packed
         if len(shape) != (2 if packed or not batched else 3) or shape[-1] != self.input_size:
-            return super().forward(input, hx)
+            return self._elsewhere(input, hx)
         dropout, key = 0.0, None
         if self.training and self.dropout > 0 and self.num_layers > 1:
             dropout, key = float(self.dropout), torch.randint(-(2**63), 2**63 - 1, (2,))
@@ -86,10 +94,10 @@ class _Recurrent(_Ours, nn.RNNBase):
             N = int(batch_sizes[0]) if batch_sizes is not None else shape[0 if self.batch_first else 1]
             widths = (self.proj_size or self.hidden_size, self.hidden_size) if lstm else (self.hidden_size,)
             if not isinstance(state, (tuple, list)) or len(state) != len(widths):
-                return super().forward(input, hx)
+                return self._elsewhere(input, hx)
             for h, width in zip(state, widths, strict=True):
                 if not is_state(h, data.dtype, (k, N, width) if batched else (k, width)):
-                    return super().forward(input, hx)
+                    return self._elsewhere(input, hx)
             if packed and input.sorted_indices is not None:
                 state = [h.index_select(1, input.sorted_indices) for h in state]
         options = (
@@ -134,17 +142,18 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
     _mode = ""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
+        if not isinstance(input, Tensor):
+            return self._elsewhere(input, hx)
         weights = [self.weight_ih, self.weight_hh] + ([self.bias_ih, self.bias_hh] if self.bias else [])
         mode = self._mode or f"RNN_{self.nonlinearity.upper()}"
         if (
-            not isinstance(input, Tensor)
-            or any(w is None for w in weights)
+            any(w is None for w in weights)
             or mode not in GATES
             or not runs_here(input, weights)
             or input.dim() not in (1, 2)
             or input.size(-1) != self.input_size
         ):
-            return super().forward(input, hx)
+            return self._elsewhere(input, hx)
         H = self.hidden_size
         options = (mode, self.input_size, H, 1, bool(self.bias), False, False, 0, input.dtype, 0.0)
         state: Sequence[Tensor] = ()
@@ -152,10 +161,10 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
             state = hx if mode == "LSTM" else (hx,)
             shape = (input.size(0), H) if input.dim() == 2 else (H,)
             if not isinstance(state, (tuple, list)) or len(state) != (2 if mode == "LSTM" else 1):
-                return super().forward(input, hx)
+                return self._elsewhere(input, hx)
             for h in state:
                 if not is_state(h, input.dtype, shape):
-                    return super().forward(input, hx)
+                    return self._elsewhere(input, hx)
         _, finals = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
         # in place where nothing compiles it: views can't be detached in place, as PyTorch's cells' states can
         squeeze = Tensor.squeeze if torch.compiler.is_compiling() else Tensor.squeeze_
