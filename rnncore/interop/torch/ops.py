@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...dropout import drop
-from .run import DTYPES, GATES, Plan, dropout_key, plan_of
+from .run import DTYPES, GATES, Plan, Unfit, dropout_key, plan_of
 
 __all__ = ["recurrent"]
 
@@ -62,14 +62,20 @@ def recurrent(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
     key: Tensor | None = None,
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """Run a layer, whose options are those of a `Plan`: by the operator, or where nobody would notice, without."""
-    if in_plain_view(input):
-        plan = plan_of(*options)
-        if not wants_gradient(input, hx, weights):
-            return plan.infer(input, hx, weights, batch_sizes, key)
-        y, *finals = Recurrence.apply(plan, len(hx), None, batch_sizes, key, input, *hx, *weights)
-        return y, finals
+) -> tuple[Tensor, Sequence[Tensor]] | None:
+    """Run a layer, whose options are those of a `Plan`: by the operator, or where nobody would notice, without.
+
+    None where rnncore cannot, though the modules' own checks say nothing against it.
+    """
+    if in_plain_view(input, *hx):
+        try:
+            plan = plan_of(*options)
+            if not wants_gradient(input, hx, weights):
+                return plan.infer(input, hx, weights, batch_sizes, key)
+            y, *finals = Recurrence.apply(plan, len(hx), None, batch_sizes, key, input, *hx, *weights)
+            return y, finals
+        except Unfit:
+            return None
     mode, _, _, num_layers, bias, batch_first, bidirectional, _, _, dropout = options
     result: tuple[Tensor, list[Tensor]] = ops.recurrent.default(
         input, hx, weights, batch_sizes, key, dropout, mode, num_layers, bias, batch_first, bidirectional
@@ -77,14 +83,14 @@ def recurrent(
     return result
 
 
-def in_plain_view(input: Tensor) -> bool:
+def in_plain_view(*tensors: Tensor) -> bool:
     """Whether nothing watches operators: no compiler, no mode, no tensor of a kind of its own."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(input) in (Tensor, torch.nn.Parameter)
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-    )
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return False
+    return True
 
 
 def wants_gradient(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
