@@ -1,26 +1,44 @@
 """What `torch.compile` must know of rnncore's modules."""
 
 import sys
+from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
-from .run import Known, Plan
+from . import modules
 
 __all__ = ["prepare"]
 
 FRAMES = "torch._dynamo.eval_frame"
+PACKAGE = __name__.partition(".")[0]
 
 
 def tell(frames: ModuleType) -> None:
     """Let Dynamo look into subclasses of PyTorch's recurrent modules, but not at what runs where it gave up."""
     frames.config.allow_rnn = True
-    for kind in (Plan, Known):
-        for value in vars(kind).values():
-            if hasattr(value, "__code__"):
-                frames.skip_code(value.__code__)
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == PACKAGE and module is not modules:
+            for value in vars(module).values():
+                if getattr(value, "__module__", None) == name:
+                    for code in codes(value):
+                        frames.skip_code(code)
+
+
+def codes(value: Any) -> Iterator[CodeType]:
+    """Yield the code of a function, of what a decorator made of one, or of a class's functions."""
+    if isinstance(value, type):
+        for own in vars(value).values():
+            if not isinstance(own, type):
+                yield from codes(own)
+    for name in ("__code__", "__wrapped__", "__func__", "fget", "func"):
+        own = getattr(value, name, None)
+        if isinstance(own, CodeType):
+            yield own
+        elif hasattr(own, "__code__"):
+            yield from codes(own)
 
 
 class Waiting(MetaPathFinder):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops import recurrent
-from .run import DTYPES, GATES
+from .run import DTYPES, is_array, release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -27,6 +27,7 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
         data.dtype in DTYPES
         and data.is_cpu
         and data.layout is torch.strided
+        and not data.is_nested
         and data.numel() > 0
         and first is not None
         and first.dtype is data.dtype
@@ -38,26 +39,51 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     )
 
 
-def is_state(h: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
-    """Whether this is a state of such a shape, on the CPU."""
-    return isinstance(h, Tensor) and h.shape == shape and h.dtype is dtype and h.is_cpu and h.layout is torch.strided
+class _Ours(nn.Module):
+    """What layers and cells share. Comes before the class of `torch.nn` in their bases."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._release()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._release()
+        super()._load_from_state_dict(*args)
+
+    def _release(self) -> None:
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                release(parameter)
+
+    def _elsewhere(self, input: Any, hx: Any) -> Any:
+        """Leave a call to the class of `torch.nn`, or make it a node of torch.fx: modules of PyTorch are not traced."""
+        for argument in (input, *(hx if isinstance(hx, (tuple, list)) else (hx,))):
+            if isinstance(argument, torch.fx.Proxy):
+                tracer, given = argument.tracer, (input,) if hx is None else (input, hx)
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), given, {})
+        return super().forward(input, hx)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _plain(self)
 
 
-class _Recurrent(nn.RNNBase):
-    """What the three layers share. Comes before the class of `torch.nn` in their bases."""
+class _Recurrent(_Ours, nn.RNNBase):
+    """What the three layers share."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         packed = isinstance(input, PackedSequence)
         data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = self._current_weights()
         if not isinstance(data, Tensor) or not runs_here(data, weights):
-            return super().forward(input, hx)
+            return self._elsewhere(input, hx)
         shape, lstm = data.shape, self.mode == "LSTM"
         batched = len(shape) == 3 or packed
         if len(shape) != (2 if packed or not batched else 3) or shape[-1] != self.input_size:
-            return super().forward(input, hx)
+            return self._elsewhere(input, hx)
         dropout, key = 0.0, None
-        if self.training and self.dropout > 0 and self.num_layers > 1:
+        if self.training and self.dropout != 0 and self.num_layers > 1:
+            if not 0 < self.dropout <= 1:
+                return self._elsewhere(input, hx)
             dropout, key = float(self.dropout), torch.randint(-(2**63), 2**63 - 1, (2,))
         state: Sequence[Tensor] = ()
         if hx is not None:
@@ -66,17 +92,22 @@ class _Recurrent(nn.RNNBase):
             N = int(batch_sizes[0]) if batch_sizes is not None else shape[0 if self.batch_first else 1]
             widths = (self.proj_size or self.hidden_size, self.hidden_size) if lstm else (self.hidden_size,)
             if not isinstance(state, (tuple, list)) or len(state) != len(widths):
-                return super().forward(input, hx)
+                return self._elsewhere(input, hx)
             for h, width in zip(state, widths, strict=True):
-                if not is_state(h, data.dtype, (k, N, width) if batched else (k, width)):
-                    return super().forward(input, hx)
+                if not is_array(h, data.dtype, (k, N, width) if batched else (k, width)):
+                    return self._elsewhere(input, hx)
             if packed and input.sorted_indices is not None:
+                if input.sorted_indices.numel() != N:
+                    return self._elsewhere(input, hx)
                 state = [h.index_select(1, input.sorted_indices) for h in state]
         options = (
             self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first,
             self.bidirectional, self.proj_size, data.dtype, dropout,
         )  # fmt: skip
-        y, finals = recurrent(options, data, state, weights, batch_sizes, key)
+        result = recurrent(options, data, state, weights, batch_sizes, key)
+        if result is None:
+            return self._elsewhere(input, hx)
+        y, finals = result
         if packed:
             if input.unsorted_indices is not None:
                 finals = [h.index_select(1, input.unsorted_indices) for h in finals]
@@ -89,14 +120,14 @@ class _Recurrent(nn.RNNBase):
             return [getattr(self, name) for name in self._flat_weights_names]
         parameters = self._parameters
         for ref, name in zip(self._flat_weight_refs, self._flat_weights_names, strict=False):
-            if ref is None or ref() is not parameters.get(name):
+            parameter = parameters.get(name)
+            if ref is None or parameter is None or ref() is not parameter:
                 self._update_flat_weights()
+                if any(weight is None for weight in self._flat_weights):
+                    return [None]
                 break
         weights: list[Any] = self._flat_weights
         return weights
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        return _plain(self)
 
 
 class RNN(_Recurrent, nn.RNN):
@@ -111,40 +142,46 @@ class GRU(_Recurrent, nn.GRU):
     """`torch.nn.GRU`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
 
 
-class _RecurrentCell(nn.RNNCellBase):
+class _RecurrentCell(_Ours, nn.RNNCellBase):
     """What the three cells share."""
 
     _mode = ""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        weights = [self.weight_ih, self.weight_hh] + ([self.bias_ih, self.bias_hh] if self.bias else [])
-        mode = self._mode or f"RNN_{self.nonlinearity.upper()}"
+        if not isinstance(input, Tensor):
+            return self._elsewhere(input, hx)
+        weights = [self.weight_ih, self.weight_hh]
+        bias = self.bias_ih is not None
+        if bias:
+            weights += [self.bias_ih, self.bias_hh]
+        mode = self._mode or {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.nonlinearity)
         if (
-            not isinstance(input, Tensor)
+            mode is None
             or any(w is None for w in weights)
-            or mode not in GATES
             or not runs_here(input, weights)
             or input.dim() not in (1, 2)
             or input.size(-1) != self.input_size
         ):
-            return super().forward(input, hx)
+            return self._elsewhere(input, hx)
         H = self.hidden_size
-        options = (mode, self.input_size, H, 1, bool(self.bias), False, False, 0, input.dtype, 0.0)
+        options = (mode, self.input_size, H, 1, bias, False, False, 0, input.dtype, 0.0)
         state: Sequence[Tensor] = ()
         if hx is not None:
             state = hx if mode == "LSTM" else (hx,)
             shape = (input.size(0), H) if input.dim() == 2 else (H,)
             if not isinstance(state, (tuple, list)) or len(state) != (2 if mode == "LSTM" else 1):
-                return super().forward(input, hx)
+                return self._elsewhere(input, hx)
             for h in state:
-                if not is_state(h, input.dtype, shape):
-                    return super().forward(input, hx)
-        _, finals = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
-        results = tuple([h.squeeze(0) for h in finals])
+                if not is_array(h, input.dtype, shape):
+                    return self._elsewhere(input, hx)
+        result = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
+        if result is None:
+            return self._elsewhere(input, hx)
+        _, finals = result
+        # in place where nothing compiles it: views can't be detached in place, as PyTorch's cells' states can
+        squeeze = Tensor.squeeze if torch.compiler.is_compiling() else Tensor.squeeze_
+        results = tuple([squeeze(h, 0) for h in finals])
         return results if mode == "LSTM" else results[0]
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        return _plain(self)
 
 
 class RNNCell(_RecurrentCell, nn.RNNCell):

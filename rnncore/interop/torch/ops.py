@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...dropout import drop
-from .run import DTYPES, GATES, Plan, dropout_key, plan_of
+from .run import DTYPES, GATES, Plan, Unfit, dropout_key, plan_of
 
 __all__ = ["recurrent"]
 
@@ -62,14 +62,20 @@ def recurrent(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
     key: Tensor | None = None,
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """Run a layer, whose options are those of a `Plan`: by the operator, or where nobody would notice, without."""
-    if in_plain_view(input):
-        plan = plan_of(*options)
-        if not wants_gradient(input, hx, weights):
-            return plan.infer(input, hx, weights, batch_sizes, key)
-        y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)
-        return y, finals
+) -> tuple[Tensor, Sequence[Tensor]] | None:
+    """Run a layer, whose options are those of a `Plan`: by the operator, or where nobody would notice, without.
+
+    None where rnncore cannot, though the modules' own checks say nothing against it.
+    """
+    if in_plain_view(input, *hx):
+        try:
+            plan = plan_of(*options)
+            if not wants_gradient(input, hx, weights):
+                return plan.infer(input, hx, weights, batch_sizes, key)
+            y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)
+            return y, finals
+        except Unfit:
+            return None
     mode, _, _, num_layers, bias, batch_first, bidirectional, _, _, dropout = options
     result: tuple[Tensor, list[Tensor]] = ops.recurrent.default(
         input, hx, weights, batch_sizes, key, dropout, mode, num_layers, bias, batch_first, bidirectional
@@ -77,14 +83,14 @@ def recurrent(
     return result
 
 
-def in_plain_view(input: Tensor) -> bool:
+def in_plain_view(*tensors: Tensor) -> bool:
     """Whether nothing watches operators: no compiler, no mode, no tensor of a kind of its own."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(input) in (Tensor, torch.nn.Parameter)
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-    )
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return False
+    return True
 
 
 def wants_gradient(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
@@ -141,7 +147,7 @@ class Recurrence(torch.autograd.Function):
         saved = ctx.saved_tensors
         plan, states, batch_sizes, key, options = ctx.call
         input, hx, weights, tape = saved[0], saved[1 : 1 + states], saved[1 + states : ctx.given], saved[ctx.given :]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(map(is_lazy, (dy, *dhx))) or torch.autograd.forward_ad._current_level >= 0:
             return (None, *again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key))
         if options is None:
             kept = plan.kept_on(tape, input, weights, batch_sizes) if ctx.kept is None else ctx.kept
@@ -160,6 +166,14 @@ def has_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
+def is_lazy(d: Tensor | None) -> bool:
+    """Whether this is a gradient without memory of its own: one of a batch of them, or zeros yet to be made."""
+    if d is None or torch.compiler.is_compiling():
+        return False
+    lazy: bool = torch._C._functorch.is_functorch_wrapped_tensor(d) or torch._C._functorch.is_legacy_batchedtensor(d)
+    return lazy or d._is_zerotensor()
+
+
 def again(
     plan: Plan,
     upstream: tuple[Tensor | None, ...],
@@ -169,15 +183,17 @@ def again(
     batch_sizes: Tensor | None,
     key: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Return gradients that can be differentiated in their turn: those of PyTorch's own operators."""
-    inputs = [t.view_as(t) for t in (input, *hx, *weights)]  # at which differentiation ends
-    outputs = through_torch(plan, inputs[0], inputs[1 : 1 + len(hx)], inputs[1 + len(hx) :], batch_sizes, key)
+    """Return gradients by PyTorch's own operators: they can be differentiated in their turn, and taken in batches."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [t.view_as(t) for t in (input, *hx, *weights)]  # at which differentiation ends
+        outputs = through_torch(plan, inputs[0], inputs[1 : 1 + len(hx)], inputs[1 + len(hx) :], batch_sizes, key)
     pairs = [(out, d) for out, d in zip(outputs, upstream, strict=True) if d is not None]
     wanted = [t for t in inputs if t.requires_grad]
     found: tuple[Tensor | None, ...] = (None,) * len(wanted)
     if pairs:
         outs, ds = zip(*pairs, strict=True)
-        found = torch.autograd.grad(outs, wanted, ds, create_graph=True, allow_unused=True)
+        found = torch.autograd.grad(outs, wanted, ds, create_graph=create_graph, allow_unused=True)
     rest = iter(found)
     return tuple([next(rest) if t.requires_grad else None for t in inputs])
 

@@ -22,10 +22,14 @@ from ...runtime import get_num_threads
 from ...tape import Tape
 from ...weights import Weights
 
-__all__ = ["DTYPES", "GATES", "Plan", "dropout_key", "plan_of"]
+__all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "plan_of", "release"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+
+
+class Unfit(ValueError):
+    """Sizes, weights or lengths that rnncore has no layer for; PyTorch may make something of them all the same."""
 
 
 class Borrowed(Weights):
@@ -46,8 +50,9 @@ class Known:
 
     __slots__ = ("arrays", "contents", "names", "places", "refs", "weights")
 
-    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], refs: list[Any]) -> None:
-        self.names, self.places, self.refs = names, places_of(tensors), refs
+    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
+        self.names, self.places = names, places_of(tensors)
+        self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
         self.arrays = tuple([np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors])
         self.pack(digest(self.arrays))
 
@@ -62,9 +67,40 @@ class Known:
         return self.weights
 
 
+def is_array(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether this is a tensor of such a shape that kernels can read."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.shape == shape
+        and tensor.dtype is dtype
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+    )
+
+
 def places_of(tensors: Sequence[Tensor]) -> list[Any]:
     """Return where tensors lie, and how: None, which is no tensor's place, where an array of it would be a copy."""
     return [(t.data_ptr(), t.shape) if t.is_contiguous() else None for t in tensors]
+
+
+class Forget:
+    """What weak references to weights call when one of these is gone: what is known of them goes with it."""
+
+    __slots__ = ("ids", "known")
+
+    def __init__(self, known: dict[tuple[int, ...], Known], ids: tuple[int, ...]) -> None:
+        self.known, self.ids = known, ids
+
+    def __call__(self, ref: Any) -> None:
+        if (found := self.known.get(self.ids)) is not None and any(ref is own for own in found.refs):
+            del self.known[self.ids]
+
+
+def release(tensor: Tensor) -> None:
+    """Let go of a tensor: PyTorch swaps none that weak references point at."""
+    for ref in weakref.getweakrefs(tensor):
+        if isinstance(ref.__callback__, Forget):
+            ref.__callback__(ref)
 
 
 class Rows(NamedTuple):
@@ -97,7 +133,9 @@ class Plan:
         dtype: torch.dtype, dropout: float,
     ) -> None:  # fmt: skip
         if mode not in GATES:
-            raise ValueError(f"expected mode to be one of {', '.join(GATES)}, got {mode!r}")
+            raise Unfit(f"expected mode to be one of {', '.join(GATES)}, got {mode!r}")
+        if I < 1 or H < 1:
+            raise Unfit(f"expected at least one input and one hidden unit, got {I} and {H}")
         self.mode, self.batch_first, self.bidirectional, self.dropout = mode, batch_first, bidirectional, dropout
         self.L, self.D, self.H, self.torch_dtype, self.dtype = L, 2 if bidirectional else 1, H, dtype, DTYPES[dtype]
         P, G = proj_size or H, GATES[mode]
@@ -129,16 +167,14 @@ class Plan:
             if places == found.places and None not in places:
                 return found.now()
         if len(tensors) != len(self.names):
-            raise ValueError(f"expected the weights {', '.join(self.names)}, got {len(tensors)} tensors")
+            raise Unfit(f"expected the weights {', '.join(self.names)}, got {len(tensors)} tensors")
         for name, shape, tensor in zip(self.names, self.shapes, tensors, strict=True):
-            if tensor.shape != shape or tensor.dtype != self.torch_dtype:
-                got = f"{tuple(tensor.shape)} of {tensor.dtype}"
-                raise ValueError(f"expected {name} of shape {shape} and {self.torch_dtype}, got {got}")
+            own_operators = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+            if own_operators or not is_array(tensor, self.torch_dtype, shape):
+                got = f"{type(tensor).__name__} {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+                raise Unfit(f"expected {name} of shape {shape} and {self.torch_dtype} on the CPU, got {got}")
 
-        def forget(ref: Any, known: dict[tuple[int, ...], Known] = self.known) -> None:
-            known.pop(ids, None)
-
-        self.known[ids] = found = Known(self.names, tensors, [weakref.ref(tensor, forget) for tensor in tensors])
+        self.known[ids] = found = Known(self.names, tensors, Forget(self.known, ids))
         return found.weights
 
     def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
@@ -146,7 +182,8 @@ class Plan:
         if batch_sizes is not None:
             ragged = ragged_of(batch_sizes)
             T, N = len(batch_sizes), int(batch_sizes[0])
-            check_shape(shape, (ragged.rows, self.layer.input_size), "input")
+            if shape != (ragged.rows, self.layer.input_size):
+                raise Unfit(f"expected input of shape {(ragged.rows, self.layer.input_size)}, got {tuple(shape)}")
             return Rows(T, N, None if ragged.full else ragged, True, False)
         if len(shape) == 2:
             check_shape(shape, ("T", self.layer.input_size), "input")
@@ -301,7 +338,7 @@ def ragged_of(batch_sizes: Tensor) -> Ragged:
     """Return the order of the rows of a PackedSequence."""
     sizes = batch_sizes.numpy(force=True)
     if sizes.ndim != 1 or sizes.dtype != np.int64 or len(sizes) == 0 or sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any():
-        raise ValueError(f"expected batch_sizes of int64, descending and positive, got {batch_sizes!r:.80}")
+        raise Unfit(f"expected batch_sizes of int64, descending and positive, got {batch_sizes!r:.80}")
     return Ragged(np.searchsorted(-sizes, -np.arange(sizes[0])), len(sizes))
 
 

@@ -1,0 +1,974 @@
+"""What people do to PyTorch's recurrent modules besides calling them: rnncore's must take it as these do.
+
+Each case runs twice, with the classes of `torch.nn` and with rnncore's, from the same seed; results must agree, and so
+must exceptions, in type and in message.
+"""
+
+import copy
+import gc
+import io
+import pickle
+import warnings
+from functools import partial
+from importlib import import_module
+
+import numpy as np
+import pytest
+from common import import_peer
+
+torch = import_peer("torch")
+nn, rnn, utils = torch.nn, torch.nn.utils.rnn, torch.nn.utils
+ours, run = import_module("rnncore.interop.torch"), import_module("rnncore.interop.torch.run")
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "LSTM with projections is not supported with oneDNN",
+        ".*torch.nn.utils.weight_norm.* is deprecated",
+        ".*torch.jit.* is deprecated",
+        "Named tensors and all their associated APIs",
+        "Anomaly Detection has been enabled",
+        "Converting a tensor to a Python",
+        "The PyTorch API of nested tensors",
+        "torch.quantize_per_tensor",
+        "There is a performance drop because we have not yet implemented the batching rule",
+    )
+]
+
+LAYERS, CELLS = ("RNN", "LSTM", "GRU"), ("RNNCell", "LSTMCell", "GRUCell")
+CASES = {}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more only wait for each other here
+    yield
+    torch.set_num_threads(threads)
+
+
+def case(function):
+    """Add a function of the library that has the modules, `torch.nn` or rnncore's, to those that are compared."""
+    CASES[function.__name__] = function
+    return function
+
+
+def outcome(function, lib):
+    """What a function returns, or the exception it raises."""
+    torch.manual_seed(0)
+    try:
+        return function(lib)
+    except Exception as error:
+        return error
+
+
+def assert_alike(got, want, where=""):
+    """Assert that results agree: types, shapes, what autograd would do with them, values; exceptions word by word."""
+    if isinstance(want, Exception):
+        assert isinstance(got, type(want)), f"expected {want!r}, got {got!r}"
+        assert str(got) == str(want)
+    elif isinstance(want, torch.Tensor):
+        assert isinstance(got, torch.Tensor), where
+        assert (got.shape, got.dtype, got.requires_grad, got.is_leaf) == (
+            want.shape, want.dtype, want.requires_grad, want.is_leaf
+        ), where  # fmt: skip
+        if want.is_floating_point() and not want.is_meta:
+            loose = {torch.float32: 1e-5, torch.float64: 1e-12}.get(want.dtype, 0)
+            torch.testing.assert_close(got, want, rtol=10 * loose, atol=loose, equal_nan=True, msg=lambda m: where + m)
+    elif isinstance(want, dict):
+        assert_alike(list(got.items()), list(want.items()), where)
+    elif isinstance(want, (tuple, list)):
+        assert type(got).__name__ == type(want).__name__ and len(got) == len(want), where
+        for k, (a, b) in enumerate(zip(got, want, strict=True)):
+            assert_alike(a, b, f"{where}[{k}] ")
+    else:
+        assert got == want, where
+
+
+def compare(function):
+    want = outcome(function, nn)
+    got = outcome(function, ours)
+    if isinstance(got, Exception) and not isinstance(want, Exception):
+        raise got
+    assert_alike(got, want)
+
+
+def x_of(*shape, **options):
+    return torch.randn(*(shape or (5, 2, 3)), **options)
+
+
+def grads(module, *more):
+    return [p.grad for p in module.parameters()] + [t.grad for t in more]
+
+
+def steps(module, n=2):
+    """Some steps of training: outputs, gradients and what becomes of the weights."""
+    results, optimizer = [], torch.optim.SGD(module.parameters(), 0.5)
+    for _ in range(n):
+        optimizer.zero_grad()
+        y, state = module(x_of())
+        (y.square().mean() + sum(h.sin().sum() for h in as_tuple(state))).backward()
+        results += [y, [g if g is None else g.clone() for g in grads(module)]]
+        optimizer.step()
+    return results, [p.detach().clone() for p in module.parameters()]
+
+
+def as_tuple(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+class Net(nn.Module):
+    def __init__(self, lib, kind="LSTM", **options):
+        super().__init__()
+        self.rnn = getattr(lib, kind)(3, 4, **options)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        y, state = self.rnn(x)
+        return self.head(y), state
+
+
+class CellNet(nn.Module):
+    def __init__(self, lib, kind="LSTMCell"):
+        super().__init__()
+        self.cell = getattr(lib, kind)(3, 4)
+
+    def forward(self, x):
+        state, y = None, []
+        for part in x.unbind():
+            state = self.cell(part, state)
+            y.append(as_tuple(state)[0])
+        return torch.stack(y)
+
+
+# --- weights that others make -----------------------------------------------------------------------------------------
+
+
+@case
+def weight_norm(lib):
+    module = lib.LSTM(3, 4, 2)
+    utils.weight_norm(module, "weight_hh_l0")
+    utils.weight_norm(module, "weight_ih_l1")
+    before = steps(module)
+    utils.remove_weight_norm(module, "weight_hh_l0")
+    return before, steps(module), list(module.state_dict())
+
+
+@case
+def parametrized(lib):
+    module, cell = lib.LSTM(3, 4), lib.GRUCell(3, 4)
+    utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    utils.parametrizations.spectral_norm(module, "weight_ih_l0")
+    utils.parametrizations.orthogonal(cell, "weight_hh")
+    before = steps(module)
+    cell(x_of(2, 3), cell(x_of(2, 3))).sum().backward()
+    utils.parametrize.remove_parametrizations(module, "weight_hh_l0")
+    return before, steps(module), grads(cell)
+
+
+@case
+def spectral_norm(lib):
+    module = lib.GRU(3, 4)
+    utils.spectral_norm(module, "weight_hh_l0")
+    return steps(module), module.eval()(x_of())
+
+
+@case
+def pruned(lib):
+    module = lib.LSTM(3, 4)
+    utils.prune.l1_unstructured(module, "weight_ih_l0", 0.5)
+    utils.prune.random_unstructured(module, "bias_hh_l0", 2)
+    before = steps(module), [isinstance(w, nn.Parameter) for w in module._flat_weights]
+    utils.prune.remove(module, "weight_ih_l0")
+    return before, steps(module), sorted(module.state_dict())
+
+
+def drop(how, lib):
+    module = lib.LSTM(3, 4)
+    raw = nn.Parameter(module.weight_hh_l0.detach().clone())
+    if how == "attribute":
+        del module.weight_hh_l0
+    results = []
+    for _ in range(3):
+        w = nn.functional.dropout(raw, 0.5)
+        if how == "attribute":
+            module.weight_hh_l0 = w
+        elif how == "parameter":
+            module.weight_hh_l0 = nn.Parameter(w.detach())
+        elif how == "parameters":
+            module._parameters["weight_hh_l0"] = w
+        else:
+            module._flat_weights = [module.weight_ih_l0, w, *module._flat_weights[2:]]
+        y, _ = module(x_of())
+        raw.grad = None
+        y.sum().backward()
+        results += [y, raw.grad]
+    return results
+
+
+CASES |= {f"weight_drop_{how}": partial(drop, how) for how in ("attribute", "parameter", "parameters", "flat_weights")}
+
+
+@case
+def weights_of_another_network(lib):
+    network, module, cell = nn.Linear(2, 12 * 4), lib.GRU(3, 4), lib.GRUCell(3, 4)
+    del module.weight_hh_l0, cell.weight_hh
+    results = []
+    for _ in range(2):
+        module.weight_hh_l0 = cell.weight_hh = network(torch.randn(2)).view(12, 4)
+        network.zero_grad()
+        y, _ = module(x_of())
+        (y.sum() + cell(x_of(2, 3), x_of(2, 4)).sum()).backward()
+        results += [y, network.weight.grad.clone()]
+    return results
+
+
+@case
+def functional_call(lib):
+    module, cells, x = Net(lib), CellNet(lib), x_of()
+    twice = {name: 2 * p.detach() for name, p in module.named_parameters()}
+    some = {"cell.weight_hh": torch.ones(16, 4)}
+    call = torch.func.functional_call
+    return call(module, twice, (x,)), module(x), call(cells, some, (x,)), cells(x)
+
+
+@case
+def shared_weights(lib):
+    module = lib.LSTM(4, 4, 2, bidirectional=True)
+    module.weight_hh_l1 = module.weight_hh_l0
+    module.bias_ih_l0_reverse = module.bias_ih_l0
+    y, _ = module(x_of(5, 2, 4))
+    y.sum().backward()
+    return y, grads(module)
+
+
+@case
+def options_of_another_layer(lib):
+    errors = []
+    for name, value in [("num_layers", 2), ("bidirectional", True), ("mode", "RNN_SIGMOID")]:
+        module = lib.RNN(3, 4)
+        setattr(module, name, value)
+        errors.append(outcome(lambda _, module=module: module(x_of()), lib))
+    return errors
+
+
+def misfit(name, value, lib):
+    module = lib.GRU(3, 4)
+    setattr(module, name, value)
+    return module(x_of())
+
+
+def misfit_cell(name, value, lib):
+    cell = lib.GRUCell(3, 4)
+    setattr(cell, name, value)
+    return cell(x_of(2, 3))
+
+
+def parameter(*shape, **options):
+    return nn.Parameter(torch.ones(*shape, **options))
+
+
+MISFITS = [
+    ("weight_hh_l0", parameter(12, 5)), ("bias_ih_l0", parameter(7)), ("bias_hh_l0", None), ("weight_hh_l0", None),
+    ("weight_ih_l0", parameter(12, 3, dtype=torch.float64)), ("weight_hh_l0", parameter(12, 4, device="meta")),
+    ("bias_hh_l0", parameter(12, dtype=torch.float64)), ("input_size", 4),
+]  # fmt: skip
+MISFITS_OF_CELLS = [
+    ("weight_hh", parameter(12, 5)), ("bias_hh", None), ("weight_hh", None), ("bias", False), ("hidden_size", 5)
+]  # fmt: skip
+CASES |= {f"misfit_{k}": partial(misfit, *args) for k, args in enumerate(MISFITS)}
+CASES |= {f"misfit_cell_{k}": partial(misfit_cell, *args) for k, args in enumerate(MISFITS_OF_CELLS)}
+
+
+@case
+def dropout_range(lib):
+    module, errors = lib.LSTM(3, 4, 2), []
+    for p in (-0.5, 1.5, 1):
+        module.dropout = p
+        errors.append(outcome(lambda _: module(x_of()), lib))
+    return errors
+
+
+@case
+def nonlinearity_in_capitals(lib):
+    module = lib.RNNCell(3, 4, nonlinearity="TANH")
+    return module(x_of(2, 3))
+
+
+@case
+def no_hidden_units(lib):
+    x = x_of(2, 3)
+    return lib.GRUCell(3, 0)(x), lib.RNNCell(3, 0)(x, torch.zeros(2, 0)), lib.LSTMCell(3, 0)(x)
+
+
+# --- fresh weights ----------------------------------------------------------------------------------------------------
+
+
+def edit_numpy(layer, cell, k):
+    layer.bias_ih_l1.detach().numpy()[:] = k
+
+
+def edit_data(layer, cell, k):
+    layer.weight_hh_l0.data[3, 2] = 5.0 + k
+    cell.bias_hh.data.add_(1)
+
+
+def edit_in_place(layer, cell, k):
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(2)
+        cell.weight_ih.add_(1)
+
+
+def edit_inference(layer, cell, k):
+    with torch.inference_mode():
+        layer.bias_hh_l0.copy_(torch.randn(16))
+
+
+def edit_set(layer, cell, k):
+    layer.weight_hh_l1.data = torch.randn(16, 4)
+    with torch.no_grad():
+        cell.weight_hh.set_(torch.randn(12, 4))
+
+
+def edit_parameter(layer, cell, k):
+    layer.weight_hh_l1 = nn.Parameter(torch.randn(16, 4))
+    cell._parameters["weight_hh"] = nn.Parameter(torch.randn(12, 4))
+
+
+def edit_load(layer, cell, k):
+    layer.load_state_dict({name: torch.randn_like(w) for name, w in layer.state_dict().items()}, assign=k == 1)
+
+
+def edit_swap(layer, cell, k):
+    a, b = layer.weight_hh_l0.data, layer.weight_hh_l1.data
+    layer.weight_hh_l0.data, layer.weight_hh_l1.data = b, a
+
+
+def edit_type(layer, cell, k):
+    for module in (layer, cell):
+        module.double()
+        for p in module.parameters():
+            p.data.mul_(2)
+        module.float()
+
+
+def fresh(edit, lib):
+    layer, cell, results = lib.LSTM(3, 4, 2), lib.GRUCell(3, 4), []
+    for k in range(3):
+        for watched in (torch.no_grad, torch.enable_grad):
+            with watched():
+                results += [layer(x_of()), cell(x_of(2, 3))]
+        edit(layer, cell, k)
+    return results, steps(layer)
+
+
+EDITS = (
+    edit_numpy, edit_data, edit_in_place, edit_inference, edit_set, edit_parameter, edit_load, edit_swap, edit_type
+)  # fmt: skip
+CASES |= {f"fresh_{edit.__name__}": partial(fresh, edit) for edit in EDITS}
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+@case
+def copies(lib):
+    module, x, results = lib.LSTM(3, 4, 2), x_of(), []
+    module(x)
+    for make in (copy.deepcopy, copy.copy, lambda module: pickle.loads(pickle.dumps(module))):
+        twin = make(module)
+        results += [twin(x), type(twin).__name__]
+    file = io.BytesIO()
+    torch.save(module, file)
+    results.append(torch.load(io.BytesIO(file.getvalue()), weights_only=False)(x))
+    torch.save(module.state_dict(), file := io.BytesIO())
+    other = lib.LSTM(3, 4, 2)
+    other.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    return results, other(x), steps(module), other(x)
+
+
+@case
+def replicas(lib):
+    module = lib.GRU(3, 4)
+    replica = module._replicate_for_data_parallel()
+    return replica(x_of()), nn.DataParallel(Net(lib))(x_of())
+
+
+@case
+def swapped_parameters(lib):
+    layer, cell, x = lib.GRU(3, 4), lib.GRUCell(3, 4), x_of(2, 3)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with torch.no_grad():
+            before = layer(x), cell(x)
+        layer.double().float()
+        cell.double().float()
+        with torch.no_grad():
+            after = layer(x), cell(x)
+        cell.load_state_dict({name: w + 1 for name, w in cell.state_dict().items()})
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    return before, after, cell(x)
+
+
+@case
+def words(lib):
+    return [
+        repr(lib.LSTM(3, 4, 2, proj_size=2, bidirectional=True, dropout=0.5)), repr(lib.GRUCell(3, 4, bias=False)),
+        repr(lib.RNN(3, 4, nonlinearity="relu")), list(lib.LSTM(3, 4, 2, proj_size=2, bidirectional=True).state_dict()),
+        outcome(lambda lib: lib.LSTM(3, 4, proj_size=4), lib), outcome(lambda lib: lib.GRU(3, 4, proj_size=2), lib),
+        outcome(lambda lib: lib.RNN(3, 4, nonlinearity="sigmoid"), lib), outcome(lambda lib: lib.LSTM(3), lib),
+        outcome(lambda lib: lib.GRU(3, 4).load_state_dict(lib.GRU(3, 5).state_dict()), lib),
+    ]  # fmt: skip
+
+
+@case
+def random_numbers(lib):
+    layer, cell = lib.LSTM(3, 4, 2), lib.GRUCell(3, 4)
+    layer(x_of()), cell(x_of(2, 3))
+    return list(layer.parameters()), torch.rand(1)
+
+
+# --- autograd ---------------------------------------------------------------------------------------------------------
+
+
+@case
+def backward_twice(lib):
+    module, cell = lib.LSTM(3, 4), lib.GRUCell(3, 4)
+    y, _ = module(x_of())
+    y.sum().backward(retain_graph=True)
+    y.sum().backward()
+    h = cell(x_of(2, 3))
+    h.sum().backward()
+    return grads(module), outcome(lambda _: y.sum().backward(), lib), outcome(lambda _: h.sum().backward(), lib)
+
+
+@case
+def changed_before_backward(lib):
+    module = lib.LSTM(3, 4)
+    y, _ = module(x_of())
+    with torch.no_grad():
+        module.weight_hh_l0.mul_(2)
+    y.sum().backward()
+
+
+@case
+def outputs_in_place(lib):
+    module, x = lib.LSTM(3, 4).double(), x_of(dtype=torch.float64)
+    y, (h, c) = module(x)
+    y[0] = 0
+    h.mul_(2)
+    (y.sum() + h.sum() + (c.add_(1) ** 2).sum()).backward()
+    with torch.no_grad():
+        y2, state = module(x)
+        state[0].zero_()
+        y3, _ = module(x, state)
+    return grads(module), y2, y3
+
+
+@case
+def states_detached_in_place(lib):
+    layer, lstm, gru = lib.LSTM(3, 4), lib.LSTMCell(3, 4), lib.GRUCell(3, 4)
+    states = [*layer(x_of())[1], *lstm(x_of(2, 3)), gru(x_of(2, 3))]
+    for h in states:
+        h.detach_()
+    return states, lstm(x_of(2, 3), tuple(states[2:4]))
+
+
+@case
+def only_some_gradients(lib):
+    module = lib.LSTM(3, 4, 2, bidirectional=True)
+    module.weight_ih_l0.requires_grad_(False)
+    x, h, c = x_of(requires_grad=True), x_of(4, 2, 4, requires_grad=True), x_of(4, 2, 4)
+    _, (_, cn) = module(x, (h, c))
+    cn[-1].sum().backward()
+    module.requires_grad_(False)
+    y, _ = module(x)
+    return grads(module, x, h), torch.autograd.grad(y.sum(), x), module(x_of())[0].requires_grad
+
+
+@case
+def hooks(lib):
+    module, cell, seen = lib.LSTM(3, 4), lib.LSTMCell(3, 4), []
+    for each in (module, cell):
+        each.register_forward_pre_hook(lambda _, args: seen.append("before"))
+        each.register_forward_hook(lambda _, args, result: seen.append("after"))
+        each.register_full_backward_hook(lambda _, into, out: seen.append((into, out)))
+        each.register_full_backward_pre_hook(lambda _, out: tuple([None if d is None else 2 * d for d in out]))
+    module.weight_hh_l0.register_hook(lambda d: 3 * d)
+    x = x_of(requires_grad=True)
+    y, (h, _) = module(x)
+    (y.sum() + h.sum() + cell(x[0])[0].sum()).backward()
+    return seen, grads(module, x), grads(cell)
+
+
+@case
+def second_derivatives(lib):
+    layer, cell, x = lib.GRU(3, 4, 2).double(), lib.LSTMCell(3, 4).double(), x_of(3, 2, 3).double().requires_grad_()
+    results = []
+    for module, input in ((layer, x), (cell, x[0])):
+        y, _ = module(input)
+        (d,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        (d.square().sum() + y.sum()).backward()
+        results += [d, grads(module)]
+    return results, x.grad
+
+
+@case
+def gradients_in_batches(lib):
+    module, cell, x = lib.GRU(3, 4, 2).double(), lib.LSTMCell(3, 4).double(), x_of().double().requires_grad_()
+    results = []
+    packed, _ = module(rnn.pack_padded_sequence(x, [5, 3]))
+    for y in (module(x)[0], packed.data, cell(x[0])[1]):
+        directions = torch.stack([torch.ones_like(y), 2 * torch.ones_like(y)])
+        results.append(torch.autograd.grad(y, x, directions, retain_graph=True, is_grads_batched=True))
+        in_turn = torch.func.vmap(lambda d, y=y: torch.autograd.grad(y, x, d, retain_graph=True)[0])
+        results.append(in_turn(directions))
+    jacobian = torch.autograd.functional.jacobian
+    return results, jacobian(lambda x: module(x)[0], x, vectorize=True), jacobian(lambda x: cell(x[0])[0], x)
+
+
+@case
+def transforms(lib):
+    module, x = Net(lib, "GRU").double(), x_of(4, 5, 3).double()
+    weights = {name: p.detach() for name, p in module.named_parameters()}
+
+    def loss(weights, x):
+        return torch.func.functional_call(module, weights, (x,))[0].sum()
+
+    dual, enter = torch.autograd.forward_ad.make_dual, torch.autograd.forward_ad.dual_level
+    with enter():
+        tangent = torch.autograd.forward_ad.unpack_dual(module(dual(x, torch.ones_like(x)))[0]).tangent
+    each = CellNet(lib, "GRUCell").double()
+    return [
+        torch.func.grad(loss)(weights, x), torch.func.jvp(lambda x: module(x)[0], (x,), (x,)), tangent,
+        outcome(lambda _: torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, x), lib),
+        outcome(lambda _: torch.func.vmap(each)(x[:, :, None]), lib),
+    ]  # fmt: skip
+
+
+@case
+def checkpoints(lib):
+    module, x = lib.LSTM(3, 4, 2), x_of(requires_grad=True)
+    for reentrant in (True, False):
+        y, _ = torch.utils.checkpoint.checkpoint(module, x, use_reentrant=reentrant)
+        y.sum().backward()
+    with torch.autograd.graph.save_on_cpu(), torch.autograd.detect_anomaly():
+        y, _ = module(x)
+        y.sum().backward()
+    return grads(module, x)
+
+
+@case
+def grad_modes(lib):
+    module, cell, x = lib.LSTM(3, 4), lib.GRUCell(3, 4), x_of(requires_grad=True)
+    with torch.inference_mode():
+        inside, input = module(x), x_of()
+        made = lib.LSTM(3, 4)
+        inner = made(input)
+    with torch.no_grad():
+        quiet = module(x), cell(x[0])
+        with torch.enable_grad():
+            loud = module(x)
+    return [
+        [t.is_inference() for t in (inside[0], inside[1][0])], inner, quiet, loud,
+        outcome(lambda _: module(input), lib), outcome(lambda _: cell(input[0]), lib),
+        outcome(lambda _: made(x), lib),
+    ]  # fmt: skip
+
+
+# --- tensors and modes of all kinds -----------------------------------------------------------------------------------
+
+
+@case
+def strange_layouts(lib):
+    module, x = lib.LSTM(3, 4, 2), x_of(5, 4, 6)
+    state = torch.randn(1, 1, 4).expand(2, 4, 4)
+    inputs = [
+        x[..., ::2], x[..., :3].transpose(0, 1).contiguous().transpose(0, 1), x[:1, :1, :3].expand(5, 4, 3),
+        x[..., :3].flip(0), torch.randn(60).as_strided((5, 4, 3), (1, 2, 5)), nn.Parameter(x[..., :3]),
+        torch.randn(5, 4, 3, dtype=torch.complex64).conj().imag,
+    ]  # fmt: skip
+    y, _ = module(inputs[0], (state, state))
+    d = torch.randn(4, 5, 4).transpose(0, 1)
+    (y * d).sum().backward(retain_graph=True)
+    y.backward(d[:, :1].expand(5, 4, 4))
+    return [module(input, (state, state)) for input in inputs], grads(module)
+
+
+@case
+def weights_laid_out(lib):
+    layer, cell = lib.LSTM(3, 4), lib.GRUCell(3, 4)
+    layer.weight_ih_l0.data = layer.weight_ih_l0.data.t().contiguous().t()
+    cell.weight_hh = nn.Parameter(torch.randn(4, 12).t())
+    before = layer(x_of()), cell(x_of(2, 3), x_of(2, 4))
+    layer.weight_ih_l0.data.mul_(3)
+    cell.weight_hh.data.mul_(3)
+    return before, layer(x_of()), cell(x_of(2, 3), x_of(2, 4))
+
+
+@case
+def nothing_in_it(lib):
+    results = []
+    for module in (lib.LSTM(3, 4, 2, bidirectional=True), lib.GRU(3, 4, batch_first=True)):
+        y, state = module(x_of(5, 0, 3) if not module.batch_first else x_of(0, 5, 3))
+        y.sum().backward()
+        results += [y, state, grads(module)]
+    cell = lib.LSTMCell(3, 4)
+    return results, cell(x_of(0, 3)), lib.GRU(0, 4)(x_of(5, 2, 0)), outcome(lambda _: module(x_of(2, 0, 3)), lib)
+
+
+@case
+def not_a_number(lib):
+    module, x = lib.RNN(3, 4, nonlinearity="relu"), x_of()
+    x[1, 0, 0], x[2, 1, 1] = float("nan"), float("inf")
+    y, h = module(x)
+    y.sum().backward()
+    return y, h, grads(module)
+
+
+@case
+def other_types(lib):
+    results = []
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        module, cell = lib.GRU(3, 4).to(dtype), lib.LSTMCell(3, 4).to(dtype)
+        y, _ = module(x_of().to(dtype))
+        y.sum().backward()
+        results += [y, grads(module), cell(x_of(2, 3).to(dtype)), outcome(lambda _, m=module: m(x_of()), lib)]
+    module, cell = lib.GRU(3, 4), lib.GRUCell(3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results += [module(x_of()), cell(x_of(2, 3))]
+    return results, module(x_of())
+
+
+@case
+def other_devices(lib):
+    module, here = lib.LSTM(3, 4).to("meta"), lib.LSTM(3, 4)
+    x, h = x_of(device="meta"), torch.zeros(1, 2, 4, device="meta")
+    with torch.device("cpu"):
+        y, _ = here(x_of())
+        y.sum().backward()
+    mistakes = [partial(module, x_of()), partial(here, x), partial(here, x_of(), (h, h))]
+    return module(x), y, [outcome(lambda _, f=f: f(), lib) for f in mistakes], module.to_empty(device="cpu") is module
+
+
+@case
+def kinds_of_tensors(lib):
+    class Own(torch.Tensor):
+        pass
+
+    module, mistakes = lib.LSTM(3, 4), [x_of().to_sparse(), torch.quantize_per_tensor(x_of(), 0.1, 0, torch.qint8)]
+    mistakes += [torch.nested.nested_tensor([x_of(3, 3), x_of(2, 3)]), x_of(dtype=torch.complex64), x_of().int()]
+    y, (h, _) = module(x_of().as_subclass(Own))
+    z, _ = module(x_of(), (x_of(1, 2, 4).as_subclass(Own), x_of(1, 2, 4)))
+    return [type(t).__name__ for t in (y, h, z)], [outcome(lambda _, x=x: module(x), lib) for x in mistakes]
+
+
+@case
+def tensors_with_operators(lib):
+    two = import_module("torch.testing._internal.two_tensor").TwoTensor
+    module, x, h = lib.GRU(3, 4).double(), x_of().double(), x_of(1, 2, 4).double()
+    of_state, _ = module(x, two(h, h.clone()))
+    w = module.weight_hh_l0.detach()
+    module.weight_hh_l0 = nn.Parameter(two(w, w.clone()))
+    of_weight, _ = module(x)
+    return [(type(y).__name__, y.a.detach()) for y in (of_state, of_weight)]
+
+
+@case
+def watched(lib):
+    class Every(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            return function(*args, **kwargs or {})
+
+    module, cell = lib.LSTM(3, 4, 2), lib.GRUCell(3, 4)
+    with Every():
+        y, _ = module(x_of())
+        (y.sum() + cell(x_of(2, 3)).sum()).backward()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        z, _ = module(x_of())
+    return y, z, grads(module), grads(cell)
+
+
+@case
+def fakes(lib):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        y, (h, _) = lib.LSTM(3, 4, batch_first=True)(x_of())
+        z = lib.GRUCell(3, 4)(x_of(2, 3))
+    return [(tuple(t.shape), t.stride(), type(t).__name__) for t in (y, h, z)]
+
+
+# --- tracers ----------------------------------------------------------------------------------------------------------
+
+
+@case
+def symbolic_trace(lib):
+    class Calls(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.cell = lib.LSTM(3, 4), lib.GRUCell(3, 4)
+
+        def forward(self, x, h):
+            _, (h, c) = self.layer(x, (h, h))
+            return self.cell(x[0], h[0]) + c[0], self.layer(x)[0]
+
+    traced = torch.fx.symbolic_trace(Calls())
+    return traced(x_of(), x_of(1, 2, 4)), [(node.op, str(node.target)) for node in traced.graph.nodes]
+
+
+@case
+def script(lib):
+    module, cell = Net(lib).eval(), lib.LSTMCell(3, 4)
+    scripted, file = torch.jit.script(module), io.BytesIO()
+    torch.jit.save(scripted, file)
+    loaded = torch.jit.load(io.BytesIO(file.getvalue()))
+    before = [f(x_of()) for f in (scripted, loaded, torch.jit.trace(module, x_of()))]
+    module.rnn.weight_hh_l0.data.mul_(2)
+    return before, scripted(x_of()), module(x_of()), torch.jit.script(cell)(x_of(2, 3))
+
+
+# --- packed sequences, states, mistakes -------------------------------------------------------------------------------
+
+
+@case
+def packed(lib):
+    results = []
+    for kind, options in [("LSTM", {"bidirectional": True, "proj_size": 2}), ("GRU", {"num_layers": 2})]:
+        module, x = getattr(lib, kind)(3, 4, **options), x_of(requires_grad=True)
+        for lengths, enforce_sorted in (([5, 3], True), ([2, 5], False), ([1, 1], True)):
+            y, state = module(rnn.pack_padded_sequence(x, lengths, enforce_sorted=enforce_sorted))
+            (y.data.sum() + as_tuple(state)[0].sum()).backward()
+            results += [tuple(y), state, x.grad.clone()]
+    return results, grads(module)
+
+
+def odd_packed(rows, batch_sizes, lib):
+    sequence = rnn.PackedSequence(x_of(rows, 3), torch.tensor(batch_sizes))
+    return lib.LSTM(3, 4)(sequence)
+
+
+ODD_PACKED = [(5, [2, 3]), (7, [3, 2]), (4, [3, 2]), (3, [3, 0])]
+CASES |= {f"odd_packed_{k}": partial(odd_packed, *args) for k, args in enumerate(ODD_PACKED)}
+
+
+@case
+def order_of_another_batch(lib):
+    order = torch.tensor([0, 1])
+    sequence = rnn.PackedSequence(x_of(5, 3), torch.tensor([3, 2]), order, order)
+    return lib.LSTM(3, 4)(sequence, (x_of(1, 3, 4), x_of(1, 3, 4)))
+
+
+@case
+def states_as_given(lib):
+    module, cell, h = lib.LSTM(3, 4), lib.LSTMCell(3, 4), x_of(1, 2, 4)
+    stacked = torch.stack([h, h])
+    good = [module(x_of(), [h, h]), cell(x_of(2, 3), [h[0], h[0]]), cell(x_of(2, 3), stacked[:, 0])]
+    bad = [h, (h,), (h, h, h), (None, h), (t for t in (h, h)), stacked, "hc", 1.0]
+    return good, [outcome(lambda _, hx=hx: module(x_of(), hx), lib) for hx in bad]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_as_in_torch(name):
+    compare(CASES[name])
+
+
+X_MISTAKES = [(5, 2, 4), (5, 2), (5,), (), (5, 2, 3, 1), (0, 2, 3), (2, 5, 3)]
+H_MISTAKES = [(1, 3, 4), (2, 2, 4), (1, 2, 5), (1, 4), (1, 2), (1, 1, 4), (1, 2, 4, 1), (0, 2, 4)]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_mistakes_with_layers(kind, batch_first):
+    shapes = [(x, (1, 2, 4)) for x in X_MISTAKES] + [((5, 2, 3), h) for h in H_MISTAKES] + [((5, 3), (1, 1, 4))]
+    for x, h in shapes:
+
+        def call(lib, x=x, h=h):
+            module, state = getattr(lib, kind)(3, 4, batch_first=batch_first), torch.zeros(h)
+            return module(torch.randn(x), (state, state) if kind == "LSTM" else state)
+
+        compare(call)
+    for dtype in (torch.float64, torch.float16, torch.int64, torch.bool):
+        compare(lambda lib, dtype=dtype: getattr(lib, kind)(3, 4)(torch.ones(5, 2, 3, dtype=dtype)))
+    for x in (None, [1.0], np.ones((5, 2, 3)), "x"):
+        compare(lambda lib, x=x: getattr(lib, kind)(3, 4)(x))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_mistakes_with_cells(kind):
+    shapes = [(x, (2, 4)) for x in ((2, 4), (3,), (1, 3), (2, 2, 3))]
+    for x, h in shapes + [((2, 3), h) for h in ((3, 4), (2, 5), (4,), (1, 4), (1, 2, 4))]:
+
+        def call(lib, x=x, h=h):
+            cell, state = getattr(lib, kind)(3, 4), torch.zeros(h)
+            return cell(torch.randn(x), (state, state) if kind == "LSTMCell" else state)
+
+        compare(call)
+    for x in (None, [1.0], "x", torch.ones(2, 3, dtype=torch.int64)):
+        compare(lambda lib, x=x: getattr(lib, kind)(3, 4)(x))
+
+
+# --- whole models, changed over in place ------------------------------------------------------------------------------
+
+
+class Dropped(nn.Module):
+    """A language model after AWD-LSTM: each call gives the layers other recurrent weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layers = nn.Embedding(20, 6), nn.ModuleList([nn.LSTM(6, 8), nn.LSTM(8, 6)])
+        for layer in self.layers:
+            w = layer.weight_hh_l0
+            del layer._parameters["weight_hh_l0"]
+            layer.register_parameter("raw", nn.Parameter(w.data))
+
+    def forward(self, words):
+        y = self.embedding(words)
+        for layer in self.layers:
+            layer.weight_hh_l0 = nn.functional.dropout(layer.raw, 0.5, self.training)
+            y, _ = layer(y)
+        return y @ self.embedding.weight.T
+
+
+class Reader(nn.Module):
+    """An encoder of packed sequences and a decoder of cells with attention, as for speech and translation."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True)
+        self.cells, self.out = nn.ModuleList([nn.LSTMCell(4 + 6, 6), nn.LSTMCell(6, 6)]), nn.Linear(6, 4)
+
+    def forward(self, x, lengths, targets):
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, state = self.encoder(packed)
+        memory, _ = rnn.pad_packed_sequence(y, batch_first=True)
+        h, c = (torch.cat([part[-2], part[-1]], 1) for part in state)
+        states, results = [(h, c), (c, h)], []
+        for part in targets.unbind(1):
+            weight = torch.softmax((memory * states[-1][0][:, None]).sum(2), 1)
+            below = torch.cat([part, (weight[..., None] * memory).sum(1)], 1)
+            for k, cell in enumerate(self.cells):
+                states[k] = cell(below, states[k])
+                below = states[k][0]
+            results.append(self.out(below))
+        return torch.stack(results, 1)
+
+
+class Stream(nn.Module):
+    """Steps of one, with states that are reset in between and detached in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.cell = nn.LSTM(4, 5), nn.GRUCell(5, 5)
+
+    def forward(self, x, ends):
+        h, c, s, results = torch.zeros(1, 3, 5).to(x), torch.zeros(1, 3, 5).to(x), None, []
+        for part, end in zip(x.unbind(), ends.unbind(), strict=True):
+            keep = (~end).view(1, -1, 1)
+            y, (h, c) = self.layer(part[None], (keep * h, keep * c))
+            s = self.cell(y[0], s)
+            results.append(s)
+            s = s.clone().detach_()
+        return torch.stack(results)
+
+
+MODELS = [
+    (Dropped, lambda: (torch.randint(0, 20, (7, 3)),)),
+    (Reader, lambda: (x_of(3, 6, 4, dtype=torch.float64), torch.tensor([3, 6, 1]), x_of(3, 4, 4, dtype=torch.float64))),
+    (Stream, lambda: (x_of(6, 3, 4, dtype=torch.float64), torch.rand(6, 3) < 0.3)),
+]
+
+
+@pytest.mark.parametrize("kind,inputs", MODELS)
+def test_models(kind, inputs):
+    def train(lib):
+        model = kind().double()
+        if lib is ours:
+            ours.accelerate(model)
+        optimizer, results = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), []
+        for _ in range(3):
+            y = model(*inputs())
+            optimizer.zero_grad()
+            y.square().mean().backward()
+            results += [y, [g.clone() for g in grads(model)]]
+            utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        with torch.no_grad():
+            return results, model.eval()(*inputs()), model.state_dict()
+
+    compare(train)
+
+
+# --- memory, processes, compilers -------------------------------------------------------------------------------------
+
+
+def known():
+    """How many sets of weights are packed at the moment."""
+    gc.collect()
+    return sum(len(plan.known) for plan in gc.get_objects() if type(plan) is run.Plan)
+
+
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_hh"])
+def test_fresh_weights_leave_nothing_behind(name):
+    """Whichever of the weights is another one each time."""
+    before = known()
+    layer, cell = ours.LSTM(3, 4), ours.GRUCell(3, 4)
+    for module, suffix in ((layer, "_l0"), (cell, "")):
+        w = getattr(module, name + suffix).detach()
+        delattr(module, name + suffix)
+        for _ in range(50):
+            setattr(module, name + suffix, nn.Parameter(w.clone()))
+            results = module(x_of(2, 3))
+            as_tuple(results)[0].sum().backward()
+            with torch.no_grad():
+                module(x_of(2, 3))
+    assert known() - before <= 2
+    del layer, cell, module, results
+    assert known() == before
+
+
+def change(module, asked, done):
+    asked.wait(60)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(2)
+    done.set()
+
+
+def test_another_process_changes_weights():
+    context = torch.multiprocessing.get_context("spawn")
+    module, x = ours.LSTM(3, 4).share_memory(), x_of()
+    asked, done = context.Event(), context.Event()
+    process = context.Process(target=change, args=(module, asked, done))
+    with torch.no_grad():
+        module(x)
+    process.start()
+    asked.set()
+    assert done.wait(60)
+    process.join()
+    plain = nn.LSTM(3, 4)
+    plain.load_state_dict(module.state_dict())
+    assert_alike(module(x)[0], plain(x)[0])
+
+
+def test_compiler_gives_up_quietly():
+    """Lengths of a packed sequence are data: Dynamo leaves the module alone then, and what runs in it."""
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = ours.GRU(3, 4, 2)
+
+        def forward(self, data, batch_sizes):
+            y, h = self.layer(rnn.PackedSequence(data, batch_sizes))
+            return y.data, h
+
+    module, arguments = Packed(), (x_of(8, 3), torch.tensor([3, 3, 2]))
+    torch._dynamo.reset()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compiled = torch.compile(module, backend="aot_eager")(*arguments)
+    torch._dynamo.reset()
+    assert not [warning for warning in caught if "does not know how to trace" in str(warning.message)]
+    assert_alike(compiled, module(*arguments))
