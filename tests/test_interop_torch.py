@@ -211,6 +211,15 @@ def test_autocast_and_other_dtypes_run_as_ever():
     assert ours.to("meta")(x.bfloat16().to("meta"))[0].shape == (5, 2, 4)
 
 
+def test_zeros_without_memory_are_zeros():
+    """Which PyTorch makes for itself, in gradients and tangents; its LSTM by oneDNN reads what is not there."""
+    theirs, ours = twins("GRU", 3, 4)
+    x, zeros = torch.randn(5, 2, 3), torch._efficientzerotensor(1, 2, 4)
+    assert_close(tensors(ours(x, zeros)), tensors(theirs(x, zeros)))
+    zeros = torch._efficientzerotensor(5, 2, 3)
+    assert_close(tensors(ours(zeros)), tensors(theirs(zeros)))
+
+
 # --- operators --------------------------------------------------------------------------------------------------------
 
 

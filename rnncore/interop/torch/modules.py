@@ -28,6 +28,7 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
         and data.is_cpu
         and data.layout is torch.strided
         and not data.is_nested
+        and not data._is_zerotensor()
         and data.numel() > 0
         and first is not None
         and first.dtype is data.dtype

@@ -75,6 +75,7 @@ def is_array(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
         and tensor.dtype is dtype
         and tensor.is_cpu
         and tensor.layout is torch.strided
+        and not tensor._is_zerotensor()
     )
 
 
