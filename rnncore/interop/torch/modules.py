@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .ops import recurrent
-from .run import DTYPES, is_array, release
+from .run import DTYPES, is_array, is_lazy, release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -28,7 +28,7 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
         and data.is_cpu
         and data.layout is torch.strided
         and not data.is_nested
-        and not data._is_zerotensor()
+        and not is_lazy(data)
         and data.numel() > 0
         and first is not None
         and first.dtype is data.dtype

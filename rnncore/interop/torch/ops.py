@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...dropout import drop
-from .run import DTYPES, GATES, Plan, Unfit, dropout_key, plan_of
+from .run import DTYPES, GATES, Plan, Unfit, dropout_key, is_lazy, plan_of
 
 __all__ = ["recurrent"]
 
@@ -147,7 +147,11 @@ class Recurrence(torch.autograd.Function):
         saved = ctx.saved_tensors
         plan, states, batch_sizes, key, options = ctx.call
         input, hx, weights, tape = saved[0], saved[1 : 1 + states], saved[1 + states : ctx.given], saved[ctx.given :]
-        if torch.is_grad_enabled() or any(map(is_lazy, (dy, *dhx))) or torch.autograd.forward_ad._current_level >= 0:
+        if (
+            torch.is_grad_enabled()
+            or any(d is not None and is_lazy(d) for d in (dy, *dhx))
+            or torch.autograd.forward_ad._current_level >= 0
+        ):
             return (None, *again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key))
         if options is None:
             kept = plan.kept_on(tape, input, weights, batch_sizes) if ctx.kept is None else ctx.kept
@@ -164,14 +168,6 @@ class Recurrence(torch.autograd.Function):
 def has_hooks() -> bool:
     """Whether somebody has hooks on what is saved for a backward pass: to keep it elsewhere, or not at all."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-
-
-def is_lazy(d: Tensor | None) -> bool:
-    """Whether this is a gradient without memory of its own: one of a batch of them, or zeros yet to be made."""
-    if d is None or torch.compiler.is_compiling():
-        return False
-    lazy: bool = torch._C._functorch.is_functorch_wrapped_tensor(d) or torch._C._functorch.is_legacy_batchedtensor(d)
-    return lazy or d._is_zerotensor()
 
 
 def again(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,8 +74,16 @@ def is_array(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
         and tensor.dtype is dtype
         and tensor.is_cpu
         and tensor.layout is torch.strided
-        and not tensor._is_zerotensor()
+        and not is_lazy(tensor)
     )
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether this tensor has no memory of its own: zeros yet to be made, or one of a batch that is differentiated."""
+    if torch.compiler.is_compiling():
+        return False
+    lazy: bool = tensor._is_zerotensor() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return lazy or torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def places_of(tensors: Sequence[Tensor]) -> list[Any]:
@@ -139,23 +146,16 @@ class Plan:
             raise Unfit(f"expected at least one input and one hidden unit, got {I} and {H}")
         self.mode, self.batch_first, self.bidirectional, self.dropout = mode, batch_first, bidirectional, dropout
         self.L, self.D, self.H, self.torch_dtype, self.dtype = L, 2 if bidirectional else 1, H, dtype, DTYPES[dtype]
-        P, G = proj_size or H, GATES[mode]
-        self.widths = (P, H) if mode == "LSTM" else (H,)
-        kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias + ["weight_hr"] * bool(proj_size)
-        self.names: tuple[str, ...] = ()
-        self.shapes: tuple[tuple[int, ...], ...] = ()
-        for layer, direction in product(range(L), range(self.D)):
-            self.names += tuple(kind + _Recurrent._suffix(layer, direction) for kind in kinds)
-            self.shapes += (G * H, self.D * P if layer else I), (G * H, P)
-            self.shapes += ((G * H,),) * (2 * bias) + ((P, H),) * bool(proj_size)
+        self.widths = (proj_size or H, H) if mode == "LSTM" else (H,)
         # of what each direction keeps for the way back: the gates' columns, what lies before a projection, the states
         self.kept = (4 * H if mode in ("LSTM", "GRU") else 0, H if proj_size else 0, *self.widths)
-        make: dict[str, Callable[..., _Recurrent[Any]]] = {"LSTM": LSTM, "GRU": GRU}
-        own: dict[str, Any] = {"proj_size": proj_size} if mode == "LSTM" else {}
-        own |= {} if mode in make else {"nonlinearity": mode[len("RNN_") :].lower()}
-        self.layer = make.get(mode, RNN)(
+        kind: Any = {"LSTM": LSTM, "GRU": GRU}.get(mode, RNN)
+        own: dict[str, Any] = {"proj_size": proj_size} if kind is LSTM else {}
+        own |= {"nonlinearity": mode[len("RNN_") :].lower()} if kind is RNN else {}
+        self.shapes = kind._shapes(I, H, L, bias, bidirectional, proj_size)
+        self.layer: _Recurrent[Any] = kind(
             I, H, L, bias=bias, batch_first=batch_first, dropout=dropout, bidirectional=bidirectional,
-            dtype=self.dtype, rng=Borrowed(dict.fromkeys(self.names, np.empty(0))), **own,
+            dtype=self.dtype, rng=Borrowed(dict.fromkeys(self.shapes, np.empty(0))), **own,
         )  # fmt: skip
         self.known: dict[tuple[int, ...], Known] = {}
 
@@ -167,15 +167,14 @@ class Plan:
             places = places_of(tensors)
             if places == found.places and None not in places:
                 return found.now()
-        if len(tensors) != len(self.names):
-            raise Unfit(f"expected the weights {', '.join(self.names)}, got {len(tensors)} tensors")
-        for name, shape, tensor in zip(self.names, self.shapes, tensors, strict=True):
+        if len(tensors) != len(self.shapes):
+            raise Unfit(f"expected the weights {', '.join(self.shapes)}, got {len(tensors)} tensors")
+        for (name, shape), tensor in zip(self.shapes.items(), tensors, strict=True):
             own_operators = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
             if own_operators or not is_array(tensor, self.torch_dtype, shape):
                 got = f"{type(tensor).__name__} {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
                 raise Unfit(f"expected {name} of shape {shape} and {self.torch_dtype} on the CPU, got {got}")
-
-        self.known[ids] = found = Known(self.names, tensors, Forget(self.known, ids))
+        self.known[ids] = found = Known(tuple(self.shapes), tensors, Forget(self.known, ids))
         return found.weights
 
     def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
@@ -221,7 +220,7 @@ class Plan:
             for h, width in zip(hx, self.widths, strict=True)
         ])  # fmt: skip
 
-    def empty(self, x: np.ndarray, rows: Rows) -> np.ndarray:
+    def empty(self, x: np.ndarray) -> np.ndarray:
         """Return memory for the output over x."""
         return empty((*x.shape[:-1], self.D * self.widths[0]), self.dtype)
 
@@ -254,7 +253,7 @@ class Plan:
             return torch.from_numpy(y), [torch.from_numpy(finals)]
         rows = self.rows(input, batch_sizes)
         x = self.view(input, rows)
-        y = self.empty(x, rows)
+        y = self.empty(x)
         finals = layer._infer(weights, x, self.initial(hx, rows), y, threads, rows.ragged, key=dropout_key(key))
         return self.given(y, rows), self.states(finals, rows)
 
@@ -269,7 +268,7 @@ class Plan:
         """The same, with what `backward` needs."""
         rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
-        y, finals = self.empty(x, rows), tuple([np.empty_like(state) for state in initial])
+        y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
         layers = self.layer._run(weights, x, initial, finals, y, most_threads(), rows.ragged, True, dropout_key(key))
         return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers)
 
