@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "--mode",
         type=_words,
         metavar="NAME,...",
-        help="inference, ragged, bidirectional, call, stream, training, ragged-training, memory (default: inference)",
+        help="inference, ragged, bidirectional, call, stream, training, ragged-training, memory, scaling "
+        "(default: inference)",
     )
     own.add_argument("--hidden", type=_numbers, metavar="H,...", help="units (default: 64,128,256,512)")
     own.add_argument("--batch", type=_numbers, metavar="N,...", help="sequences (default: depends on the mode)")
@@ -186,7 +187,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from .measure.modes import cases
     from .measure.presets import planned, prepare, run
-    from .measure.table import Table
+    from .measure.table import Table, growth_lines
 
     own = {name: getattr(args, name) for name in ("cell", "mode", "hidden", "batch", "steps", "dtype")}
     given = [f"--{name}" for name, value in own.items() if value is not None]
@@ -210,6 +211,8 @@ def _bench(args: argparse.Namespace) -> None:
         run(report, lambda result: screen.line(table.lines(result)), screen.show)
         if end := table.end().rstrip():
             screen.line(end)
+        if report.growth:
+            screen.line("\n" + "\n".join(growth_lines(report.growth)))
     for problem in report.problems:
         print(f"rnncore bench: {problem}", file=sys.stderr)
 

@@ -13,7 +13,8 @@ from rnncore.measure.modes import cases
 from rnncore.measure.paired import Interval
 from rnncore.measure.peers import Case
 from rnncore.measure.presets import Measurement, Verdict
-from rnncore.measure.table import Table, duration, size
+from rnncore.measure.scaling import exponent, growth
+from rnncore.measure.table import Table, duration, growth_lines, size
 
 CASE = Case("sequence", "lstm", N=1, H=8, T=4)
 
@@ -75,6 +76,74 @@ def test_latencies_of_steps(capsys, tmp_path, monkeypatch):
         assert set(measurement["latency"]) == {"rnncore", "reference"}
         for levels in measurement["latency"].values():
             assert 0 < levels["50"] <= levels["99"] <= levels["99.9"] <= levels["100"]
+
+
+# --- how cost grows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [-1, 0, 0.5, 1, 2])
+def test_exponent(power):
+    values = [3, 7, 20, 100]
+    assert exponent(values, [5 * value**power for value in values]) == pytest.approx(power, abs=1e-9)
+
+
+def test_growth_along_each_variable():
+    """A cost of T N H² / threads, of a peer T N H; lines have at least four points, but for threads."""
+    sweeps = {"T": (10, 20, 40, 80), "N": (1, 2, 3), "H": (8, 16, 32, 64, 128), "threads": (1, 2)}
+    measurements = {}
+    for variable, values in sweeps.items():
+        for value in values:
+            case = Case(**({"kind": "sequence", "cell": "gru", "T": 40, "N": 2, "H": 32} | {variable: value}))
+            seconds = case.T * case.N * case.H**2 / case.threads
+            ratio = case.threads / case.H
+            measurements[case] = Measurement(
+                case,
+                Interval(seconds, 0, 0),
+                {"torch": Interval(ratio, 0, 0), "limit": Interval(1, 1, 1)},
+            )
+    found = {(line.name, line.variable): line for line in growth(measurements.values())}
+    exponents = {key: round(line.exponent, 6) for key, line in found.items()}
+    assert exponents == {
+        ("rnncore", "T"): 1, ("rnncore", "H"): 2, ("rnncore", "threads"): -1,
+        ("torch", "T"): 1, ("torch", "H"): 1, ("torch", "threads"): 0,
+    }  # fmt: skip
+    assert found["rnncore", "H"].values == (8, 16, 32, 64, 128)
+    head, ours, theirs = growth_lines(list(found.values()))
+    assert head.split() == ["cost", "grows", "like", "the", "power", "of", "T", "N", "H", "threads"]
+    assert ours.split() == ["GRU", "float32", "sequence", "seconds", "rnncore", "1.00", "–", "2.00", "-1.00"]
+    assert theirs.split()[-4:] in (["1.00", "–", "1.00", "0.00"], ["1.00", "–", "1.00", "-0.00"])
+    assert len(head) == len(ours) == len(theirs) and growth_lines([]) == []
+
+
+def test_memory_grows_with_the_sequence():
+    taken = {T: {"rnncore": 100 * T, "panels": 7, "tape": 60 * T, "call": 9} for T in (10, 20, 40, 80)}
+    measurements = [Measurement(Case("memory", "rnn", 1, 8, T=T), None, {}, found) for T, found in taken.items()]
+    found = {line.quantity: round(line.exponent, 6) for line in growth(measurements)}
+    assert found == {"gradients": 1, "tape": 1, "call": 0}
+
+
+def test_scaling_mode():
+    found = cases(mode=["scaling"], hidden=[16], steps=[50], quick=True)
+    assert {case.kind for case in found} == {"sequence", "training", "memory"}
+    middle = Case("sequence", "lstm", N=8, H=16, T=50)
+    differing = [
+        [name for name in ("T", "N", "H", "threads") if getattr(case, name) != getattr(middle, name)] for case in found
+    ]
+    assert all(len(names) <= 1 for names in differing)
+    assert {name for names in differing for name in names} >= {"T", "N", "H"}
+    assert not [case for case in found if case.kind == "memory" and case.threads > 1]
+
+
+def test_growth_is_printed_and_kept(capsys, tmp_path):
+    args = ["--mode", "inference", "--hidden", "4", "--batch", "1", "--steps", "2,4,8,16", "--against", "reference"]
+    assert bench(*args, "--json", str(tmp_path / "results.json")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:5] for line in lines[-2:]] == [
+        ["LSTM", "float32", "sequence", "seconds", name] for name in ("rnncore", "reference")
+    ]
+    growths = json.loads((tmp_path / "results.json").read_text())["growth"]
+    assert [(line["variable"], line["values"]) for line in growths] == [("T", [2, 4, 8, 16])] * 2
+    assert 0.5 < growths[1]["exponent"] < 1.5
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
