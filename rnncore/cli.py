@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .demo import Progress
@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--quick", action="store_true", help="a few cases, with short blocks: a rough look")
     bench.add_argument("--json", metavar="FILE", help="write all results to a file")
+    bench.add_argument("--plot", metavar="FILE", help="draw them (.png, .svg, .pdf)")
     return parser
 
 
@@ -199,8 +200,12 @@ def _bench(args: argparse.Namespace) -> None:
         report = prepare(cases=cases(**own, threads=args.threads, quick=args.quick), **common)
     else:
         report = prepare(args.preset or "inference", rows=args.rows, threads=args.threads, **common)
-    with ExitStack() as stack:
-        if args.json is not None:  # opened now, so that a wrong name does not cost a run
+    with ExitStack() as stack:  # files are opened now, so that a wrong name does not cost a run
+        if args.plot is not None:
+            kind = _picture_format(args.plot)
+            picture = stack.enter_context(open(args.plot, "wb"))
+            stack.callback(_write_picture, report, picture, kind)
+        if args.json is not None:
             file = stack.enter_context(open(args.json, "w", encoding="utf-8"))
             stack.callback(_write_json, report, file)
         screen = _Screen()
@@ -232,6 +237,21 @@ def _command(args: argparse.Namespace) -> str:
 def _write_json(report: Report, file: TextIO) -> None:
     json.dump(asdict(report), file, indent=1)
     file.write("\n")
+
+
+def _picture_format(name: str) -> str:
+    from .measure.pictures import check
+
+    try:
+        return check(name)
+    except ImportError as error:
+        raise ValueError(error) from None
+
+
+def _write_picture(report: Report, file: BinaryIO, kind: str) -> None:
+    from .measure.pictures import PICTURES, draw, save
+
+    save(draw(panel for picture in PICTURES.values() for panel in picture(report)), file, kind)
 
 
 class _Screen:

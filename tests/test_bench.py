@@ -4,11 +4,13 @@ import io
 import json
 import re
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from rnncore import cli
-from rnncore.measure import modes, peers, presets
+from rnncore.measure import modes, peers, pictures, presets
 from rnncore.measure.modes import cases
 from rnncore.measure.paired import Interval
 from rnncore.measure.peers import Case
@@ -204,6 +206,61 @@ def test_units():
     assert [size(number) for number in (12, 318_444, 2.5e9)] == ["12.0 B", "318 kB", "2.5 GB"]
 
 
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def results():
+    """Those of a run on a few small cases, each sort of which is there."""
+    return json.loads((Path(__file__).parent / "data" / "bench.json").read_text(encoding="utf-8"))
+
+
+def test_reports_are_read_as_they_are_written():
+    report = presets.read(results())
+    assert json.loads(json.dumps(asdict(report))) == results()
+    assert report.measurements[0].case in report.cases and report.complete
+
+
+def test_pictures_show_what_there_is():
+    pytest.importorskip("matplotlib")
+    report = presets.read(results())
+    panels = {name: picture(report) for name, picture in pictures.PICTURES.items()}
+    assert {name: len(found) > 0 for name, found in panels.items()} == dict.fromkeys(pictures.PICTURES, True)
+    axes = {name: pictures.draw(found).axes for name, found in panels.items()}
+    singles = [measurement for measurement in report.measurements if measurement.latency]
+    assert [ax.get_title() for ax in axes["latency"]][: len(singles)] == [str(single.case) for single in singles]
+    for ax, single in zip(axes["latency"], singles, strict=False):
+        assert [line.get_label() for line in ax.lines] == list(single.latency)
+        assert ax.lines[0].get_ydata()[2] == pytest.approx(1e6 * single.latency["rnncore"]["50"])
+    first = report.measurements[0]
+    numbers = [text.get_text() for text in axes["speed"][0].texts]
+    assert f"{first.ratio('best', pictures.COLOURS).median:.2f}" in numbers
+    assert {ax.get_xlabel() for ax in axes["growth"] if ax.lines} >= {"T", "N", "H"}
+    reached = next(line for line in axes["roofline"][0].lines if line.get_label() == "rnncore")
+    assert max(reached.get_ydata()) < 2 * report.limits[0].flops["float32"] / 1e9
+
+
+def test_nothing_to_draw(tmp_path):
+    pytest.importorskip("matplotlib")
+    with open(tmp_path / "nothing.png", "wb") as file:
+        pictures.save(pictures.draw([]), file, "png")
+    assert (tmp_path / "nothing.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
+def test_plot(tmp_path, suffix, begin):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / f"picture.{suffix}"
+    assert bench(*SMALL, "--against", "reference", "--plot", str(file)) == 0
+    assert file.read_bytes().startswith(begin)
+
+
+def test_plot_without_matplotlib(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert bench(*SMALL, "--plot", str(tmp_path / "picture.png")) == 2
+    out, err = capsys.readouterr()
+    assert err == "rnncore bench: error: expected matplotlib, to draw with: pip install rnncore[plot]\n" and out == ""
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 SMALL = ["--hidden", "8", "--batch", "1", "--steps", "4"]
@@ -286,6 +343,8 @@ def test_all_presets_print_every_row(monkeypatch, capsys):
         (["--hidden", "0"], "expected hidden between 1 and "),
         (["--batch", "1,-1"], "expected batch between 1 and "),
         (["--steps", "0"], "expected steps between 1 and "),
+        (["--plot", "picture.bmp"], "expected a picture's name to end in .png, .svg, .pdf, got 'picture.bmp'"),
+        (["--plot", "/no/such/folder/picture.png"], "No such file or directory: /no/such/folder/picture.png"),
         (["--hidden", "8,many"], "argument --hidden: expected numbers, got '8,many'"),
         (["--hidden", "8", "--threads", "10000"], "expected at most "),
         (["--hidden", "8", "--threads", "0"], "expected threads between 1 and "),

@@ -34,6 +34,7 @@ __all__ = [
     "Verdict",
     "planned",
     "prepare",
+    "read",
     "run",
 ]
 
@@ -235,6 +236,33 @@ class Report:
     growth: list[Growth] = field(default_factory=list)  # of cases of no preset
     problems: list[str] = field(default_factory=list)
     complete: bool = False
+
+
+def read(results: Mapping[str, Any]) -> Report:
+    """Return the report that `asdict` and JSON made this of."""
+
+    def case(found: Mapping[str, Any]) -> Case:
+        return Case(**found)
+
+    def measurement(found: Mapping[str, Any]) -> Measurement:
+        seconds = found["seconds"] and Interval(**found["seconds"])
+        ratios = {name: Interval(**ratio) for name, ratio in found["ratios"].items()}
+        return Measurement(**{**found, "case": case(found["case"]), "seconds": seconds, "ratios": ratios})
+
+    def line(found: Mapping[str, Any]) -> Growth:
+        points = {name: tuple(found[name]) for name in ("values", "costs")}
+        return Growth(**{**found, "case": case(found["case"]), **points})
+
+    return Report(**{
+        **results,
+        **{name: tuple(results[name]) for name in ("rows", "threads", "peers")},
+        "cases": tuple(map(case, results["cases"])),
+        "settings": Settings(**results["settings"]),
+        "limits": [limits.Limits(**found) for found in results["limits"]],
+        "measurements": list(map(measurement, results["measurements"])),
+        "verdicts": [Verdict(**{**found, "lost": tuple(found["lost"])}) for found in results["verdicts"]],
+        "growth": list(map(line, results["growth"])),
+    })  # fmt: skip
 
 
 # --- the package's own costs ------------------------------------------------------------------------------------------
