@@ -1,8 +1,11 @@
 """`rnncore bench` on cases of one's own, and what is made of results: tables, pictures, a report."""
 
+import importlib
 import io
+import itertools
 import json
 import re
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -259,6 +262,92 @@ def test_plot_without_matplotlib(monkeypatch, capsys, tmp_path):
     assert bench(*SMALL, "--plot", str(tmp_path / "picture.png")) == 2
     out, err = capsys.readouterr()
     assert err == "rnncore bench: error: expected matplotlib, to draw with: pip install rnncore[plot]\n" and out == ""
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = ROOT / "tests" / "data" / "bench.json"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """`python -m bench.report` as a function."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("bench.report").main
+
+
+def test_report(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "benchmarks.md"
+    assert report([str(STORED), "--output", str(page)]) == 0
+    text, found = page.read_text(encoding="utf-8"), presets.read(results())
+    shown = re.findall(r"!\[.+?\]\(images/(benchmarks_\w+\.png)\)", text)
+    assert sorted(shown) == sorted(file.name for file in (tmp_path / "images").iterdir())
+    assert {name.removeprefix("benchmarks_").split(".")[0] for name in shown} == set(pictures.PICTURES)
+    assert all((tmp_path / "images" / name).stat().st_size < 100_000 for name in shown)
+    for words in (found.machine["cpu"], found.commit, found.date, f"`{found.command}`", found.versions["torch"]):
+        assert words in text
+    for verdict in found.verdicts:
+        assert f"| {verdict.row} | {verdict.what} |" in text and verdict.word.lower() in text.lower()
+        assert all(case in text for case in verdict.lost)
+    assert "3 rows: 1 reached, 1 not reached, 1 not measured." in text
+    assert "Some runs were quick" in text and all(problem in text for problem in found.problems)
+    for measurement in found.measurements:
+        assert f"| {measurement.case.sizes} | " in text
+        assert all(presets.shown(ratio) in text for name, ratio in measurement.ratios.items() if name != "limit")
+    tables = [line.count("|") for line in text.splitlines()]
+    assert all(a == b for a, b in itertools.pairwise(tables) if a and b)
+
+
+def test_report_of_several_runs(report, tmp_path):
+    """Of a case measured twice, the last counts; many panels are several pictures."""
+    pytest.importorskip("matplotlib")
+    second = results()
+    second["measurements"] = second["measurements"][:1] + [
+        {**second["measurements"][1], "case": {**second["measurements"][1]["case"], "threads": n}} for n in range(3, 20)
+    ]
+    second |= {"command": "rnncore bench --second", "problems": [], "verdicts": [], "growth": []}
+    (tmp_path / "second.json").write_text(json.dumps(second))
+    assert report([str(STORED), str(tmp_path / "second.json"), "--output", str(tmp_path / "page.md")]) == 0
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "`rnncore bench --second`" in text and "19 threads" in text
+    assert "images/benchmarks_speed_1.png" in text and "images/benchmarks_speed_2.png" in text
+    row = f"| {presets.read(second).measurements[0].case.sizes} | "
+    assert text.split("### LSTM float32 sequence, 1 thread\n")[1].split("###")[0].count(row) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"commit": "another"}, "expected results of one commit, got"),
+        ({"machine": {"cpu": "another"}}, "expected results of one machine, got"),
+        ({"versions": {"numpy": "0.1"}}, "expected results of one version of numpy, got"),
+        ({"measurements": [{}]}, "expected results of rnncore bench --json in "),
+        ({"settings": {"loud": True}}, "expected results of rnncore bench --json in "),
+    ],
+)
+def test_report_of_what_does_not_belong_together(report, tmp_path, capsys, change, message):
+    (tmp_path / "other.json").write_text(json.dumps(results() | change))
+    assert report([str(STORED), str(tmp_path / "other.json"), "--output", str(tmp_path / "page.md")]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"bench.report: error: {message}") and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
+def test_report_of_something_else(report, tmp_path, capsys, text):
+    (tmp_path / "other.json").write_text(text)
+    assert report([str(tmp_path / "other.json")]) == 2
+    assert "expected results of rnncore bench --json in" in capsys.readouterr().err
+    assert report([str(tmp_path / "missing.json")]) == 2
+
+
+def test_report_as_a_command(tmp_path):
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, "-m", "bench.report", str(STORED), "--output", str(tmp_path / "page.md")]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").startswith("# Benchmarks\n")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

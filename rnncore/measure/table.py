@@ -12,7 +12,7 @@ from .peers import LIMIT, Case
 from .presets import Measurement, Verdict
 from .scaling import VARIABLES, Growth
 
-__all__ = ["Table", "duration", "growth_lines", "size"]
+__all__ = ["SHOWN", "Table", "duration", "growth_lines", "percent", "size"]
 
 LEGEND = (
     "\nColumns: time of a call by rnncore; the others' time ÷ rnncore's, with its 95 % interval; "
@@ -150,4 +150,4 @@ def spread(ratio: Interval) -> float:
 
 
 def percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{fraction:.0%}"
+    return "" if fraction is None else f"{fraction:.0%}" if fraction >= 0.01 else "<1%"
