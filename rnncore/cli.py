@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .demo import Progress
@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "--mode",
         type=_words,
         metavar="NAME,...",
-        help="inference, ragged, bidirectional, call, stream, training, ragged-training, memory (default: inference)",
+        help="inference, ragged, bidirectional, call, stream, training, ragged-training, memory, scaling "
+        "(default: inference)",
     )
     own.add_argument("--hidden", type=_numbers, metavar="H,...", help="units (default: 64,128,256,512)")
     own.add_argument("--batch", type=_numbers, metavar="N,...", help="sequences (default: depends on the mode)")
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--quick", action="store_true", help="a few cases, with short blocks: a rough look")
     bench.add_argument("--json", metavar="FILE", help="write all results to a file")
+    bench.add_argument("--plot", metavar="FILE", help="draw them (.png, .svg, .pdf)")
     return parser
 
 
@@ -186,7 +188,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from .measure.modes import cases
     from .measure.presets import planned, prepare, run
-    from .measure.table import Table
+    from .measure.table import Table, growth_lines
 
     own = {name: getattr(args, name) for name in ("cell", "mode", "hidden", "batch", "steps", "dtype")}
     given = [f"--{name}" for name, value in own.items() if value is not None]
@@ -198,8 +200,12 @@ def _bench(args: argparse.Namespace) -> None:
         report = prepare(cases=cases(**own, threads=args.threads, quick=args.quick), **common)
     else:
         report = prepare(args.preset or "inference", rows=args.rows, threads=args.threads, **common)
-    with ExitStack() as stack:
-        if args.json is not None:  # opened now, so that a wrong name does not cost a run
+    with ExitStack() as stack:  # files are opened now, so that a wrong name does not cost a run
+        if args.plot is not None:
+            kind = _picture_format(args.plot)
+            picture = stack.enter_context(open(args.plot, "wb"))
+            stack.callback(_write_picture, report, picture, kind)
+        if args.json is not None:
             file = stack.enter_context(open(args.json, "w", encoding="utf-8"))
             stack.callback(_write_json, report, file)
         screen = _Screen()
@@ -210,6 +216,8 @@ def _bench(args: argparse.Namespace) -> None:
         run(report, lambda result: screen.line(table.lines(result)), screen.show)
         if end := table.end().rstrip():
             screen.line(end)
+        if report.growth:
+            screen.line("\n" + "\n".join(growth_lines(report.growth)))
     for problem in report.problems:
         print(f"rnncore bench: {problem}", file=sys.stderr)
 
@@ -229,6 +237,21 @@ def _command(args: argparse.Namespace) -> str:
 def _write_json(report: Report, file: TextIO) -> None:
     json.dump(asdict(report), file, indent=1)
     file.write("\n")
+
+
+def _picture_format(name: str) -> str:
+    from .measure.pictures import check
+
+    try:
+        return check(name)
+    except ImportError as error:
+        raise ValueError(error) from None
+
+
+def _write_picture(report: Report, file: BinaryIO, kind: str) -> None:
+    from .measure.pictures import PICTURES, draw, save
+
+    save(draw(panel for picture in PICTURES.values() for panel in picture(report)), file, kind)
 
 
 class _Screen:

@@ -71,10 +71,9 @@ def gradient_flow(
             words = [name, labels[k] if labels is not None else str(k) if rows > 1 else ""]
             lines.append((words, [array[k] for array in pair]))
     if ax is None:
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise ImportError("expected matplotlib, to draw with: pip install rnncore[plot]") from error
+        require_matplotlib()
+        from matplotlib import pyplot
+
         ax = pyplot.figure().subplots()
     for words, norms in lines:
         colour = None
@@ -89,6 +88,14 @@ def gradient_flow(
     if ax.get_legend_handles_labels()[1]:
         ax.legend()
     return ax
+
+
+def require_matplotlib() -> None:
+    """Say what to install where there is no matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("expected matplotlib, to draw with: pip install rnncore[plot]") from error
 
 
 def _pair(flow: Flow) -> tuple[np.ndarray, ...]:

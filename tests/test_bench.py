@@ -1,19 +1,25 @@
 """`rnncore bench` on cases of one's own, and what is made of results: tables, pictures, a report."""
 
+import importlib
 import io
+import itertools
 import json
 import re
+import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from rnncore import cli
-from rnncore.measure import modes, peers, presets
+from rnncore.measure import modes, peers, pictures, presets
 from rnncore.measure.modes import cases
 from rnncore.measure.paired import Interval
 from rnncore.measure.peers import Case
 from rnncore.measure.presets import Measurement, Verdict
-from rnncore.measure.table import Table, duration, size
+from rnncore.measure.scaling import exponent, growth
+from rnncore.measure.table import Table, duration, growth_lines, size
 
 CASE = Case("sequence", "lstm", N=1, H=8, T=4)
 
@@ -77,6 +83,74 @@ def test_latencies_of_steps(capsys, tmp_path, monkeypatch):
             assert 0 < levels["50"] <= levels["99"] <= levels["99.9"] <= levels["100"]
 
 
+# --- how cost grows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [-1, 0, 0.5, 1, 2])
+def test_exponent(power):
+    values = [3, 7, 20, 100]
+    assert exponent(values, [5 * value**power for value in values]) == pytest.approx(power, abs=1e-9)
+
+
+def test_growth_along_each_variable():
+    """A cost of T N H² / threads, of a peer T N H; lines have at least four points, but for threads."""
+    sweeps = {"T": (10, 20, 40, 80), "N": (1, 2, 3), "H": (8, 16, 32, 64, 128), "threads": (1, 2)}
+    measurements = {}
+    for variable, values in sweeps.items():
+        for value in values:
+            case = Case(**({"kind": "sequence", "cell": "gru", "T": 40, "N": 2, "H": 32} | {variable: value}))
+            seconds = case.T * case.N * case.H**2 / case.threads
+            ratio = case.threads / case.H
+            measurements[case] = Measurement(
+                case,
+                Interval(seconds, 0, 0),
+                {"torch": Interval(ratio, 0, 0), "limit": Interval(1, 1, 1)},
+            )
+    found = {(line.name, line.variable): line for line in growth(measurements.values())}
+    exponents = {key: round(line.exponent, 6) for key, line in found.items()}
+    assert exponents == {
+        ("rnncore", "T"): 1, ("rnncore", "H"): 2, ("rnncore", "threads"): -1,
+        ("torch", "T"): 1, ("torch", "H"): 1, ("torch", "threads"): 0,
+    }  # fmt: skip
+    assert found["rnncore", "H"].values == (8, 16, 32, 64, 128)
+    head, ours, theirs = growth_lines(list(found.values()))
+    assert head.split() == ["cost", "grows", "like", "the", "power", "of", "T", "N", "H", "threads"]
+    assert ours.split() == ["GRU", "float32", "sequence", "seconds", "rnncore", "1.00", "–", "2.00", "-1.00"]
+    assert theirs.split()[-4:] in (["1.00", "–", "1.00", "0.00"], ["1.00", "–", "1.00", "-0.00"])
+    assert len(head) == len(ours) == len(theirs) and growth_lines([]) == []
+
+
+def test_memory_grows_with_the_sequence():
+    taken = {T: {"rnncore": 100 * T, "panels": 7, "tape": 60 * T, "call": 9} for T in (10, 20, 40, 80)}
+    measurements = [Measurement(Case("memory", "rnn", 1, 8, T=T), None, {}, found) for T, found in taken.items()]
+    found = {line.quantity: round(line.exponent, 6) for line in growth(measurements)}
+    assert found == {"gradients": 1, "tape": 1, "call": 0}
+
+
+def test_scaling_mode():
+    found = cases(mode=["scaling"], hidden=[16], steps=[50], quick=True)
+    assert {case.kind for case in found} == {"sequence", "training", "memory"}
+    middle = Case("sequence", "lstm", N=8, H=16, T=50)
+    differing = [
+        [name for name in ("T", "N", "H", "threads") if getattr(case, name) != getattr(middle, name)] for case in found
+    ]
+    assert all(len(names) <= 1 for names in differing)
+    assert {name for names in differing for name in names} >= {"T", "N", "H"}
+    assert not [case for case in found if case.kind == "memory" and case.threads > 1]
+
+
+def test_growth_is_printed_and_kept(capsys, tmp_path):
+    args = ["--mode", "inference", "--hidden", "4", "--batch", "1", "--steps", "2,4,8,16", "--against", "reference"]
+    assert bench(*args, "--json", str(tmp_path / "results.json")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:5] for line in lines[-2:]] == [
+        ["LSTM", "float32", "sequence", "seconds", name] for name in ("rnncore", "reference")
+    ]
+    growths = json.loads((tmp_path / "results.json").read_text())["growth"]
+    assert [(line["variable"], line["values"]) for line in growths] == [("T", [2, 4, 8, 16])] * 2
+    assert 0.5 < growths[1]["exponent"] < 1.5
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +207,147 @@ def test_units():
     words = [duration(seconds) for seconds in (1e-9, 12.34e-6, 0.09996, 0.9999, 4.0)]
     assert words == ["1.00 ns", "12.3 µs", "100 ms", "1.0 s", "4.0 s"]
     assert [size(number) for number in (12, 318_444, 2.5e9)] == ["12.0 B", "318 kB", "2.5 GB"]
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def results():
+    """Those of a run on a few small cases, each sort of which is there."""
+    return json.loads((Path(__file__).parent / "data" / "bench.json").read_text(encoding="utf-8"))
+
+
+def test_reports_are_read_as_they_are_written():
+    report = presets.read(results())
+    assert json.loads(json.dumps(asdict(report))) == results()
+    assert report.measurements[0].case in report.cases and report.complete
+
+
+def test_pictures_show_what_there_is():
+    pytest.importorskip("matplotlib")
+    report = presets.read(results())
+    panels = {name: picture(report) for name, picture in pictures.PICTURES.items()}
+    assert {name: len(found) > 0 for name, found in panels.items()} == dict.fromkeys(pictures.PICTURES, True)
+    axes = {name: pictures.draw(found).axes for name, found in panels.items()}
+    singles = [measurement for measurement in report.measurements if measurement.latency]
+    assert [ax.get_title() for ax in axes["latency"]][: len(singles)] == [str(single.case) for single in singles]
+    for ax, single in zip(axes["latency"], singles, strict=False):
+        assert [line.get_label() for line in ax.lines] == list(single.latency)
+        assert ax.lines[0].get_ydata()[2] == pytest.approx(1e6 * single.latency["rnncore"]["50"])
+    first = report.measurements[0]
+    numbers = [text.get_text() for text in axes["speed"][0].texts]
+    assert f"{first.ratio('best', pictures.COLOURS).median:.2f}" in numbers
+    assert {ax.get_xlabel() for ax in axes["growth"] if ax.lines} >= {"T", "N", "H"}
+    reached = next(line for line in axes["roofline"][0].lines if line.get_label() == "rnncore")
+    assert max(reached.get_ydata()) < 2 * report.limits[0].flops["float32"] / 1e9
+
+
+def test_nothing_to_draw(tmp_path):
+    pytest.importorskip("matplotlib")
+    with open(tmp_path / "nothing.png", "wb") as file:
+        pictures.save(pictures.draw([]), file, "png")
+    assert (tmp_path / "nothing.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")])
+def test_plot(tmp_path, suffix, begin):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / f"picture.{suffix}"
+    assert bench(*SMALL, "--against", "reference", "--plot", str(file)) == 0
+    assert file.read_bytes().startswith(begin)
+
+
+def test_plot_without_matplotlib(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert bench(*SMALL, "--plot", str(tmp_path / "picture.png")) == 2
+    out, err = capsys.readouterr()
+    assert err == "rnncore bench: error: expected matplotlib, to draw with: pip install rnncore[plot]\n" and out == ""
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = ROOT / "tests" / "data" / "bench.json"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """`python -m bench.report` as a function."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("bench.report").main
+
+
+def test_report(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "benchmarks.md"
+    assert report([str(STORED), "--output", str(page)]) == 0
+    text, found = page.read_text(encoding="utf-8"), presets.read(results())
+    shown = re.findall(r"!\[.+?\]\(images/(benchmarks_\w+\.png)\)", text)
+    assert sorted(shown) == sorted(file.name for file in (tmp_path / "images").iterdir())
+    assert {name.removeprefix("benchmarks_").split(".")[0] for name in shown} == set(pictures.PICTURES)
+    assert all((tmp_path / "images" / name).stat().st_size < 100_000 for name in shown)
+    for words in (found.machine["cpu"], found.commit, found.date, f"`{found.command}`", found.versions["torch"]):
+        assert words in text
+    for verdict in found.verdicts:
+        assert f"| {verdict.row} | {verdict.what} |" in text and verdict.word.lower() in text.lower()
+        assert all(case in text for case in verdict.lost)
+    assert "3 rows: 1 reached, 1 not reached, 1 not measured." in text
+    assert "Some runs were quick" in text and all(problem in text for problem in found.problems)
+    for measurement in found.measurements:
+        assert f"| {measurement.case.sizes} | " in text
+        assert all(presets.shown(ratio) in text for name, ratio in measurement.ratios.items() if name != "limit")
+    tables = [line.count("|") for line in text.splitlines()]
+    assert all(a == b for a, b in itertools.pairwise(tables) if a and b)
+
+
+def test_report_of_several_runs(report, tmp_path):
+    """Of a case measured twice, the last counts; many panels are several pictures."""
+    pytest.importorskip("matplotlib")
+    second = results()
+    second["measurements"] = second["measurements"][:1] + [
+        {**second["measurements"][1], "case": {**second["measurements"][1]["case"], "threads": n}} for n in range(3, 20)
+    ]
+    second |= {"command": "rnncore bench --second", "problems": [], "verdicts": [], "growth": []}
+    (tmp_path / "second.json").write_text(json.dumps(second))
+    assert report([str(STORED), str(tmp_path / "second.json"), "--output", str(tmp_path / "page.md")]) == 0
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "`rnncore bench --second`" in text and "19 threads" in text
+    assert "images/benchmarks_speed_1.png" in text and "images/benchmarks_speed_2.png" in text
+    row = f"| {presets.read(second).measurements[0].case.sizes} | "
+    assert text.split("### LSTM float32 sequence, 1 thread\n")[1].split("###")[0].count(row) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"commit": "another"}, "expected results of one commit, got"),
+        ({"machine": {"cpu": "another"}}, "expected results of one machine, got"),
+        ({"versions": {"numpy": "0.1"}}, "expected results of one version of numpy, got"),
+        ({"measurements": [{}]}, "expected results of rnncore bench --json in "),
+        ({"settings": {"loud": True}}, "expected results of rnncore bench --json in "),
+    ],
+)
+def test_report_of_what_does_not_belong_together(report, tmp_path, capsys, change, message):
+    (tmp_path / "other.json").write_text(json.dumps(results() | change))
+    assert report([str(STORED), str(tmp_path / "other.json"), "--output", str(tmp_path / "page.md")]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"bench.report: error: {message}") and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
+def test_report_of_something_else(report, tmp_path, capsys, text):
+    (tmp_path / "other.json").write_text(text)
+    assert report([str(tmp_path / "other.json")]) == 2
+    assert "expected results of rnncore bench --json in" in capsys.readouterr().err
+    assert report([str(tmp_path / "missing.json")]) == 2
+
+
+def test_report_as_a_command(tmp_path):
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, "-m", "bench.report", str(STORED), "--output", str(tmp_path / "page.md")]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").startswith("# Benchmarks\n")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -217,6 +432,8 @@ def test_all_presets_print_every_row(monkeypatch, capsys):
         (["--hidden", "0"], "expected hidden between 1 and "),
         (["--batch", "1,-1"], "expected batch between 1 and "),
         (["--steps", "0"], "expected steps between 1 and "),
+        (["--plot", "picture.bmp"], "expected a picture's name to end in .png, .svg, .pdf, got 'picture.bmp'"),
+        (["--plot", "/no/such/folder/picture.png"], "No such file or directory: /no/such/folder/picture.png"),
         (["--hidden", "8,many"], "argument --hidden: expected numbers, got '8,many'"),
         (["--hidden", "8", "--threads", "10000"], "expected at most "),
         (["--hidden", "8", "--threads", "0"], "expected threads between 1 and "),

@@ -393,10 +393,11 @@ def test_memory(case):
     """What a tape and y take, and not much besides; the same at every call."""
     layer, x = peers.layer_of(case), peers.sequence(case)
     _, results = training.build("rnncore", asdict(case))
-    taken, panels = results()
+    taken, panels, tape_bytes, call = results()
     y, _, tape = layer.forward(x, lengths=case.lengths if case.ragged else None)
     assert taken >= tape.nbytes + y.nbytes
     assert taken <= 3 * (tape.nbytes + y.nbytes) + 4096
+    assert tape_bytes == tape.nbytes and y.nbytes <= call <= 3 * y.nbytes + 65536
     assert panels >= sum(array.nbytes for array in layer.parameters().values())
     assert results()[0] == pytest.approx(taken, abs=512)
 
@@ -832,7 +833,7 @@ def test_bench_training_and_memory(tiny_preset, capsys, tmp_path):
     assert out.count("\nN=1 H=8 T=4 ") == 2 and " kB " in out and "(panels " in out
     timing, memory = json.loads(file.read_text())["measurements"]
     assert timing["bytes"] == {} and timing["seconds"]["median"] > 0
-    assert memory["seconds"] is None and list(memory["bytes"]) == ["rnncore", "torch", "panels"]
+    assert memory["seconds"] is None and list(memory["bytes"]) == ["rnncore", "torch", "panels", "tape", "call"]
     assert memory["ratios"]["torch"]["median"] == memory["bytes"]["torch"] / memory["bytes"]["rnncore"]
 
 

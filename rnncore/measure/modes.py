@@ -43,6 +43,11 @@ MODES = {
     ),
     "memory": Mode("bytes that gradients take", {"kind": "memory"}),
 }
+SCALING = "scaling"
+"""Beside these: one of T, N, H and threads at a time, about the middle of each."""
+SWEEPS = {"T": (25, 50, 100, 200, 400, 800), "N": (1, 2, 4, 8, 16, 32, 64), "H": (32, 64, 128, 256, 512)}
+QUICK_SWEEPS = {"T": (25, 50, 100, 200), "N": (1, 4, 16, 64), "H": (32, 64, 128, 256)}
+MIDDLE = {"T": 100, "N": 8, "H": 128}
 
 
 def cases(
@@ -58,6 +63,9 @@ def cases(
 ) -> tuple[Case, ...]:
     """Return every combination; by default an LSTM's inference in float32 on one thread, over some sizes and batches.
 
+    Mode "scaling" takes one variable at a time through its range, about the first of the sizes given: inference,
+    gradients, and the bytes of either.
+
     Parameters
     ----------
     cell, mode, dtype : sequence of str, optional
@@ -72,7 +80,7 @@ def cases(
         If a word is unknown, a number not positive, or this machine has not so many CPUs.
     """
     cells = chosen(cell or ["lstm"], limits.GATES, "cells")
-    modes = [MODES[name] for name in chosen(mode or ["inference"], MODES, "modes")]
+    modes = chosen(mode or ["inference"], (*MODES, SCALING), "modes")
     dtypes = chosen(dtype or DTYPES[:1], DTYPES, "dtypes")
     sizes = hidden or (QUICK_SIZES if quick else SIZES)
     numbers = threads or [1]
@@ -82,9 +90,19 @@ def cases(
     if max(numbers) > runtime.usable_cpus():
         raise ValueError(f"expected at most {runtime.usable_cpus()} threads on this machine, got {max(numbers)}")
     found: dict[Case, None] = {}
-    for one, name, kind, number in product(modes, cells, dtypes, numbers):
+    for word, name, kind, number in product(modes, cells, dtypes, numbers):
+        if word == SCALING:
+            continue
+        one = MODES[word]
         batches = batch or [N for N in one.batches if not quick or N in QUICK_BATCHES]
         times = [1] if one.steps == 1 else steps or [one.steps]
         for H, N, T in product(sizes, batches, times):
             found[Case(cell=name, dtype=kind, threads=number, H=H, N=N, T=T, **one.case)] = None  # type: ignore[arg-type]
+    if SCALING in modes:
+        sweeps = {**(QUICK_SWEEPS if quick else SWEEPS), "threads": limits.thread_numbers(runtime.usable_cpus())}
+        middle = MIDDLE | {name: given[0] for name, given in (("H", hidden), ("N", batch), ("T", steps)) if given}
+        for work, name, kind in product(("sequence", "training", "memory"), cells, dtypes):
+            for variable, values in sweeps.items():
+                for value in values if (work, variable) != ("memory", "threads") else ():
+                    found[Case(work, name, dtype=kind, **(middle | {variable: value}))] = None  # type: ignore[arg-type]
     return tuple(found)

@@ -21,6 +21,7 @@ from .. import runtime
 from . import limits, peers
 from .paired import Contender, ContenderError, Interval, Workers
 from .peers import LIMIT, PEERS, REFERENCE, Case
+from .scaling import Growth, growth
 
 __all__ = [
     "PRESETS",
@@ -33,11 +34,13 @@ __all__ = [
     "Verdict",
     "planned",
     "prepare",
+    "read",
     "run",
 ]
 
 T = TypeVar("T")
 BEST, ONE_THREAD, PADDED, NUMPY, WHOLE = "best", "one thread", "padded", "numpy", "whole"
+OWN = ("panels", "tape", "call")  # bytes of rnncore's that no peer has
 TRAINERS = ("torch", "jax")  # the peers that compute gradients
 
 
@@ -153,8 +156,9 @@ QUICK = Settings(quick=True, blocks=7, block_seconds=0.01, limit_seconds=0.1, si
 class Measurement:
     """Seconds of rnncore on a case, and the ratios to it, other ÷ rnncore, by the other's name.
 
-    A case of kind "memory" has bytes instead, of rnncore and the others, and of rnncore's packed weights as "panels",
-    which are in no ratio. One of single steps has the percentiles of their seconds, too, by name and level.
+    A case of kind "memory" has bytes instead, of rnncore and the others, and, in no ratio, of rnncore's packed weights
+    as "panels", its "tape", and what a "call" without one takes. One of single steps has the percentiles of their
+    seconds, too, by name and level.
     """
 
     case: Case
@@ -229,8 +233,36 @@ class Report:
     limits: list[limits.Limits] = field(default_factory=list)  # on 1, 2, … threads
     measurements: list[Measurement] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    growth: list[Growth] = field(default_factory=list)  # of cases of no preset
     problems: list[str] = field(default_factory=list)
     complete: bool = False
+
+
+def read(results: Mapping[str, Any]) -> Report:
+    """Return the report that `asdict` and JSON made this of."""
+
+    def case(found: Mapping[str, Any]) -> Case:
+        return Case(**found)
+
+    def measurement(found: Mapping[str, Any]) -> Measurement:
+        seconds = found["seconds"] and Interval(**found["seconds"])
+        ratios = {name: Interval(**ratio) for name, ratio in found["ratios"].items()}
+        return Measurement(**{**found, "case": case(found["case"]), "seconds": seconds, "ratios": ratios})
+
+    def line(found: Mapping[str, Any]) -> Growth:
+        points = {name: tuple(found[name]) for name in ("values", "costs")}
+        return Growth(**{**found, "case": case(found["case"]), **points})
+
+    return Report(**{
+        **results,
+        **{name: tuple(results[name]) for name in ("rows", "threads", "peers")},
+        "cases": tuple(map(case, results["cases"])),
+        "settings": Settings(**results["settings"]),
+        "limits": [limits.Limits(**found) for found in results["limits"]],
+        "measurements": list(map(measurement, results["measurements"])),
+        "verdicts": [Verdict(**{**found, "lost": tuple(found["lost"])}) for found in results["verdicts"]],
+        "growth": list(map(line, results["growth"])),
+    })  # fmt: skip
 
 
 # --- the package's own costs ------------------------------------------------------------------------------------------
@@ -551,6 +583,8 @@ def run(
             if measurement:
                 report.measurements.append(measurement)
                 show(measurement)
+    if report.cases:
+        report.growth = growth(report.measurements)
     measured = {measurement.case: measurement for measurement in report.measurements}
     for verdict in (bar.verdict(measured, report.peers) for bar in bars_of(report)):
         report.verdicts.append(verdict)
@@ -605,7 +639,7 @@ def weigh(
     workers: Workers, case: Case, first: Contender, others: dict[str, Contender], settings: Settings
 ) -> Measurement:
     """The same for bytes, which are the results of contenders and the same every time."""
-    ours, panels = (int(value) for value in workers.results(first))
+    ours, *rest = (int(value) for value in workers.results(first))
     theirs = {name: int(workers.results(other)[0]) for name, other in others.items()}
     ratios = {name: Interval(*[value / ours] * 3) for name, value in theirs.items()}
-    return Measurement(case, None, ratios, {"rnncore": ours, **theirs, "panels": panels})
+    return Measurement(case, None, ratios, {"rnncore": ours, **theirs, **dict(zip(OWN, rest, strict=True))})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import geometric_mean
 
 from .limits import Limits
 from .paired import Interval
 from .peers import LIMIT, Case
 from .presets import Measurement, Verdict
+from .scaling import VARIABLES, Growth
 
-__all__ = ["Table", "duration", "size"]
+__all__ = ["SHOWN", "Table", "duration", "growth_lines", "percent", "size"]
 
 LEGEND = (
     "\nColumns: time of a call by rnncore; the others' time ÷ rnncore's, with its 95 % interval; "
@@ -110,7 +112,7 @@ class Table:
                 continue
             text = f"{ratio.median:.2f} ±{spread(ratio):.2f}"
             colour = "green" if ratio.low > 1 else "red" if ratio.high < 1 else None
-            line += " " * (OTHER - 5 - len(text)) + self._painted(text, colour) + f"{percent(parts.get(name)):>5}"
+            line += " " * max(1, OTHER - 5 - len(text)) + self._painted(text, colour) + f"{percent(parts.get(name)):>5}"
         if result.bytes:
             rest = [name for name in result.bytes if name != "rnncore" and name not in result.ratios]
             line += f"  ({', '.join(f'{name} {size(result.bytes[name])}' for name in rest)})"
@@ -127,10 +129,25 @@ class Table:
         return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if self._colours and colour else text
 
 
+def growth_lines(lines: Sequence[Growth]) -> list[str]:
+    """Return a table of exponents: a row for each kind of case, quantity and contender."""
+    rows: dict[tuple[str, str, str], dict[str, float]] = {}
+    for line in lines:
+        kind = replace(line.case, threads=1).group.removesuffix(", 1 thread")
+        rows.setdefault((kind, line.quantity, line.name), {})[line.variable] = line.exponent
+    words = [(" ".join((kind, quantity, name)), found) for (kind, quantity, name), found in rows.items()]
+    width = max((len(word) for word, _ in words), default=0)
+    head = f"{'cost grows like the power of':<{width}}" + "".join(f"{name:>9}" for name in VARIABLES)
+    return [head] * bool(rows) + [
+        f"{word:<{width}}" + "".join(f"{f'{found[name]:.2f}' if name in found else '–':>9}" for name in VARIABLES)
+        for word, found in words
+    ]
+
+
 def spread(ratio: Interval) -> float:
     """Return how far the interval reaches from the median."""
     return max(ratio.high - ratio.median, ratio.median - ratio.low)
 
 
 def percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{fraction:.0%}"
+    return "" if fraction is None else f"{fraction:.0%}" if fraction >= 0.01 else "<1%"

@@ -340,8 +340,10 @@ def rnncore_memory(case: Case) -> Built:
     """As allocated through NumPy, `_kernels.memory` and Python, which `tracemalloc` follows: the most that there ever
     is until backward returns. Two or three kB of Python objects are among it; of PyTorch's own nothing is. (C code
     allocates nothing itself in the backward pass, where malloc would go unseen; in the forward pass, what is gone when
-    it returns.)"""
+    it returns.) Beside, what a tape says of itself, and the most that there ever is because of a call without one, with
+    its results."""
     layer, forward, backward = rnncore_passes(case)
+    x, lengths = sequence(case), case.lengths if case.ragged else None
 
     def passes() -> int:
         """Return the bytes of the results."""
@@ -361,9 +363,14 @@ def rnncore_memory(case: Case) -> Built:
             tracemalloc.reset_peak()
             returned = passes()
             _, most = tracemalloc.get_traced_memory()
+            layer(x, lengths=lengths)
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            layer(x, lengths=lengths)
+            _, call = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        return np.array([sequence(case).nbytes + most - panels - returned, panels])
+        return np.array([x.nbytes + most - panels - returned, panels, forward()[1].nbytes, call - before])
 
     return lambda: None, results
 
