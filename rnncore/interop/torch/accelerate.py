@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from torch import nn
@@ -139,7 +138,9 @@ def _change(module: nn.Module, kind: type[nn.Module]) -> None:
     module.__class__ = kind
 
 
-@cache
+_subclasses: dict[tuple[Any, Any], Any] = {}
+
+
 def _subclass(kind: Any, base: Any) -> Any:
     """Return a subclass of `kind`, which is one of `base` and has its forward: rnncore's takes its place. What it makes
     can be copied and pickled where `kind` can."""
@@ -147,8 +148,10 @@ def _subclass(kind: Any, base: Any) -> Any:
     def __reduce_ex__(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         return _new, (kind, base), self.__getstate__()
 
-    body = {"__reduce_ex__": __reduce_ex__, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    return type(kind.__name__, (kind, OURS[base]), body)
+    if (kind, base) not in _subclasses:
+        body = {"__reduce_ex__": __reduce_ex__, "__module__": kind.__module__, "__doc__": kind.__doc__}
+        _subclasses[kind, base] = type(kind.__name__, (kind, OURS[base]), body)
+    return _subclasses[kind, base]
 
 
 def _new(kind: Any, base: Any) -> Any:
