@@ -57,10 +57,12 @@ class Steps:
         return step
 
 
-CASES = [(f"{rule}-H{H}", name) for rule in RULES for H in SIZES for name in ("rnncore", *PEERS)]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    sizes = SIZES[:1] if metafunc.config.getoption("--quick") else SIZES
+    cases = [(f"{rule}-H{H}", name) for rule in RULES for H in sizes for name in ("rnncore", *PEERS)]
+    metafunc.parametrize("case,contender", cases)
 
 
-@pytest.mark.parametrize("case,contender", CASES)
 def test_step(benchmark: Any, threads: int, case: str, contender: str) -> None:
     rule, H = case.split("-H")
     steps = Steps(rule, int(H))

@@ -449,3 +449,43 @@ def test_bad_arguments_are_one_line(capsys, args, message):
     assert err.startswith(f"rnncore bench: error: {message}")
     assert err.count("\n") == 1
     assert out == ""
+
+
+# --- pytest bench -----------------------------------------------------------------------------------------------------
+
+
+def suite(*args):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "bench"), *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_suite_checks_times_and_saves(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    file = tmp_path / "saved.json"
+    chosen = "(stream or training) and lstm and float32 and (rnncore or reference or limit) and not ragged"
+    done = suite("--quick", "-k", chosen, f"--benchmark-json={file}")
+    assert done.returncode == 0, done.stdout
+    saved = {found["name"]: found for found in json.loads(file.read_text())["benchmarks"]}
+    assert len(saved) == 6
+    assert {found["group"].split(":")[0] for found in saved.values()} == {"lstm stream", "lstm training"}
+    steps = next(found for name, found in saved.items() if "stream" in name and "rnncore" in name)
+    assert 0 < steps["extra_info"]["p50"] <= steps["extra_info"]["p99.9"]
+    compared = subprocess.run(
+        [sys.executable, "-m", "pytest_benchmark", "compare", str(file)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert compared.returncode == 0 and "lstm stream" in compared.stdout + compared.stderr
+
+
+def test_suite_has_every_cell_in_every_mode():
+    pytest.importorskip("pytest_benchmark")
+    counts = {}
+    for args in ((), ("--quick",)):
+        done = suite("--collect-only", *args)
+        assert done.returncode == 0, done.stdout
+        names = re.findall(r"test_layer\[(.+)\]", done.stdout)
+        counts[args] = len(names)
+        for mode in (mode for mode in modes.MODES if mode != "memory"):
+            for cell in ("lstm", "rnn", "gru"):
+                assert [name for name in names if name.startswith(f"{mode}-{cell}-")], (mode, cell)
+        assert "test_import" in done.stdout and "test_memory" in done.stdout and "test_step" in done.stdout
+    assert counts["--quick",] < counts[()] / 3
