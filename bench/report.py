@@ -15,7 +15,7 @@ from statistics import geometric_mean
 
 from rnncore.measure import pictures
 from rnncore.measure.peers import LIMIT
-from rnncore.measure.presets import OWN, Measurement, Report, read, shown
+from rnncore.measure.results import OWN, Measurement, Report, read, shown
 from rnncore.measure.scaling import VARIABLES
 from rnncore.measure.table import SHOWN, duration, percent, size
 

@@ -16,7 +16,7 @@ import pytest
 
 from rnncore.measure import modes, peers, training
 from rnncore.measure.peers import PEERS, Case
-from rnncore.measure.presets import OWN
+from rnncore.measure.results import OWN
 
 
 @pytest.mark.parametrize("module", ["numpy", "rnncore", "torch", "onnxruntime", "openvino", "jax"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .demo import Progress
-    from .measure.presets import Report
+    from .measure.results import Report
 
 __all__ = ["main"]
 
@@ -187,7 +187,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     from .measure.modes import cases
-    from .measure.presets import planned, prepare, run
+    from .measure.run import planned, prepare, run
     from .measure.table import Table, growth_lines
 
     own = {name: getattr(args, name) for name in ("cell", "mode", "hidden", "batch", "steps", "dtype")}

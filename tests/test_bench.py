@@ -14,10 +14,11 @@ import pytest
 
 from rnncore import cli
 from rnncore.measure import modes, peers, pictures, presets
+from rnncore.measure import run as runs
 from rnncore.measure.modes import cases
 from rnncore.measure.paired import Interval
 from rnncore.measure.peers import Case
-from rnncore.measure.presets import Measurement, Verdict
+from rnncore.measure.results import Measurement, Settings, Verdict, read, shown
 from rnncore.measure.scaling import exponent, growth
 from rnncore.measure.table import Table, duration, growth_lines, size
 
@@ -26,7 +27,7 @@ CASE = Case("sequence", "lstm", N=1, H=8, T=4)
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002))
+    monkeypatch.setattr(runs, "QUICK", Settings(True, 6, 0.001, 0.002))
 
 
 def bench(*args):
@@ -70,7 +71,7 @@ def test_modes_run(mode, capsys):
 
 
 def test_latencies_of_steps(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(presets, "QUICK", presets.Settings(True, 6, 0.001, 0.002, 100))
+    monkeypatch.setattr(runs, "QUICK", Settings(True, 6, 0.001, 0.002, 100))
     args = ["--mode", "call,stream,training", "--hidden", "8", "--batch", "1", "--steps", "4", "--against", "reference"]
     assert bench(*args, "--json", str(tmp_path / "results.json")) == 0
     out = capsys.readouterr().out
@@ -218,14 +219,14 @@ def results():
 
 
 def test_reports_are_read_as_they_are_written():
-    report = presets.read(results())
+    report = read(results())
     assert json.loads(json.dumps(asdict(report))) == results()
     assert report.measurements[0].case in report.cases and report.complete
 
 
 def test_pictures_show_what_there_is():
     pytest.importorskip("matplotlib")
-    report = presets.read(results())
+    report = read(results())
     panels = {name: picture(report) for name, picture in pictures.PICTURES.items()}
     assert {name: len(found) > 0 for name, found in panels.items()} == dict.fromkeys(pictures.PICTURES, True)
     axes = {name: pictures.draw(found).axes for name, found in panels.items()}
@@ -281,11 +282,11 @@ def test_report(report, tmp_path):
     pytest.importorskip("matplotlib")
     page = tmp_path / "benchmarks.md"
     assert report([str(STORED), "--output", str(page)]) == 0
-    text, found = page.read_text(encoding="utf-8"), presets.read(results())
-    shown = re.findall(r"!\[.+?\]\(images/(benchmarks_\w+\.png)\)", text)
-    assert sorted(shown) == sorted(file.name for file in (tmp_path / "images").iterdir())
-    assert {name.removeprefix("benchmarks_").split(".")[0] for name in shown} == set(pictures.PICTURES)
-    assert all((tmp_path / "images" / name).stat().st_size < 100_000 for name in shown)
+    text, found = page.read_text(encoding="utf-8"), read(results())
+    drawn = re.findall(r"!\[.+?\]\(images/(benchmarks_\w+\.png)\)", text)
+    assert sorted(drawn) == sorted(file.name for file in (tmp_path / "images").iterdir())
+    assert {name.removeprefix("benchmarks_").split(".")[0] for name in drawn} == set(pictures.PICTURES)
+    assert all((tmp_path / "images" / name).stat().st_size < 100_000 for name in drawn)
     for words in (found.machine["cpu"], found.commit, found.date, f"`{found.command}`", found.versions["torch"]):
         assert words in text
     for verdict in found.verdicts:
@@ -295,7 +296,7 @@ def test_report(report, tmp_path):
     assert "Some runs were quick" in text and all(problem in text for problem in found.problems)
     for measurement in found.measurements:
         assert f"| {measurement.case.sizes} | " in text
-        assert all(presets.shown(ratio) in text for name, ratio in measurement.ratios.items() if name != "limit")
+        assert all(shown(ratio) in text for name, ratio in measurement.ratios.items() if name != "limit")
     tables = [line.count("|") for line in text.splitlines()]
     assert all(a == b for a, b in itertools.pairwise(tables) if a and b)
 
@@ -313,7 +314,7 @@ def test_report_of_several_runs(report, tmp_path):
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "`rnncore bench --second`" in text and "19 threads" in text
     assert "images/benchmarks_speed_1.png" in text and "images/benchmarks_speed_2.png" in text
-    row = f"| {presets.read(second).measurements[0].case.sizes} | "
+    row = f"| {read(second).measurements[0].case.sizes} | "
     assert text.split("### LSTM float32 sequence, 1 thread\n")[1].split("###")[0].count(row) == 1
 
 
@@ -386,8 +387,8 @@ def test_own_cases_without_peers(monkeypatch, capsys, tmp_path):
 
 def test_preset_without_peers_has_the_reference(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda module: None)
-    report = presets.prepare("all", quick=True, threads=[1])
-    plan = presets.planned(report)
+    report = runs.prepare("all", quick=True, threads=[1])
+    plan = runs.planned(report)
     assert report.peers == ("reference",) and not any(case.module for case in plan)
     assert all(
         ("reference" in names, "limit" in names) == (peers.does("reference", case), peers.does("limit", case))
@@ -397,9 +398,9 @@ def test_preset_without_peers_has_the_reference(monkeypatch):
 
 def test_presets_leave_the_reference_out_unless_asked(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda module: True)
-    assert presets.prepare("inference").peers == tuple(peers.PEERS)
-    assert presets.prepare("inference", against=["reference", "ort"]).peers == ("ort", "reference")
-    assert presets.prepare(cases=[CASE]).peers == (*peers.PEERS, "reference")
+    assert runs.prepare("inference").peers == tuple(peers.PEERS)
+    assert runs.prepare("inference", against=["reference", "ort"]).peers == ("ort", "reference")
+    assert runs.prepare(cases=[CASE]).peers == (*peers.PEERS, "reference")
 
 
 def test_all_presets_are_all_rows():

@@ -11,7 +11,7 @@ from .. import runtime
 from ..checks import positive_int
 from . import limits
 from .peers import Case
-from .presets import chosen
+from .run import chosen
 
 __all__ = ["MODES", "Mode", "cases"]
 

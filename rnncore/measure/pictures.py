@@ -13,7 +13,7 @@ import numpy as np
 from ..plot import require_matplotlib
 from .paired import LEVELS
 from .peers import PEERS, REFERENCE, products
-from .presets import BEST, Measurement, Report
+from .results import BEST, Measurement, Report
 from .scaling import VARIABLES, Growth
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from .peers import LIMIT, Case
 
 if TYPE_CHECKING:
-    from .presets import Measurement
+    from .results import Measurement
 
 __all__ = ["VARIABLES", "Growth", "exponent", "growth"]
 

@@ -9,7 +9,7 @@ from statistics import geometric_mean
 from .limits import Limits
 from .paired import Interval
 from .peers import LIMIT, Case
-from .presets import Measurement, Verdict
+from .results import Measurement, Verdict
 from .scaling import VARIABLES, Growth
 
 __all__ = ["SHOWN", "Table", "duration", "growth_lines", "percent", "size"]
