@@ -46,11 +46,9 @@ def plan_for(
     bidirectional: bool,
 ) -> Plan:
     """Return the plan of an operator's call, whose sizes are those of its weights."""
-    if mode not in GATES:
-        raise ValueError(f"expected mode to be one of {', '.join(GATES)}, got {mode!r}")
     if len(weights) < 2 or weights[0].dim() != 2 or weights[1].dim() != 2 or input.dtype not in DTYPES:
         raise ValueError(f"expected weights of two dimensions, of float32 or float64, got {weights!r:.80}")
-    H, I, P = int(weights[0].size(0)) // GATES[mode], int(weights[0].size(1)), int(weights[1].size(1))
+    H, I, P = int(weights[0].size(0)) // GATES.get(mode, 1), int(weights[0].size(1)), int(weights[1].size(1))
     proj_size = P if P != H else 0
     return plan_of(mode, I, H, num_layers, bias, batch_first, bidirectional, proj_size, input.dtype, dropout)
 

@@ -145,7 +145,7 @@ class Plan:
         if I < 1 or H < 1:
             raise Unfit(f"expected at least one input and one hidden unit, got {I} and {H}")
         self.mode, self.batch_first, self.bidirectional, self.dropout = mode, batch_first, bidirectional, dropout
-        self.L, self.D, self.H, self.torch_dtype, self.dtype = L, 2 if bidirectional else 1, H, dtype, DTYPES[dtype]
+        self.L, self.D, self.torch_dtype, self.dtype = L, 2 if bidirectional else 1, dtype, DTYPES[dtype]
         self.widths = (proj_size or H, H) if mode == "LSTM" else (H,)
         # of what each direction keeps for the way back: the gates' columns, what lies before a projection, the states
         self.kept = (4 * H if mode in ("LSTM", "GRU") else 0, H if proj_size else 0, *self.widths)
