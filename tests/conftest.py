@@ -1,12 +1,15 @@
 """Fixtures shared by the tests."""
 
 import os
+import signal
 from importlib.util import find_spec
 
 import pytest
 
 from rnncore import runtime
 from rnncore._kernels import driver
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 
 
 @pytest.fixture(params=["panels", "blas"])
