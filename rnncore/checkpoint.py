@@ -14,7 +14,6 @@ import numpy as np
 from ._kernels.cell import Ragged
 from .dropout import drop
 from .sequences import chunks, first_row, packed, piece, rows_of, unpack
-from .tape import Tape
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def run_checkpointed(
 
 def back_checkpointed(
     layer: _Recurrent[Any],
-    tape: Tape,
+    weights: Weights,
     kept: Sequence[tuple[np.ndarray, States]],
     dy: np.ndarray | None,
     dstates: States,
@@ -107,11 +106,11 @@ def back_checkpointed(
                 state[part.entries] = states[i]
             x_part = rows_of(x, ragged, cut, t_0, t_1)
             dy_part = None if upstream is None else rows_of(upstream, ragged, cut, t_0, t_1)
-            tapes = layer._run(
-                tape._weights, x_part, initial, finals, None, n_threads, cut, True, key, first, False, part
-            )
+            tapes = layer._run(weights, x_part, initial, finals, None, n_threads, cut, True, key, first, False, part)
             rows = None if squares is None else tuple(tuple(s[first:end] for s in of_k) for of_k in squares)
-            dx_part = layer._run_back(tape, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part)
+            dx_part = layer._run_back(
+                weights, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part
+            )
             new = False
             if cut is not None and x.ndim == 3:
                 unpack(dx_part, cut, dx[t_0:t_1])

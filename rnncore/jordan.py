@@ -17,7 +17,7 @@ from .layers import as_nonlinearity
 from .recurrent import RNG, Squares, States, _Recurrent, uniform
 from .sequences import packed, unpack
 from .tape import Tape
-from .weights import Module
+from .weights import Module, Weights
 
 __all__ = ["JordanRNN"]
 
@@ -222,7 +222,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
 
     def _run_back(
         self,
-        tape: Tape,
+        weights: Weights,
         kept: Sequence[tuple[np.ndarray, Any]],
         upstream: np.ndarray | None,
         dstates: States,
@@ -237,14 +237,14 @@ class JordanRNN(_Recurrent[np.ndarray]):
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
             return super()._run_back(
-                tape, kept, upstream, dstates, grads, ragged, key, n_threads, squares, fresh, first, part
+                weights, kept, upstream, dstates, grads, ragged, key, n_threads, squares, fresh, first, part
             )
         (do,) = dstates
         dy = np.zeros((len(ragged.times), self.output_size), self.dtype) if upstream is None else upstream
         last = ragged.times == ragged.lengths[ragged.places] - 1  # the final state is the last output
         dy[last] += do[0, ragged.places[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)
-        dx = super()._run_back(tape, kept, dy[None], (before,), grads, None, key, n_threads, squares, fresh)
+        dx = super()._run_back(weights, kept, dy[None], (before,), grads, None, key, n_threads, squares, fresh)
         first = ragged.times == 0
         do[0, ragged.places[first]] = before[0, first]
         return dx[0]  # type: ignore[no-any-return]

@@ -56,6 +56,7 @@ NAMES = {
     "b_hh": "bias_hh",
     "W_hr": "weight_hr",
     "w_peephole": "weight_peephole",
+    "table": "table",  # no parameter, but of tokens the gradient of what W_ih makes of each
 }
 
 
@@ -260,13 +261,9 @@ class _Recurrent(Module, Generic[State]):
         """What parameters' names end with, in the order of states' entries."""
         return tuple(self._suffix(*at) for at in product(*self._whole[:2]))
 
-    @cached_property
-    def _named(self) -> tuple[dict[str, str], ...]:
-        """Of each of these the parameters, by the names that kernels have for them."""
-        return tuple(
-            {short: name + suffix for short, name in self._names.items() if name + suffix in self._weights}
-            for suffix in self._suffixes
-        )
+    def _of(self, grads: Mapping[str, np.ndarray], suffix: str) -> dict[str, np.ndarray]:
+        """Return one layer's gradients in one direction, by the names that kernels have for them."""
+        return {short: grads[name + suffix] for short, name in self._names.items() if name + suffix in grads}
 
     def _packs(self, weights: Weights) -> tuple[Pack, ...]:
         """Return what the kernels read, in the same order."""
@@ -482,8 +479,13 @@ class _Recurrent(Module, Generic[State]):
         >>> y.shape, h_n.shape
         ((2, 7, 10), (2, 2, 5))
         """
-        weights = self._weights
         threads = 0 if n_threads is None else as_threads(n_threads)
+        return self._call(self._weights, x, state, lengths, return_sequence, out, threads)
+
+    def _call(
+        self, weights: Weights, x: Any, state: Any, lengths: Any, return_sequence: bool, out: Any, threads: int
+    ) -> tuple[np.ndarray | None, State]:
+        """Do what a call does, with these weights; `threads` as `Cell` takes them."""
         if return_sequence is True and out is None and lengths is None and not self.bidirectional:
             stack = weights.stack or self._stack(weights)
             quick = stack.call(x, state, self.batch_first, self.reverse, threads)
@@ -494,8 +496,22 @@ class _Recurrent(Module, Generic[State]):
     def _general(
         self, weights: Weights, x: Any, state: Any, lengths: Any, return_sequence: bool, out: Any, threads: int
     ) -> tuple[np.ndarray | None, State]:
-        """Do what a call does, with these weights; `threads` as `Cell` takes them."""
+        """The same, for all there is no quick way for."""
         seq, unbatched = self._sequence(x, self.input_size, "x")
+        return self._read(weights, seq, unbatched, state, lengths, return_sequence, out, threads)
+
+    def _read(
+        self,
+        weights: Weights,
+        seq: np.ndarray,
+        unbatched: bool,
+        state: Any,
+        lengths: Any,
+        return_sequence: bool,
+        out: Any,
+        threads: int,
+    ) -> tuple[np.ndarray | None, State]:
+        """The same, of a sequence (T, N, ·), a view."""
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
@@ -598,6 +614,21 @@ class _Recurrent(Module, Generic[State]):
         weights = self._weights
         threads = as_threads(n_threads)
         seq, unbatched = self._sequence(x, self.input_size, "x")
+        y, final, kept = self._taped(weights, seq, unbatched, state, lengths, checkpoint, rng, threads)
+        return y, final, Tape(self, weights, kept)
+
+    def _taped(
+        self,
+        weights: Weights,
+        seq: np.ndarray,
+        unbatched: bool,
+        state: Any,
+        lengths: Any,
+        checkpoint: int | None,
+        rng: RNG,
+        threads: int,
+    ) -> tuple[np.ndarray, State, tuple[Any, ...]]:
+        """Do what `forward` does, with these weights and a sequence (T, N, ·), a view; return what a tape keeps."""
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
@@ -616,8 +647,8 @@ class _Recurrent(Module, Generic[State]):
             y_packed = empty((len(x_packed), y.shape[2]), self.dtype)
             kept = self._run(weights, x_packed, initial, finals, y_packed, threads, ragged, True, key)
             unpack(y_packed, ragged, y)
-        tape = Tape(self, weights, (unbatched, (T, N), ragged, key, steps, *kept))
-        return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), tape
+        whole = unbatched, (T, N), ragged, key, steps, *kept
+        return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), whole
 
     def _checkpoint(self, weights: Weights, given: Any, T: int, N: int, rows: int) -> int:
         """Return after how many steps each to keep the states; 0 for a tape of all."""
@@ -733,8 +764,24 @@ class _Recurrent(Module, Generic[State]):
         >>> dx.shape, dh_0.shape, list(grads)
         ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
         """
-        unbatched, (T, N), ragged, key, steps, *kept = open_tape(tape, self)
-        threads = as_threads(n_threads)
+        kept = open_tape(tape, self)
+        return self._back(tape._weights, kept, dy, dstate, accumulate, flow, check_finite, as_threads(n_threads))
+
+    def _back(
+        self,
+        weights: Weights,
+        taped: tuple[Any, ...],
+        dy: Any,
+        dstate: Any,
+        accumulate: Any,
+        flow: bool,
+        check_finite: bool,
+        threads: int,
+        tables: Mapping[str, np.ndarray] | None = None,
+    ) -> Any:
+        """Do what `backward` does, with these weights and what `_taped` returned for a tape; `tables`, of tokens, are
+        added to, and stand among the gradients."""
+        unbatched, (T, N), ragged, key, steps, *kept = taped
         flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
         given = None if dy is None else self._sequence_like_y(dy, "dy", T, N, unbatched)
         dstates = self._states(dstate, "_n", N, unbatched)
@@ -744,16 +791,18 @@ class _Recurrent(Module, Generic[State]):
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
         rows = T * N if ragged is None else ragged.rows
         fresh = accumulate is None and rows > 0
-        grads = self._grads(tape._weights, accumulate, fresh)
+        grads = self._grads(weights, accumulate, fresh) | dict(tables or {})
         squares = None
         if flows or finite:
             k = self.num_layers * len(self._directions)
             squares = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
         if steps:
-            dx = back_checkpointed(self, tape, kept, given, dstates, grads, ragged, key, steps, threads, squares, fresh)
+            dx = back_checkpointed(
+                self, weights, kept, given, dstates, grads, ragged, key, steps, threads, squares, fresh
+            )
         else:
             upstream = given if given is None else packed(given, ragged) if ragged else np.ascontiguousarray(given)
-            dx = self._run_back(tape, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
+            dx = self._run_back(weights, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
         if ragged is not None:
             if dx.ndim == 2:
                 dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
@@ -768,7 +817,7 @@ class _Recurrent(Module, Generic[State]):
 
     def _run_back(
         self,
-        tape: Tape,
+        weights: Weights,
         kept: Sequence[tuple[np.ndarray, Any]],
         upstream: np.ndarray | None,
         dstates: States,
@@ -794,8 +843,8 @@ class _Recurrent(Module, Generic[State]):
             dxs = tuple(empty(x.shape, self.dtype) for _ in directions)
             these = slice(k, k + len(directions))
             self._cell.backward(
-                self._packs(tape._weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
-                tuple({short: grads[name] for short, name in named.items()} for named in self._named[these]),
+                self._packs(weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
+                tuple(self._of(grads, suffix) for suffix in self._suffixes[these]),
                 reverses, fresh, n_threads, ragged, None if squares is None else squares[these],
             )  # fmt: skip
             upstream = dxs[0]

@@ -7,8 +7,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .weights import Module, Weights
-
 __all__ = ["Tape"]
 
 
@@ -26,8 +24,8 @@ class Tape:
         Bytes of the arrays it keeps, `x` included.
     """
 
-    _module: Module
-    _weights: Weights
+    _module: Any  # with `_weights`, another object once a parameter has changed
+    _weights: Any
     _kept: tuple[Any, ...]  # arrays, or tuples of arrays, and what else the module wants to find again
 
     @property
@@ -42,7 +40,7 @@ class Tape:
                 arrays[id(item)] = item
         return sum(array.nbytes for array in arrays.values())
 
-    def open(self, module: Module) -> tuple[Any, ...]:
+    def open(self, module: Any) -> tuple[Any, ...]:
         """Return what was kept, for `module`.
 
         Raises
@@ -63,7 +61,7 @@ class Tape:
         raise TypeError("a tape can be neither copied nor pickled: it belongs to one module in one process")
 
 
-def open_tape(tape: Any, module: Module) -> tuple[Any, ...]:
+def open_tape(tape: Any, module: Any) -> tuple[Any, ...]:
     """Return what `tape` kept for `module`; raise TypeError if it is no tape."""
     if not isinstance(tape, Tape):
         raise TypeError(f"expected a tape as returned by forward, got {type(tape).__name__}")

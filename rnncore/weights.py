@@ -54,6 +54,12 @@ class Weights(Mapping[str, np.ndarray]):
         except KeyError:
             return self._packed.setdefault(key, make())  # type: ignore[no-any-return]
 
+    def with_packed(self, key: Any, made: Any) -> Weights:
+        """Return weights of the same arrays for which `packed` returns `made` for `key`."""
+        other = Weights.__new__(Weights)
+        other._arrays, other._packed, other.stack = self._arrays, {key: made}, None
+        return other
+
     def __copy__(self) -> Weights:
         return self
 

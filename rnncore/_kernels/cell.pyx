@@ -9,17 +9,22 @@ from .memory import empty
 
 cimport cython
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
 from .driver cimport (
     BLAS, BLAS_ROWS, PANELS, SOFTMAX, Run, Schedule, Table, back_block, backward, engine, forward, project_blas,
-    project_panels, row_at, softmax_rows, state_rows,
+    input_gradients, project_panels, row_at, softmax_rows, state_rows, sums_of_rows,
 )
 from .leaf cimport leaf_of
 from .pack cimport Pack
 
 cnp.import_array()
+
+cdef enum:
+    TOKENS = 2      # what `data` takes for a dtype besides: NumPy's intp
+    TABLE_ROWS = 64 # of a table, made at once
 
 
 # --- sequences of several lengths ---------------------------------------------------------------------------------------
@@ -131,6 +136,10 @@ cdef class Ragged:
 
 # --- from arrays to a run ---------------------------------------------------------------------------------------------
 
+cdef inline int type_of(int dtype) noexcept:
+    return cnp.NPY_INTP if dtype == TOKENS else cnp.NPY_FLOAT if dtype == FLOAT32 else cnp.NPY_DOUBLE
+
+
 cdef char *data(object array, const Run *run, bint writes, Py_ssize_t a, Py_ssize_t b=-1, Py_ssize_t c=-1) except? NULL:
     """The first byte of an array of shape (a,), (a, b) or (a, b, c), of the run's dtype and ready for C.
 
@@ -142,7 +151,7 @@ cdef char *data(object array, const Run *run, bint writes, Py_ssize_t a, Py_ssiz
     if type(array) is np.ndarray:
         x = array
         if (
-            cnp.PyArray_TYPE(x) == (cnp.NPY_FLOAT if run.dtype == FLOAT32 else cnp.NPY_DOUBLE)
+            cnp.PyArray_TYPE(x) == type_of(run.dtype)
             and cnp.PyArray_NDIM(x) == ndim
             and cnp.PyArray_DIM(x, 0) == a
             and (ndim < 2 or cnp.PyArray_DIM(x, 1) == b)
@@ -205,12 +214,29 @@ cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, in
     return data(array, run, writes, K, run.schedule.N, width) + k * run.schedule.N * width * run.item
 
 
-cdef int as_dtype(object x, bint packed) except -1:
-    """The dtype of an array (T, N, I), or maybe packed, for `data` to check."""
+cdef int as_dtype(tuple packs, object x, bint packed) except -1:
+    """The dtype of an array (T, N, I), or maybe packed, or for tokens of their rows, for `data` to check."""
     cdef int ndim = cnp.PyArray_NDIM(<cnp.ndarray>x) if type(x) is np.ndarray else 0
+    cdef object numbers = x
     if ndim != 3 and not (packed and ndim == 2):
         raise ValueError(f"expected an array x (T, N, I), or packed, got {x!r:.80}")
-    return FLOAT32 if cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.NPY_FLOAT else FLOAT64
+    if packs and type(packs[0]) is Pack and (<Pack>packs[0]).rows is not None:
+        numbers = (<Pack>packs[0]).rows
+    return FLOAT32 if cnp.PyArray_TYPE(<cnp.ndarray>numbers) == cnp.NPY_FLOAT else FLOAT64
+
+
+cdef const Py_ssize_t *tokens_in(object array, const Run *run, Ragged ragged, bint batch_first, Py_ssize_t U, Py_ssize_t *step,
+                                 Py_ssize_t *sequence) except? NULL:
+    """The first token of an array as `padded_in` takes it, of width 1 and NumPy's intp: all from 0 to U - 1."""
+    cdef Run tokens = run[0]
+    tokens.dtype, tokens.item = TOKENS, sizeof(Py_ssize_t)
+    cdef const Py_ssize_t *first = <const Py_ssize_t *>padded_in(array, &tokens, ragged, batch_first, False, 1, step, sequence)
+    cdef const Py_ssize_t *all_ = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
+    cdef Py_ssize_t k
+    for k in range(cnp.PyArray_SIZE(<cnp.ndarray>array)):
+        if not 0 <= all_[k] < U:
+            raise ValueError(f"expected tokens from 0 to {U - 1}, got {all_[k]}")
+    return first
 
 
 cdef int timed(Run *run, object x, bint reverse, Ragged ragged) except -1:
@@ -259,7 +285,8 @@ cdef class Cell:
     are the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
     may be padded instead: x (T, N, I), or with `batch_first` (N, T, I), and y (T, N, ·), of which only the rows there are
     get read or written. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
-    first direction's; they may not share memory. `n_threads` is the most threads to use; 0 for as many as pay, -n for as
+    first direction's; they may not share memory. With weights that are a pack's `over` rows, x holds tokens in place of
+    numbers, (T, N, 1) of intp. `n_threads` is the most threads to use; 0 for as many as pay, -n for as
     many as pay, but n at most.
     """
 
@@ -341,6 +368,64 @@ cdef class Cell:
             run.phases += 1
         return weights
 
+    cdef object table_of(self, Run *run, Pack pack):
+        """What W_ih makes of the pack's rows, for a prepared run: (U, table_row); made once for each engine."""
+        cdef Py_ssize_t U = len(pack.rows), u, n
+        cdef char *out
+        cdef char *E
+        cdef char *z
+        run.table_row = run.cell.columns * run.H
+        if run.engine == PANELS:
+            run.table_row = run.vectors * run.gate_panels * run.leaf.width
+        key = run.engine, run.leaf.width
+        made = pack.sums
+        if made is None or made[0] != key:
+            alive = []
+            E = data(pack.rows, run, False, U, run.I)
+            z = workspace(alive, run, TABLE_ROWS, run.table_row)
+            table = np.zeros((U, run.table_row), pack.rows.dtype)  # of a GRU's columns, one is of h alone
+            out = <char *>cnp.PyArray_DATA(<cnp.ndarray>table)
+            if run.engine == BLAS:
+                check_dimension(max(TABLE_ROWS, run.I, run.table_row))
+            for u in range(0, U, TABLE_ROWS):
+                n = min(<Py_ssize_t>TABLE_ROWS, U - u)
+                with nogil:
+                    sums_of_rows(run, out + u * run.table_row * run.item, E + u * run.I * run.item, n, z)
+                PyErr_CheckSignals()
+            pack.sums = made = key, table
+        table = made[1]
+        run.table = data(table, run, False, U, run.table_row)
+        return table
+
+    def dtable(self, Pack pack not None):
+        """Return zeros for the gradient of what W_ih makes of the pack's rows: (U, columns*H)."""
+        return np.zeros((len(pack.rows), self.table.columns * pack.hidden_size), pack.rows.dtype)
+
+    def rows_backward(self, Pack pack not None, dtable not None, dW_ih not None, bint fresh):
+        """Return the gradient of the pack's rows (U, I), from that of what W_ih makes of them, as `backward` has added it up;
+        add that of W_ih, or write it if it is `fresh`."""
+        cdef Run run
+        cdef Py_ssize_t U = len(pack.rows), I = pack.input_size, CH = self.table.columns * pack.hidden_size, u, n
+        cdef char *sums
+        cdef char *E
+        cdef char *dE
+        cdef bint add
+        self.begin(&run, pack, as_dtype((pack,), pack.rows[None], True))
+        if run.engine == BLAS:
+            load()
+            check_dimension(max(TABLE_ROWS * 4, run.I, CH))
+        drows = empty((U, I), pack.rows.dtype)
+        E, dE, sums = data(pack.rows, &run, False, U, I), data(drows, &run, True, U, I), data(dtable, &run, False, U, CH)
+        W_ih = pack.plain()[0]
+        run.W_ih = data(W_ih, &run, False, run.cell.G * run.H, I)
+        run.dW_ih = data(dW_ih, &run, True, run.cell.G * run.H, I)
+        for u in range(0, U, 4 * TABLE_ROWS):
+            n, add = min(<Py_ssize_t>(4 * TABLE_ROWS), U - u), u > 0 or not fresh
+            with nogil:
+                input_gradients(&run, sums + u * CH * run.item, CH, E + u * I * run.item, dE + u * I * run.item, n, add, 0, 1)
+            PyErr_CheckSignals()
+        return drows
+
     def infer(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
               tuple reverses not None, int n_threads=0, Ragged ragged=None, bint batch_first=False,
               Py_ssize_t column=0):
@@ -357,17 +442,24 @@ cdef class Cell:
                  Ragged ragged, bint batch_first, bint tape, Py_ssize_t column):
         cdef Run runs[2]
         cdef Run *run
-        cdef int r, j, count = len(packs), dtype = as_dtype(x, ragged is not None)
+        cdef int r, j, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
         cdef Py_ssize_t rows
+        cdef Pack pack
+        numbers = np.dtype(np.float32 if dtype == FLOAT32 else np.float64)
         if not 1 <= count <= 2 or len(reverses) != count:
             raise ValueError(f"expected one or two packs and as many directions, got {count} and {len(reverses)}")
         alive, kept = [], []
         for r in range(count):
             run = &runs[r]
-            alive.append(self.prepare(run, packs[r], dtype))
+            pack = packs[r]
+            alive.append(self.prepare(run, pack, dtype))
             timed(run, x, reverses[r], ragged)
             rows = row_at(&run.schedule, run.schedule.T)
-            run.x = padded_in(x, run, ragged, batch_first, False, run.I, &run.x_step, &run.x_sequence)
+            if pack.rows is None:
+                run.x = padded_in(x, run, ragged, batch_first, False, run.I, &run.x_step, &run.x_sequence)
+            else:
+                alive.append(self.table_of(run, pack))
+                run.tokens = tokens_in(x, run, ragged, batch_first, len(pack.rows), &run.x_step, &run.x_sequence)
             if run.engine == BLAS:
                 check_dimension(max(run.schedule.N, BLAS_ROWS))
             run.y = column_of(y, run, ragged, column, True)
@@ -381,20 +473,21 @@ cdef class Cell:
             if tape:
                 gates = inner = None
                 if self.table.keeps_gates:
-                    gates = empty((rows, run.cell.columns * run.H), x.dtype)
+                    gates = empty((rows, run.cell.columns * run.H), numbers)
                     run.gates = data(gates, run, True, rows, run.cell.columns * run.H)
                 if self.table.keeps_inner or run.projects:
-                    inner = empty((rows, run.H), x.dtype)
+                    inner = empty((rows, run.H), numbers)
                     run.inner = data(inner, run, True, rows, run.H)
                 states = []
                 for j in range(run.cell.states):
-                    states.append(empty((state_rows(&run.schedule), run.width[j]), x.dtype))
+                    states.append(empty((state_rows(&run.schedule), run.width[j]), numbers))
                     run.state[j] = data(states[j], run, True, state_rows(&run.schedule), run.width[j])
                 kept.append((gates, inner, *states))
         if (
             runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf
             or runs[0].H != runs[count - 1].H or runs[0].width[0] != runs[count - 1].width[0]
             or runs[0].projects != runs[count - 1].projects
+            or (runs[0].tokens == NULL) != (runs[count - 1].tokens == NULL)
         ):
             raise ValueError("expected directions of one size, engine and instruction set")
         with nogil:
@@ -409,10 +502,11 @@ cdef class Cell:
         `column` is the first direction's first in dy. `dstates`, in the order of `ragged`, hold the final states' gradients
         and get the initial states'. Each direction has its own `dxs`, which is written, and `grads`, keyed like its pack's
         arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `squares`: per state, float64 (rows,) for the sum of the squares of each
-        row's gradient.
+        row's gradient. Of tokens, dx is zero, and `grads` has no gradient of W_ih but `table`, as `dtable` makes it, which is
+        added to.
         """
         cdef Run runs[2]
-        cdef int r, count = len(packs), dtype = as_dtype(x, ragged is not None)
+        cdef int r, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
         if not 1 <= count <= 2 or not count == len(reverses) == len(kept) == len(dxs) == len(grads) or (
             squares is not None and len(squares) != count
         ):
@@ -459,7 +553,12 @@ cdef class Cell:
         timed(run, x, reverse, ragged)
         N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
         all_rows = row_at(&run.schedule, run.schedule.T)
-        run.x = rows_in(x, run, False, run.I)
+        if pack.rows is None:
+            run.x = rows_in(x, run, False, run.I)
+        else:
+            run.tokens = tokens_in(x, run, ragged, False, len(pack.rows), &run.x_step, &run.x_sequence)
+            if run.x_step:
+                raise ValueError("expected packed rows for a tape, got padded ones")
         run.vectors, run.gate_panels = (H + run.leaf.width - 1) // run.leaf.width, run.cell.G  # for `shared_by_rows`
         rows = back_block(run) * N
         blocked = run.engine == BLAS
@@ -477,8 +576,12 @@ cdef class Cell:
         if self.table.keeps_gates:
             run.gates = data(kept[0], run, False, all_rows, CH)
         run.dy = column_of(dy, run, None, column, False)
-        run.dx = rows_in(dx, run, True, run.I)
-        run.dW_ih = data(grads["W_ih"], run, True, GH, run.I)
+        if pack.rows is None:
+            run.dx = rows_in(dx, run, True, run.I)
+            run.dW_ih = data(grads["W_ih"], run, True, GH, run.I)
+        else:
+            run.dtable = data(grads["table"], run, True, len(pack.rows), CH)
+            memset(rows_in(dx, run, True, 1), 0, all_rows * run.item)
         run.dW_hh = data(grads["W_hh"], run, True, GH, P)
         run.db_ih = data(grads["b_ih"], run, True, GH) if "b_ih" in grads else NULL
         run.db_hh = data(grads["b_hh"], run, True, GH) if "b_hh" in grads else NULL

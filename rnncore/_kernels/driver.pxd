@@ -97,6 +97,9 @@ cdef struct Run:
     const char *x               # (T, N, I), or packed
     char *y                     # (T, N, ·), or packed: this direction's first column, or NULL
     Py_ssize_t y_stride         # elements from row to row of y and dy
+    const Py_ssize_t *tokens    # (T, N), or packed, or as x_step says: numbers of rows whose sums over x are in `table`, in
+    const char *table           # (U, table_row), each as one row of `z` or of gates; or NULL, and x counts
+    Py_ssize_t table_row
     Py_ssize_t x_step, x_sequence   # where they are padded: rows from one time to the next, and from one of the caller's
     Py_ssize_t y_step, y_sequence   # sequences to the next; else 0
     bint turned                 # take the weights from the other end first
@@ -114,6 +117,7 @@ cdef struct Run:
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
     char *h_before              # (block's rows, P)     where they have to be copied
     char *dx                    # as x
+    char *dtable                # (U, columns*H)    for tokens, in place of dx and dW_ih: of the sums, which it is added to
     bint fresh                  # the first block writes dW_ih, dW_hh and dW_hr; the others add to them
     char *dW_ih
     char *dW_hh
@@ -153,6 +157,9 @@ cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil
 cdef void project_panels(const Run *run, const Step *s) noexcept nogil
 cdef void project_blas(const Run *run, const Step *s) noexcept nogil
 cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil
+cdef void sums_of_rows(const Run *run, char *table, const char *x, Py_ssize_t n, char *z) noexcept nogil
+cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
+                          int member, int size) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
 cdef int backward(Run *runs, int count, int n_threads) except -1 nogil
 cdef Py_ssize_t back_block(const Run *run) noexcept nogil

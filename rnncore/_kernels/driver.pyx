@@ -7,6 +7,9 @@ Backward, per block: step by step the cell's phases, which leave the gates' grad
 each for dW_ih, dW_hh and dx, and a sum for db. All of them are our own in the panels engine, with the weights as they are
 (simd/panels.h), or BLAS's.
 
+In place of x there may be *tokens*, numbers of rows of a matrix: their sums over x are formed once, in a *table*, and
+copied from it; backwards, their gradients are summed by token, and products are the table's, not the steps'.
+
 A *schedule* says which rows a step has. Sequences of several lengths come sorted, the longest first, and packed: the rows
 of time t are those still running then, and rows of one time follow those of the time before. In inference x and y may be
 padded and in another order all the same: x is then gathered block by block, and y scattered step by step.
@@ -436,6 +439,56 @@ cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t firs
                <const char *>s.after[0] + n * size, size)
 
 
+cdef inline Py_ssize_t panel_vectors(Py_ssize_t left) noexcept nogil:
+    """Vectors of the panel that begins where `left` are left."""
+    return 4 if left >= 4 else 2 if left >= 2 else 1
+
+
+cdef void copy_sums(const Run *run, char *table, char *z, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t v_0, Py_ssize_t v_1,
+                    bint into_table) noexcept nogil:
+    """Copy the sums of one row, of the vectors from v_0 to v_1, from where it stands among the `rows` of z into a table's
+    row, whose panels follow each other, or back."""
+    cdef Py_ssize_t v = v_0, gates = run.gate_panels, vector = run.leaf.width * run.item, at, count
+    cdef char *in_table
+    cdef char *in_z
+    while v < v_1:
+        count = panel_vectors(run.vectors - v)
+        at = v * gates
+        while at < (v + count) * gates:
+            in_table, in_z = table + at * vector, z + (at * rows + row * count) * vector
+            memcpy(in_table if into_table else in_z, in_z if into_table else in_table, count * vector)
+            at += count
+        v += count
+
+
+cdef void sums_of_rows(const Run *run, char *table, const char *x, Py_ssize_t n, char *z) noexcept nogil:
+    """table (n, table_row) = what a step begins with for each of the rows x (n, I). `z` is as large."""
+    cdef Py_ssize_t r
+    if run.engine == BLAS:
+        input_product(run, n, x, table)
+        return
+    run.leaf.project(z, run.panels_bias, x, run.panels_ih, run.gate_panels, run.I, 0, run.vectors, n, 0, n)
+    for r in range(n):
+        copy_sums(run, table + r * run.table_row * run.item, z, r, n, 0, run.vectors, True)
+
+
+cdef void look_up(const Part *part, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows, char *gates) noexcept nogil:
+    """Copy the sums of the tokens of the steps from t_0 to t_1, which are `rows`, to where the steps expect them: a
+    member's units. Nobody else reads these, and nobody has to be waited for."""
+    cdef const Run *run = part.run
+    cdef const Schedule *s = &run.schedule
+    cdef Py_ssize_t t, n, row = 0, token, size = run.table_row * run.item
+    cdef Py_ssize_t v_0 = share_of(run.vectors, part, 0), v_1 = share_of(run.vectors, part, 1)
+    for t in range(t_0, t_1):
+        for n in range(part.n_0, part.n_0 + rows_of(part, t)):
+            token = run.tokens[t * run.x_step + s.order[n] * run.x_sequence if run.x_step else row_at(s, t) + n]
+            if run.engine == PANELS:
+                copy_sums(run, <char *>run.table + token * size, part.z, row, rows, v_0, v_1, False)
+            else:
+                memcpy(gates + row * size, run.table + token * size, size)
+            row += 1
+
+
 cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows,
                   Py_ssize_t *meetings) noexcept nogil:
     """z = bias + x W_ih^T for the `rows` rows of the steps from t_0 to t_1: a member's part of it. Returns whether to go
@@ -501,6 +554,7 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
     cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, row, rows, v_0, v_1, slices, count, meetings = 0
     cdef Py_ssize_t CH = run.cell.columns * run.H, P = run.width[0], first, last
     cdef const char *x
+    cdef char *gates
     cdef int p
     cdef Step s
     for b in range(blocks(schedule, job.block)):
@@ -514,15 +568,17 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
                 rows += rows_of(part, t)
             if rows == 0:
                 continue
+        gates = run.gates + row_at(schedule, t_0) * CH * run.item if run.tape and run.gates != NULL else part.z
         if job.fused:
             pass
+        elif run.tokens != NULL:
+            look_up(part, t_0, t_1, rows, gates)
         elif run.engine == PANELS:
             if not project(job, part, b, t_0, t_1, rows, &meetings):
                 return
         else:
             x = gather(part, t_0, t_1, 0, rows) if run.x_step else run.x + row_at(schedule, t_0) * run.I * run.item
-            input_product(run, rows, x,
-                          run.gates + row_at(schedule, t_0) * CH * run.item if run.tape and run.gates != NULL else part.z)
+            input_product(run, rows, x, gates)
         row = rows if schedule.reverse else 0  # of the block's
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
@@ -703,7 +759,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         else:
             job.rows = min(most, N)
     job.block = max(most // job.rows, 1)
-    job.fused = run.engine == PANELS and (job.block == 1 or fuses(run, job.rows))
+    job.fused = run.engine == PANELS and run.tokens == NULL and (job.block == 1 or fuses(run, job.rows))
     job.block = T if job.fused else min(job.block, T)
     job.block = (T + blocks(schedule, job.block) - 1) // blocks(schedule, job.block)  # of equal length
     if run.engine == BLAS:
@@ -715,7 +771,9 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.z_size = (z_rows * run.vectors * run.gate_panels * run.leaf.width * run.item + 63) // 64 * 64
     if run.engine == BLAS:
         job.z_size = 0 if run.tape and run.cell.keeps_gates else z_rows * CH * run.item
-    job.x_size = (job.rows if job.fused else job.block * job.rows) * run.I * run.item if run.x_step else 0
+    job.x_size = 0
+    if run.x_step and run.tokens == NULL:
+        job.x_size = (job.rows if job.fused else job.block * job.rows) * run.I * run.item
     each = 0
     for k in range(run.cell.states):
         state[k] = 2 * N * run.width[k] * run.item
@@ -828,10 +886,10 @@ cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_
         product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
 
 
-cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W, Py_ssize_t K, Py_ssize_t n, bint add, int member,
-                         int size) noexcept nogil:
+cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W, Py_ssize_t row, Py_ssize_t K, Py_ssize_t n,
+                         bint add, int member, int size) noexcept nogil:
     """dx (n, I) = a (n, K) W (K, I), or += it: a member's share of the rows."""
-    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), row = run.dgates_row, item = run.item
+    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), item = run.item
     if run.engine == PANELS:
         run.leaf.inner(dx + first * run.I * item, run.I, a + first * row * item, row, W, run.I, run.I, count, K, add)
     else:
@@ -874,15 +932,37 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
             bias_gradient(run, run.db_ih + (at - shift) * item, run.sums + at * item, last - at)
 
 
+cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
+                          int member, int size) noexcept nogil:
+    """Write what n rows dgates are to W_ih, or add it, and write dx: (1'), of a GRU (1') and (2'). A member's share."""
+    cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
+    weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, member, size)
+    input_gradient(run, dx, dgates + shift * item, run.W_ih, a_row, most, n, False, member, size)
+    if shift:
+        weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, member, size)
+        input_gradient(run, dx, dgates, run.W_ih + most * I * item, a_row, shift, n, True, member, size)
+
+
+cdef void table_gradients(const Run *run, Py_ssize_t row, Py_ssize_t n, int member, int size) noexcept nogil:
+    """Add a block's n dgates, which begin at `row` of all, to those of their tokens' sums: a member's share of the
+    columns."""
+    cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first, at
+    cdef Py_ssize_t count = share(CH, run.leaf.width, member, size, &first)
+    for r in range(n):
+        at = (run.tokens[row + r] * CH + first) * item
+        if run.dtype == FLOAT32:
+            add_rows(<float *>(run.dtable + at), CH, <const float *>(run.dgates + (r * a_row + first) * item), a_row, 1, count)
+        else:
+            add_rows(<double *>(run.dtable + at), CH, <const double *>(run.dgates + (r * a_row + first) * item), a_row, 1, count)
+
+
 cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
     """Write a block's part of the weights' gradients, or add it, and write its dx: (1'), of a GRU (1') and (2'). A member's
     share of all that."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
-    cdef Py_ssize_t I = run.I, H = run.H, P = run.width[0], CH = run.cell.columns * H, a_row = run.dgates_row, t, first, count, at
-    cdef Py_ssize_t shift = run.cell.shift * H, most = run.cell.G * H - shift, cut = run.cell.split * H
-    cdef const char *x = run.x + row * I * item
-    cdef char *dx = run.dx + row * I * item
+    cdef Py_ssize_t H = run.H, P = run.width[0], CH = run.cell.columns * H, a_row = run.dgates_row, t, first, count, at
+    cdef Py_ssize_t shift = run.cell.shift * H, cut = run.cell.split * H
     cdef const char *h_before = run.h_before
     cdef const char *inner = run.inner + row * H * item if run.inner != NULL else NULL
     cdef const char *dgates
@@ -891,11 +971,11 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
     cdef int k
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
-    weight_gradient(run, run.dW_ih, run.dgates + shift * item, a_row, most, x, I, n, add, member, size)
-    input_gradient(run, dx, run.dgates + shift * item, run.W_ih, most, n, False, member, size)
-    if shift:
-        weight_gradient(run, run.dW_ih + most * I * item, run.dgates, a_row, shift, x, I, n, add, member, size)
-        input_gradient(run, dx, run.dgates, run.W_ih + most * I * item, shift, n, True, member, size)
+    if run.tokens != NULL:
+        table_gradients(run, row, n, member, size)
+    else:
+        at = row * run.I * item
+        input_gradients(run, run.dgates, a_row, run.x + at, run.dx + at, n, add, member, size)
     weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, member, size)
     if run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,

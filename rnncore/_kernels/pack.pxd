@@ -3,6 +3,9 @@ cdef class Pack:
     cdef object blas_forward, blas_backward, panels
     cdef Py_ssize_t gates, input_size, hidden_size, state_size
     cdef bint projects, peeps
+    cdef Pack base              # of what `over` returned
+    cdef object rows            # (U, I), or None
+    cdef object sums            # what W_ih makes of them, and for which engine
     cdef object bias(self, int shift)
     cdef tuple for_blas(self, int shift, int split)
     cdef tuple plain(self)

@@ -121,6 +121,17 @@ cdef class Pack:
             vector(w_peephole, 3 * H, "w_peephole"),
         )
 
+    def over(self, rows not None):
+        """Return the same weights for a run that reads numbers of `rows`, a matrix (U, I), in place of rows of x: what
+        W_ih makes of each is formed once, at first use."""
+        if type(rows) is not np.ndarray or rows.shape[1:] != (self.input_size,) or not cnp.PyArray_ISCARRAY_RO(
+            <cnp.ndarray>rows
+        ) or rows.dtype != self.arrays[0].dtype:
+            raise ValueError(f"expected a C-contiguous matrix (U, {self.input_size}) of {self.arrays[0].dtype}, got {rows!r:.80}")
+        cdef Pack pack = Pack.__new__(Pack, *self.arrays)
+        pack.peeps, pack.base, pack.rows = self.peeps, self, rows
+        return pack
+
     cdef object bias(self, int shift):
         """The bias of the gates' columns: those of x, gate g in place (g + shift) % G, plus those of h, in g + shift."""
         _, _, b_ih, b_hh, _, _, _ = self.arrays
@@ -134,6 +145,8 @@ cdef class Pack:
     cdef tuple for_blas(self, int shift, int split):
         """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; bias; W_hr^T in blocks; its bias; the
         peepholes."""
+        if self.base is not None:
+            return self.base.for_blas(shift, split)
         W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
         if self.blas_forward is None or self.blas_forward[-1] != (shift, split):
             cut = split * self.hidden_size
@@ -149,6 +162,8 @@ cdef class Pack:
 
     cdef tuple for_backward(self, int split):
         """W_ih; W_hh in blocks, of the first `split` gates and of the others; W_hr in blocks; the peepholes."""
+        if self.base is not None:
+            return self.base.for_backward(split)
         W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
         if self.blas_backward is None or self.blas_backward[-1] != split:
             cut = split * self.hidden_size
@@ -160,6 +175,8 @@ cdef class Pack:
         """In panels, each gate times its scale: W_ih, W_hh, the bias, that of a gate's part over h alone, W_hr and its
         bias, the peepholes; then the width of a vector, and `form`: the gates' scales, whether their vectors interleave,
         the shift of `bias`, and the output's scale."""
+        if self.base is not None:
+            return self.base.for_panels(width, form)
         made = self.panels
         if made is None or made[-2:] != (width, form):
             W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays

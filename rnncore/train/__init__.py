@@ -30,6 +30,7 @@ True
 
 from . import init
 from .clip import clip_grad_norm, clip_grad_value
+from .embedded import Embedded
 from .embedding import Embedding
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
@@ -40,6 +41,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Embedded",
     "Embedding",
     "Linear",
     "clip_grad_norm",

@@ -18,7 +18,6 @@ from ...checks import check_shape
 from ...layers import GRU, LSTM, RNN
 from ...recurrent import _Recurrent
 from ...runtime import get_num_threads
-from ...tape import Tape
 from ...weights import Weights
 
 __all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "plan_of", "release"]
@@ -283,7 +282,7 @@ class Plan:
         fresh = layers[0][0].size > 0
         grads = self.layer._grads(weights, None, fresh)
         dx = self.layer._run_back(
-            Tape(self.layer, weights, ()), layers, upstream, dstates, grads, rows.ragged, dropout_key(key),
+            weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key),
             most_threads(), fresh=fresh,
         )  # fmt: skip
         return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]

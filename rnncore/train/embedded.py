@@ -1,0 +1,324 @@
+"""Embedding and recurrent layer as one: tokens look up what W_ih makes of their vectors."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..checks import as_lengths, as_threads
+from ..layers import GRU, LSTM, RNN
+from ..recurrent import RNG, State, _Recurrent
+from ..tape import Tape, open_tape
+from ..weights import Weights
+from .embedding import Embedding
+
+__all__ = ["Embedded"]
+
+TABLE_BYTES = 64_000_000  # of a whole vocabulary's sums, kept for inference as long as the parameters
+
+
+class _Pair:
+    """The parameters of both, as they are now, and what was made of them."""
+
+    def __init__(self, embedding: Weights, layer: Weights) -> None:
+        self.embedding, self.layer = embedding, layer
+        self.whole: Weights | None = None  # with the whole vocabulary's sums
+        self.seen = 0  # tokens without them
+
+
+class Embedded(Generic[State]):
+    """An embedding and the recurrent layer that reads it, fused: tokens in, sequences out.
+
+    What W_ih makes of a token's vector is the same at every time: it is formed once for each token, and each step
+    copies it instead of multiplying. Backwards, gradients are summed by token first, and multiplied once for each.
+
+    Parameters
+    ----------
+    embedding : Embedding
+        V vectors of length E.
+    layer : RNN, LSTM or GRU
+        Of input size E and the same dtype. Both remain what they are, with parameters of their own: for an optimiser,
+        and for calls of their own.
+
+    Raises
+    ------
+    TypeError
+        If they are something else.
+    ValueError
+        If sizes or dtypes do not fit.
+
+    Notes
+    -----
+    Math, with the equations of the layer, for tokens k_t::
+
+        (1)  S = E W_ihᵀ               one row for each token
+        (2)  W_ih x_t = S[k_t]
+        (2') dS[k] = Σ d(W_ih x_t) over the t with k_t = k
+        (1') dE = dS W_ih              dW_ih = dSᵀ E
+
+    Numbers out of the forward pass are those of ``layer(embedding(tokens))``, bit for bit (with the blas engine: but
+    for rounding); gradients are the same but for rounding, since sums are taken in another order.
+
+    In inference S is kept for the whole vocabulary, until a parameter changes, if it has no more than 64 MB and as many
+    tokens have been read as there are in the vocabulary; before that, and in training, each call forms it for the
+    tokens it has. A tape keeps S in place of x: V*4*H elements at most for an LSTM (3 for a GRU, 1 for an RNN) in each
+    direction.
+
+    Any number of threads may call at once.
+
+    Examples
+    --------
+    >>> import rnncore as rc
+    >>> from rnncore.train import Embedded, Embedding
+    >>> model = Embedded(Embedding(10, 3, rng=0), rc.LSTM(3, 5, rng=1))
+    >>> tokens = [[1, 2], [7, 2], [1, 1]]  # (T, N)
+    >>> y, (h_n, c_n), tape = model.forward(tokens)
+    >>> (dh_0, dc_0), embedding_grads, lstm_grads = model.backward(tape, y)
+    >>> y.shape, embedding_grads["weight"].shape
+    ((3, 2, 5), (10, 3))
+    >>> bool((y == model.layer(model.embedding(tokens))[0]).all())
+    True
+    """
+
+    def __init__(self, embedding: Embedding, layer: _Recurrent[State]) -> None:
+        if not isinstance(embedding, Embedding):
+            raise TypeError(f"expected an Embedding, got {type(embedding).__name__}")
+        if not isinstance(layer, RNN | LSTM | GRU):
+            raise TypeError(f"expected an RNN, LSTM or GRU, got {type(layer).__name__}")
+        if layer.input_size != embedding.embedding_dim:
+            raise ValueError(f"expected a layer of input size {embedding.embedding_dim}, got {layer.input_size}")
+        if layer.dtype != embedding.dtype:
+            raise ValueError(f"expected a layer of {embedding.dtype}, got {layer.dtype}")
+        self.embedding, self.layer = embedding, layer
+        self._pair = _Pair(embedding._weights, layer._weights)
+
+    @property
+    def _weights(self) -> _Pair:
+        """Both modules' parameters, and what was made of them: another object once one of them has changed."""
+        pair, embedding, layer = self._pair, self.embedding._weights, self.layer._weights
+        if pair.embedding is not embedding or pair.layer is not layer:
+            self._pair = pair = _Pair(embedding, layer)
+        return pair
+
+    def __call__(
+        self,
+        tokens: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        return_sequence: bool = True,
+        out: np.ndarray | None = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray | None, State]:
+        """Run over sequences of tokens and keep nothing (inference).
+
+        Parameters
+        ----------
+        tokens : array_like of int (T, N), or (N, T) with the layer's `batch_first`, or (T,) unbatched
+            From 0 to V - 1. With `lengths`, what lies behind a sequence's end does not matter.
+        state, lengths, return_sequence, out, n_threads
+            As for a call of the layer.
+
+        Returns
+        -------
+        y, state
+            As from a call of the layer.
+
+        Raises
+        ------
+        TypeError
+            If the tokens are not integers, or as a call of the layer does.
+        ValueError
+            If a token is negative, or V or more, or as a call of the layer does.
+
+        Notes
+        -----
+        A single step, which has no token twice to speak of, is a lookup and a call of the layer. So is a call with more
+        than 64 MB of sums: `x` is then stored.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> from rnncore.train import Embedded, Embedding
+        >>> y, h_n = Embedded(Embedding(10, 3), rc.GRU(3, 5))([[1, 2], [7, 2], [1, 1]])
+        >>> y.shape, h_n.shape
+        ((3, 2, 5), (1, 2, 5))
+        """
+        pair, layer = self._weights, self.layer
+        threads = 0 if n_threads is None else as_threads(n_threads)
+        ids, unbatched = self._tokens(tokens, lengths)
+        looked = ids
+        weights = self._for_inference(pair, ids)
+        if weights is None:
+            looked, used = self._used(ids)
+            if len(ids) == 1 or self._bytes(len(used)) > TABLE_BYTES:
+                x = layer._as_given(pair.embedding["weight"].take(ids, 0), unbatched)
+                return layer._call(pair.layer, x, state, lengths, return_sequence, out, threads)  # type: ignore[return-value]
+            weights = self._over(pair, pair.embedding["weight"].take(used, 0))
+        return layer._read(  # type: ignore[return-value]
+            weights, looked[..., None], unbatched, state, lengths, return_sequence, out, threads
+        )
+
+    def forward(
+        self,
+        tokens: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        checkpoint: int | None = None,
+        rng: RNG = None,
+        n_threads: int | None = None,
+    ) -> tuple[np.ndarray, State, Tape]:
+        """Run over sequences of tokens and keep what `backward` needs (training).
+
+        Parameters
+        ----------
+        tokens
+            As for a call. The tape holds a copy.
+        state, lengths, checkpoint, rng, n_threads
+            As for the layer's `forward`.
+
+        Returns
+        -------
+        y, state, tape
+            As from the layer's `forward`; the tape is for `backward` of this object, until a parameter of either module
+            changes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call does.
+
+        Examples
+        --------
+        With `backward`, as in the example of the class:
+
+        >>> import rnncore as rc
+        >>> from rnncore.train import Embedded, Embedding
+        >>> y, h_n, tape = Embedded(Embedding(10, 3), rc.GRU(3, 5)).forward([[1, 2], [7, 2], [1, 1]])
+        """
+        pair = self._weights
+        threads = as_threads(n_threads)
+        ids, unbatched = self._tokens(tokens, lengths)
+        looked, used = self._used(ids)
+        weights = self._over(pair, pair.embedding["weight"].take(used, 0))
+        y, final, kept = self.layer._taped(
+            weights, looked[..., None], unbatched, state, lengths, checkpoint, rng, threads
+        )
+        return y, final, Tape(self, pair, (weights, used, kept))  # type: ignore[return-value]
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        flow: bool = False,
+        n_threads: int | None = None,
+    ) -> Any:
+        """Propagate gradients back through time, from those of `y` and of the final state.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`; may be used again.
+        dy, dstate, flow, n_threads
+            As for the layer's `backward`.
+
+        Returns
+        -------
+        dstate
+            Gradient with respect to the initial state.
+        embedding_grads, layer_grads : dict of str to numpy.ndarray
+            Gradients of the two modules' parameters. Rows of tokens that did not occur are zero.
+        flow
+            With `flow=True`: as from the layer's `backward`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the layer's `backward` does.
+
+        Examples
+        --------
+        >>> import numpy as np, rnncore as rc
+        >>> from rnncore.train import Embedded, Embedding
+        >>> model = Embedded(Embedding(3, 2), rc.RNN(2, 4))
+        >>> y, h_n, tape = model.forward([2, 0, 2])
+        >>> dh_0, embedding_grads, rnn_grads = model.backward(tape, np.ones_like(y))
+        >>> embedding_grads["weight"][1].tolist()
+        [0.0, 0.0]
+        """
+        weights, used, kept = open_tape(tape, self)
+        layer = self.layer
+        packs = layer._packs(weights)[: len(layer._directions)]
+        suffixes = layer._suffixes[: len(packs)]
+        tables = {"table" + s: layer._cell.dtable(pack) for s, pack in zip(suffixes, packs, strict=True)}
+        _, dstates, grads, *flows = layer._back(
+            weights, kept, dy, dstate, None, flow, False, as_threads(n_threads), tables
+        )
+        dE = np.zeros_like(tape._weights.embedding["weight"])
+        for s, pack in zip(suffixes, packs, strict=True):
+            dE[used] += layer._cell.rows_backward(pack, grads.pop("table" + s), grads["weight_ih" + s], len(used) > 0)
+        return dstates, {"weight": dE}, grads, *flows
+
+    # --- the door -----------------------------------------------------------------------------------------------------
+
+    def _tokens(self, tokens: ArrayLike, lengths: Any) -> tuple[np.ndarray, bool]:
+        """Return tokens (T, N), a copy, all in range, and whether they came without a batch dimension."""
+        given = np.asarray(tokens)
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"expected tokens to be integers, got dtype {given.dtype}")
+        if given.ndim not in (1, 2):
+            batched = "(N, T)" if self.layer.batch_first else "(T, N)"
+            raise ValueError(f"expected tokens of shape {batched} or (T,), got {given.shape}")
+        unbatched = given.ndim == 1
+        ids = given[:, None] if unbatched else given.T if self.layer.batch_first else given
+        if lengths is not None:
+            T, N = ids.shape
+            ids = np.where(np.arange(T)[:, None] < as_lengths(lengths, N, unbatched), ids, 0)
+        return self.embedding._tokens(np.ascontiguousarray(ids)), unbatched
+
+    def _used(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for each of the tokens, its place among those that occur, and these."""
+        V = self.embedding.num_embeddings
+        if V > 8 * ids.size:
+            used, places = np.unique(ids, return_inverse=True)
+            return places.reshape(ids.shape), used
+        occurs = np.zeros(V, np.intp)
+        occurs[ids] = 1
+        return (occurs.cumsum() - 1).take(ids), occurs.nonzero()[0]
+
+    # --- what W_ih makes of tokens ------------------------------------------------------------------------------------
+
+    def _bytes(self, rows: int) -> int:
+        layer = self.layer
+        return rows * layer._gates * layer.hidden_size * len(layer._directions) * layer.dtype.itemsize
+
+    def _over(self, pair: _Pair, rows: np.ndarray) -> Weights:
+        """Return the layer's parameters for tokens that are numbers of these rows."""
+        packs, D = self.layer._packs(pair.layer), len(self.layer._directions)
+        return pair.layer.with_packed(None, (*[pack.over(rows) for pack in packs[:D]], *packs[D:]))
+
+    def _for_inference(self, pair: _Pair, ids: np.ndarray) -> Weights | None:
+        """Return them for the whole vocabulary, if that pays by now."""
+        V = self.embedding.num_embeddings
+        if len(ids) == 1 or self._bytes(V) > TABLE_BYTES:
+            return None
+        if pair.whole is None:
+            pair.seen += ids.size
+            if pair.seen < V:
+                return None
+            pair.whole = self._over(pair, pair.embedding["weight"])
+        return pair.whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"embedding": self.embedding, "layer": self.layer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"Embedded({self.embedding!r}, {self.layer!r})"
