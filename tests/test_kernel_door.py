@@ -387,3 +387,74 @@ def test_an_order_of_sequences_stays_what_it_is():
             before = getattr(ragged, name)
             getattr(ragged, name)[...] = 99  # a copy
             assert np.array_equal(getattr(ragged, name), before)
+
+
+def test_tokens_that_the_kernels_must_not_believe(engine):
+    """Nor tables, nor their gradients."""
+    rows = np.zeros((6, 3), f4)
+    pack = weights(4)
+    for wrong in (rows.tolist(), rows[:, :2], rows.astype("f8"), np.asfortranarray(rows), rows[0], None):
+        with pytest.raises((ValueError, TypeError), match=r"expected a C-contiguous matrix \(U, 3\)|must not be None"):
+            pack.over(wrong)
+    over = pack.over(rows)
+    cell, tokens = lstm.cell, np.zeros((7, 2, 1), np.intp)
+    initial = tuple(np.zeros((1, 2, 5), f4) for _ in range(2))
+    final = tuple(np.zeros((1, 2, 5), f4) for _ in range(2))
+
+    def forward(packs=(over,), x=tokens, **more):
+        return cell.forward(packs, x, initial, 0, None, final, (False,), **more)
+
+    for wrong in (
+        tokens.astype("i4"), tokens.astype("f4"), tokens - 1, tokens + 6, tokens[..., 0], tokens[:, :1], tokens[::2],
+        np.zeros((7, 2, 3), np.intp), tokens.tolist(),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="expected"):
+            forward(x=wrong)
+    with pytest.raises(ValueError, match="expected"):
+        forward(packs=(pack,))
+    two = tuple(np.zeros((2, 2, 5), f4) for _ in range(2))
+    cell.infer((over, pack.over(rows[:0])), tokens[:0], two, 0, None, two, (False, True))
+    for packs in ((over, pack), (pack, over)):
+        with pytest.raises(ValueError, match="expected"):
+            cell.infer(packs, tokens[:0], two, 0, None, two, (False, True))
+    kept, dtable, dxs = forward(), cell.dtable(over), (np.zeros((7, 2, 1), f4),)
+    assert dtable.shape == (6, 20)
+    grads = {
+        "W_ih": np.zeros((20, 3), f4), "W_hh": np.zeros((20, 5), f4),
+        "b_ih": np.zeros(20, f4), "b_hh": np.zeros(20, f4),
+    }  # fmt: skip
+    for wrong in (dtable[:5], dtable[:, :19], dtable.astype("f8"), dtable[::-1], None):
+        with pytest.raises(ValueError, match="expected"):
+            cell.backward(
+                (over,),
+                tokens,
+                kept,
+                None,
+                0,
+                final,
+                0,
+                (np.zeros((7, 2, 1), f4),),
+                (grads | {"table": wrong},),
+                (False,),
+            )
+        with pytest.raises((ValueError, TypeError)):
+            cell.rows_backward(over, wrong, grads["W_ih"], True)
+    with pytest.raises(ValueError, match="expected tokens from 0 to 5, got 6"):
+        cell.backward(
+            (over,),
+            tokens + 6,
+            kept,
+            None,
+            0,
+            final,
+            0,
+            (np.zeros((7, 2, 1), f4),),
+            (grads | {"table": dtable},),
+            (False,),
+        )
+    for wrong in (np.zeros((20, 4), f4), np.zeros((20, 3)), grads["W_ih"][:19]):
+        with pytest.raises(ValueError, match="expected"):
+            cell.rows_backward(over, dtable, wrong, True)
+    for call in (cell.dtable, lambda pack: cell.rows_backward(pack, dtable, grads["W_ih"], True)):
+        with pytest.raises(TypeError):
+            call(pack)
