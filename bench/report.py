@@ -23,6 +23,7 @@ MOST_PANELS = 12  # of a picture, which is then below 100 kB
 CAVEATS = """\
 - A ratio is the other's time ÷ rnncore's, the median over alternating blocks, with its 95 % confidence interval in
   brackets: above 1, rnncore is faster. Each contender has a process of its own, confined to as many CPUs as threads.
+- A bar on each case is lost where a case's whole interval lies below it; one on a mean is held against the mean.
 - What is compared gives the same results: that is checked for each case before anything is timed.
 - The limit is a perfect kernel's work, multiply-adds without a pause or the weights read as often as they must be,
   timed in blocks between the others'; activations are free. With several threads it is one core's share.

@@ -425,33 +425,11 @@ def test_tokens_that_the_kernels_must_not_believe(engine):
     }  # fmt: skip
     for wrong in (dtable[:5], dtable[:, :19], dtable.astype("f8"), dtable[::-1], None):
         with pytest.raises(ValueError, match="expected"):
-            cell.backward(
-                (over,),
-                tokens,
-                kept,
-                None,
-                0,
-                final,
-                0,
-                (np.zeros((7, 2, 1), f4),),
-                (grads | {"table": wrong},),
-                (False,),
-            )
+            cell.backward((over,), tokens, kept, None, 0, final, 0, dxs, (grads | {"table": wrong},), (False,))
         with pytest.raises((ValueError, TypeError)):
             cell.rows_backward(over, wrong, grads["W_ih"], True)
     with pytest.raises(ValueError, match="expected tokens from 0 to 5, got 6"):
-        cell.backward(
-            (over,),
-            tokens + 6,
-            kept,
-            None,
-            0,
-            final,
-            0,
-            (np.zeros((7, 2, 1), f4),),
-            (grads | {"table": dtable},),
-            (False,),
-        )
+        cell.backward((over,), tokens + 6, kept, None, 0, final, 0, dxs, (grads | {"table": dtable},), (False,))
     for wrong in (np.zeros((20, 4), f4), np.zeros((20, 3)), grads["W_ih"][:19]):
         with pytest.raises(ValueError, match="expected"):
             cell.rows_backward(over, dtable, wrong, True)

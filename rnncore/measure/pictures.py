@@ -62,7 +62,8 @@ def heat_map(title: str, group: Sequence[Measurement]) -> Panel:
         ax.imshow(np.log2(values), cmap="RdYlGn", vmin=-3, vmax=3, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+                color = "white" if abs(np.log2(value)) > 2.3 else "black"
+                ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(len(Hs)), map(str, Hs))
         ax.set_yticks(range(len(Ns)), map(str, Ns))
         ax.set(xlabel="H", ylabel="N")
