@@ -28,6 +28,16 @@ def test_readme_examples_run(k, tmp_path, monkeypatch):
     exec(compile(EXAMPLES[k], f"README.md, example {k}", "exec"), {})
 
 
+def test_the_guide_runs_from_top_to_bottom():
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(compile(block, "docs/guide.md", "exec"), names)
+    assert names["losses"]
+    for example in re.findall(r"`(examples/\w+\.py)`", guide):
+        assert (ROOT / example).exists()
+
+
 def test_readme_has_its_two_commands():
     for name, command in [
         ("demo", 'pip install -e ".[cli]" && rnncore demo'),
