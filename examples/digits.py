@@ -50,7 +50,9 @@ def main(argv=None):
     (x, y), (x_held, y_held) = data(args.seed)
     model = rc.SequenceModel("gru", inputs=8, outputs=10, hidden=args.hidden, rng=args.seed)
     history = model.fit(x, y, epochs=args.epochs, lr=0.01, rng=args.seed)
-    print(f"{len(y)} pictures to learn from, {len(y_held)} held out; loss {history.loss[0]:.2f}, {history.loss[-1]:.4f}")
+    print(f"{len(y)} pictures to learn from, {len(y_held)} held out; loss {history.loss[-1]:.4f}")
+        f"{len(y)} pictures to learn from, {len(y_held)} held out; loss {history.loss[0]:.2f}, {history.loss[-1]:.4f}"
+    )
 
     after = np.array([model.predict_proba(x_held[:, :t]) for t in range(1, 9)])  # (rows, N, 10)
     of_truth = after[:, np.arange(len(y_held)), y_held]

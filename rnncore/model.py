@@ -529,7 +529,7 @@ class SequenceModel:
     def _rows(self, y: np.ndarray, state: Any, lengths: np.ndarray) -> np.ndarray:
         """Return what the head reads: y of the steps there are, sequence after sequence, or h_n (N, D*H)."""
         if self.per_step:
-            return y.swapaxes(0, 1)[_valid(lengths, len(y))]
+            return y.swapaxes(0, 1)[_valid(lengths, len(y))]  # type: ignore[no-any-return]
         h_n = state[0] if isinstance(state, tuple) else state
         return np.concatenate(h_n[-self._D :], axis=1)
 
@@ -615,7 +615,7 @@ def _padded(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def _valid(lengths: np.ndarray, T: int) -> np.ndarray:
     """Return which steps there are, (N, T)."""
-    return np.arange(T) < lengths[:, None]  # type: ignore[no-any-return]
+    return np.arange(T) < lengths[:, None]
 
 
 def _softmax(z: np.ndarray) -> np.ndarray:

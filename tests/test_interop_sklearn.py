@@ -69,7 +69,7 @@ def test_columns_are_steps():
     assert flat.score(X, y) > 0.9 and flat.classes_.tolist() == [False, True]
     with pytest.raises(ValueError, match="X has 5 features, but RNNClassifier is expecting 6"):
         flat.predict(X[:, :5])
-    assert flat.predict([X[0, :5], X[1, :2]]).shape == flat.predict([X[0, :5]]).shape[:0] + (2,)
+    assert flat.predict([X[0, :5], X[1, :2]]).shape == (2,) and flat.predict([X[0, :5]]).shape == (1,)
     wide = RNNClassifier(**SMALL).fit(rng.standard_normal((10, 5, 3)), [0, 1] * 5)
     assert wide.n_features_in_ == 3
     with pytest.raises(ValueError, match=r"expected X of shape \(N, T, 3\), got \(2, 5, 4\)"):

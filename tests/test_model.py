@@ -58,7 +58,7 @@ def test_gradients_are_derivatives(variant, per_step, loss):
     found, grads = model._gradients(sequences, np.concatenate(targets), np.random.default_rng(0), None)
     assert found == pytest.approx(loss_of(model, X, y), rel=1e-12)
     assert [set(g) for g in grads] == [set(m.parameters()) for m in model.modules.values()]
-    eps = 1e-6
+    eps = 1e-4
     for part, of_part in zip(model.modules.values(), grads, strict=True):
         for name, grad in of_part.items():
             expected = np.empty_like(grad)
