@@ -85,10 +85,10 @@ class _Estimator(BaseEstimator):
             ]
             if not items:
                 raise ValueError("expected at least one sequence, got none")
-            if numbers:
-                items = [x[:, None] if x.ndim == 1 else x for x in items]
-            features, columns, sequences = items[0].shape[-1] if numbers else 1, False, items
-        elif np.ndim(X) == 3:
+            columns = items[0].ndim == 1 and len({x.shape for x in items}) == 1  # as good as an array (n, T)
+            features = len(items[0]) if columns else items[0].shape[-1] if items[0].ndim > 1 else 1
+            sequences = [x[:, None] if numbers and x.ndim == 1 else x for x in items]
+        elif getattr(X, "ndim", 2) == 3:
             sequences = check_array(X, dtype=dtype, allow_nd=True, input_name="X", estimator=self)
             features, columns = sequences.shape[2], False
         else:
@@ -182,7 +182,8 @@ class RNNClassifier(ClassifierMixin, _Estimator):
     - an array (n, T, I): n sequences of T steps of I features;
     - a list of n sequences of any lengths, each an array (T_i, I), or (T_i,) for one feature;
     - an array or data frame (n, T) of numbers, read as n sequences of **T steps of one feature**, the columns from left
-      to right. Once fitted to one, other ones need as many columns; sequences of other lengths come as a list.
+      to right. Once fitted to one, or to a list like one, other arrays need as many columns; sequences of other lengths
+      come as a list.
 
     With `vocabulary`, a list of (T_i,) or an array (n, T) of integers. Numbers should be of a size around 1: put a
     `StandardScaler` in front of 2-D arrays that are not.
