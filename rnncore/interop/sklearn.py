@@ -24,6 +24,8 @@ __all__ = ["RNNClassifier", "RNNRegressor"]
 class _Estimator(BaseEstimator):
     """What both have in common: settings, what they read as sequences, how they learn."""
 
+    _columns: bool  # whether it was fitted to an array (n, T)
+
     def __init__(
         self,
         cell: str = "lstm",
@@ -78,13 +80,11 @@ class _Estimator(BaseEstimator):
         dtype = self.dtype if numbers else "numeric"
         if isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype == object:
             X = list(X)
-        if isinstance(X, list | tuple):
+        if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]):
             items = [
                 check_array(x, dtype=dtype, ensure_2d=False, ensure_min_samples=0, input_name="X", estimator=self)
                 for x in X
             ]
-            if not items:
-                raise ValueError("expected at least one sequence, got none")
             columns = items[0].ndim == 1 and len({x.shape for x in items}) == 1  # as good as an array (n, T)
             features = len(items[0]) if columns else items[0].shape[-1] if items[0].ndim > 1 else 1
             sequences = [x[:, None] if numbers and x.ndim == 1 else x for x in items]
