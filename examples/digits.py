@@ -1,9 +1,9 @@
 """Digits, row by row: a network reads a picture as a sequence, and says at the end what it was.
 
 scikit-learn's handwritten digits, 8 x 8 pixels: T = 8 steps of I = 8 numbers, from the top row to the bottom one. The
-answer, one of ten classes, comes from the final state alone (many to one). Trained on pictures of which the first 1 to 8
-rows are shown, sequences of several lengths, the network can be asked after each row: it becomes the surer the more it
-has seen, and says how sure it is.
+answer, one of ten classes, comes from the final state alone (many to one). The network learns from the first 1 to 8 rows
+of each picture, sequences of several lengths, and so can be asked after each row: it becomes the surer the more it has
+seen, and says how sure it is.
 
     python examples/digits.py --plot digits.png
 """
@@ -37,21 +37,23 @@ def draw(results, path):
     picture, answers = results["example"]
     middle.imshow(picture, cmap="gray_r")
     middle.set(yticks=range(8), yticklabels=rows, xticks=[], title="one of them")
-    right.imshow(answers, cmap="Blues", vmin=0, vmax=1)
+    right.imshow(answers, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     right.set(yticks=range(8), yticklabels=rows, xticks=range(10), xlabel="digit", title="probability after each row")
     figure.savefig(path, dpi=80)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Which digit is it, row by row?")
-    for option, value in (("epochs", 15), ("hidden", 64), ("seed", 0)):
+    for option, value in (("epochs", 12), ("hidden", 64), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value, help=f"{value} by default")
     parser.add_argument("--plot", metavar="FILE", help="save a figure")
     args = parser.parse_args(argv)
     (x, y), (x_held, y_held) = data(args.seed)
-    model = rc.SequenceModel("gru", inputs=8, outputs=10, hidden=args.hidden, rng=args.seed)
+    options = {"hidden": args.hidden, "layers": 2, "dropout": 0.3, "rng": args.seed}
+    model = rc.SequenceModel("gru", inputs=8, outputs=10, **options)
     beginnings = [picture[:t] for picture in x for t in range(1, 9)]
-    history = model.fit(beginnings, np.repeat(y, 8), epochs=args.epochs, batch_size=64, lr=0.005, rng=args.seed)
+    options = {"epochs": args.epochs, "batch_size": 64, "lr": 0.005, "progress": True, "rng": args.seed}
+    history = model.fit(beginnings, np.repeat(y, 8), **options)
     print(f"{len(y)} pictures to learn from, {len(y_held)} held out; loss {history.loss[-1]:.4f}")
 
     after = np.array([model.predict_proba(x_held[:, :t]) for t in range(1, 9)])  # (rows, N, 10)
@@ -62,9 +64,9 @@ def main(argv=None):
         print(f"{t + 1:9}  {accuracy[t]:5.1%}  {certainty[t]:5.1%}  {'#' * round(40 * certainty[t])}")
 
     found = after[-1].argmax(1)
-    confused, counts = np.unique(np.stack([y_held, found])[:, found != y_held], axis=1, return_counts=True)
-    worst = sorted(zip(counts, *confused, strict=True), key=lambda c: -c[0])[:5]
-    print("\nconfused:", ", ".join(f"{truth} read as {other} ({count}x)" for count, truth, other in worst) or "none")
+    mixed, counts = np.unique(np.sort([y_held, found], axis=0)[:, found != y_held], axis=1, return_counts=True)
+    most = [f"{mixed[0, i]} and {mixed[1, i]} ({counts[i]}x)" for i in np.argsort(-counts, kind="stable")[:5]]
+    print("\ntaken for each other:", ", ".join(most) or "none")
 
     k = int(np.abs(of_truth[3] - 0.5).argmin())  # half read, half sure
     print(f"\na picture of {y_held[k]}, and the likeliest digits after each row:")
