@@ -1,9 +1,9 @@
 """Digits, row by row: a network reads a picture as a sequence, and says at the end what it was.
 
 scikit-learn's handwritten digits, 8 x 8 pixels: T = 8 steps of I = 8 numbers, from the top row to the bottom one. The
-answer, one of ten classes, comes from the final state alone (many to one). The network learns from the first 1 to 8 rows
-of each picture, sequences of several lengths, and so can be asked after each row: it becomes the surer the more it has
-seen, and says how sure it is.
+answer, one of ten classes, comes from the final state alone (many to one). The network learns from beginnings of each
+picture, of 1 to 8 rows, which are sequences of several lengths; so it can be asked after each row, becomes the surer
+the more it has seen, and says how sure it is.
 
     python examples/digits.py --plot digits.png
 """

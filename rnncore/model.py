@@ -59,13 +59,6 @@ class SequenceModel:
     rng : numpy.random.Generator, int or None
         Initialises the weights.
 
-    Attributes
-    ----------
-    modules : dict of str to module
-        ``"embedding"`` (with `vocabulary`), ``"recurrent"`` and ``"head"``.
-    per_step, loss
-        As given.
-
     Raises
     ------
     TypeError
@@ -81,6 +74,8 @@ class SequenceModel:
     allowed: what is said of it is what the head makes of a final state of zeros. y is (N,) of classes, 0 to K - 1, or
     (N, K) of numbers; with `per_step` a list of such arrays, with T_i in place of N, or one array of them. With K = 1
     the last axis of numbers may be missing.
+
+    ``modules`` is a dict of the model's parts: ``"embedding"`` (with `vocabulary`), ``"recurrent"`` and ``"head"``.
 
     Batches are ragged: the recurrent layer's work is that of the steps there are. A bidirectional model's final state
     is that of both directions, the second one's after the sequence's first step.

@@ -132,6 +132,19 @@ def test_nothing_in_nothing_out():
     assert rc.SequenceModel(inputs=3, outputs=2, loss="squared").predict([]).shape == (0, 2)
 
 
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_sequences_without_steps(tokens, per_step):
+    """They can be learned from, too: of a sequence without steps the head's bias alone knows."""
+    model, _, _ = make(tokens=tokens, per_step=per_step)
+    X = [[], []] if tokens else np.ones((2, 0, 2))
+    history = model.fit(X, [[], []] if per_step else [1, 1], epochs=300, lr=0.1, rng=0)
+    if per_step:
+        assert history.loss == [0.0] * 300 and [len(p) for p in model.predict(X)] == [0, 0]
+    else:
+        assert history.loss[-1] < 0.01 and model.predict(X).tolist() == [1, 1]
+
+
 X3, Y = [np.ones((4, 3)), np.ones((2, 3))], [0, 1]
 
 
@@ -245,11 +258,11 @@ def signs(N, seed=0):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_learns_the_last_step(cell, bidirectional):
-    """Always the likelier class is right in 0.55 of the cases; the worst of 5 seeds was right in 0.95."""
+    """A sum that is not positive is right in 0.56 of the cases; the worst of 5 seeds was right in 0.95."""
     (X, y), (held, truth) = signs(400), signs(200, 1)
     model = rc.SequenceModel(cell, inputs=1, outputs=2, hidden=16, bidirectional=bidirectional, rng=0)
     history = model.fit(X, y, epochs=25, lr=0.01, rng=0)
-    assert len(history.loss) == 25 and history.loss[-1] < 0.3 < history.loss[0]
+    assert len(history.loss) == 25 and history.loss[-1] < 0.2 < 0.5 < history.loss[0]
     assert np.mean(model.predict(held) == truth) > 0.9
     assert history.validation_loss == [] and history.interrupted is False
 
@@ -261,7 +274,7 @@ def test_learns_each_step():
     y = [np.concatenate([[0], x])[: len(x)] for x in X]
     model = rc.SequenceModel("gru", vocabulary=4, outputs=4, hidden=24, embedding=8, per_step=True, rng=0)
     history = model.fit(X[:250], y[:250], epochs=20, lr=0.02, validation=(X[250:], y[250:]), rng=0)
-    assert history.validation_loss[-1] < 0.1
+    assert history.validation_loss[-1] < 0.01
     right = [np.array_equal(found, wanted) for found, wanted in zip(model.predict(X[250:]), y[250:], strict=True)]
     assert np.mean(right) > 0.9
 
