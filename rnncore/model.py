@@ -569,7 +569,7 @@ class SequenceModel:
         y, state = self._encode(x, lengths, n_threads)
         weights = self.modules["head"].parameters()
         rows = self._rows(y, state, lengths).astype(np.float64)
-        return rows @ weights["weight"].T.astype(np.float64) + weights["bias"]  # type: ignore[no-any-return]
+        return rows @ weights["weight"].T + weights["bias"]  # type: ignore[no-any-return]
 
     def _mapped(self, X: Any, function: Callable[[np.ndarray], np.ndarray], n_threads: int | None) -> Any:
         """Return a function of the outputs (·, K): an array, or with `per_step` one for each sequence."""

@@ -300,10 +300,16 @@ def test_a_seed_makes_it_the_same():
 
     first, parameters = trained(0)
     assert trained(0)[0] == first and equal(trained(0)[1], parameters)
-    assert not equal(trained(1)[1], parameters)  # other orders and masks
+    assert not equal(trained(1)[1], parameters)
+    assert not equal(trained(0, dropout=0.0)[1], trained(1, dropout=0.0)[1])  # another order
     assert not equal(trained(0, dropout=0.0)[1], parameters)
     a, b = (rc.SequenceModel(inputs=1, outputs=2, rng=seed).parameters() for seed in (0, 1))
     assert not equal(a, b)
+
+
+def test_each_step_has_a_dropout_mask_of_its_own():
+    model = rc.SequenceModel(inputs=1, outputs=2, layers=2, dropout=0.5, rng=0)
+    assert len(set(model.fit([[[1.0]] * 9], [1], epochs=5, lr=0.0, rng=0).loss)) == 5
 
 
 def test_predictions_have_no_dropout():
@@ -319,8 +325,9 @@ def test_goes_on():
     assert second.loss[0] < first.loss[0] - 0.05 and second.loss[-1] < first.loss[-1]
 
 
-def test_losses_are_means_over_targets():
+def test_losses_are_means_over_targets(monkeypatch):
     """The epoch's, with a learning rate of 0, and the validation's: in batches of any size, of any lengths."""
+    monkeypatch.setattr(module, "STEPS", 8)
     for per_step in (False, True):
         for loss in ("softmax", "squared"):
             model, X, y = make(per_step=per_step, loss=loss)
@@ -349,24 +356,21 @@ def test_patience():
 
 @pytest.mark.parametrize("patience", [None, 5])
 def test_interrupted(monkeypatch, patience):
-    """Ctrl-C in the fifth step leaves what four steps make."""
+    """Ctrl-C in the sixth step leaves what five steps made, not what the second epoch ended with."""
     X, y = signs(12)
-    options = {"batch_size": 6, "validation": (X, y), "patience": patience, "rng": 0}
-    expected = rc.SequenceModel(inputs=1, outputs=2, hidden=4, rng=0)
-    expected.fit(X, y, epochs=2, batch_size=6, rng=0)
-    model, calls = rc.SequenceModel(inputs=1, outputs=2, hidden=4, rng=0), []
+    model, seen = rc.SequenceModel(inputs=1, outputs=2, hidden=4, rng=0), []
     clip = module.clip_grad_norm
 
     def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 5:
+        seen.append(model.parameters())
+        if len(seen) == 6:
             signal.raise_signal(signal.SIGINT)
         return clip(*arguments, **options)
 
     monkeypatch.setattr(module, "clip_grad_norm", interrupted)
-    history = model.fit(X, y, epochs=9, **options)
-    assert history.interrupted is True and len(history.loss) == 2
-    assert equal(model.parameters(), expected.parameters())
+    history = model.fit(X, y, epochs=9, batch_size=6, validation=(X, y), patience=patience, rng=0)
+    assert history.interrupted is True and len(history.loss) == len(history.validation_loss) == 2 and len(seen) == 6
+    assert equal(model.parameters(), seen[5]) and not equal(seen[5], seen[4])
 
 
 def test_what_is_not_finite_is_an_error():
