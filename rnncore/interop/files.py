@@ -4,8 +4,8 @@
 
     {"version": 1, "modules": {"encoder.": {"class": "LSTM", "options": {"input_size": 3, "hidden_size": 4, ...}}}}
 
-in `.safetensors` as "rnncore" among its metadata, in `.npz` as the bytes of an array named ABOUT. `SequenceModel.save` adds
-"model" to it, with what its modules do not tell.
+in `.safetensors` as "rnncore" among its metadata, in `.npz` as the bytes of an array named ABOUT.
+`SequenceModel.save` adds "model" to it, with what its modules do not tell.
 
 `load` trusts none of it. Sizes come from the names and shapes of the arrays that are there; what metadata and options
 say of them has to agree, and nothing is made before it does: no file gets memory beyond a small multiple of its size.
