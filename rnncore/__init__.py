@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import train
     from .interop.convert import from_torch
     from .interop.files import load, save
+    from .model import SequenceModel
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "JordanRNN",
     "LSTMCell",
     "RNNCell",
+    "SequenceModel",
     "Stream",
     "Tape",
     "__version__",
@@ -37,16 +39,21 @@ __all__ = [
     "train",
 ]
 
-_INTEROP = {"from_torch": ".interop.convert", "load": ".interop.files", "save": ".interop.files"}
+_LATER = {
+    "SequenceModel": ".model",
+    "from_torch": ".interop.convert",
+    "load": ".interop.files",
+    "save": ".interop.files",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the training kit, and the ways to torch and to files, when they are first asked for: serving a model needs
-    none of them."""
+    """Import the training kit, the model on top, and the ways to torch and to files when they are first asked for:
+    serving a layer needs none of them."""
     if name == "train":
         return import_module(".train", __name__)
-    if name in _INTEROP:
-        return getattr(import_module(_INTEROP[name], __name__), name)
+    if name in _LATER:
+        return getattr(import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from common import import_peer
 
@@ -73,3 +74,28 @@ def test_ten_lines_from_pytorch_to_a_stream(tmp_path, monkeypatch):
 def test_pictures_are_there_and_small(page):
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8"))
     assert all((page.parent / picture).stat().st_size < 100_000 for picture in pictures)
+
+
+def test_digits(capsys, tmp_path):
+    """With 3 epochs: 4 seeds got 0.92 to 0.96 right after all rows, and 0.36 to 0.41 after the first."""
+    results = main("digits")(["--epochs", "3", "--plot", str(tmp_path / "figure.png")])
+    accuracy, certainty = results["accuracy"], results["certainty"]
+    assert accuracy.shape == certainty.shape == (8,) and accuracy[7] > 0.88 and accuracy[0] < 0.55
+    assert (np.diff(certainty[:6]) > 0).all() and certainty[7] > 0.8
+    picture, answers = results["example"]
+    assert picture.shape == (8, 8) and answers.shape == (8, 10) and np.allclose(answers.sum(axis=1), 1, atol=1e-5)
+    out = capsys.readouterr().out
+    assert f"{accuracy[7]:.1%}" in out and re.search(r"taken for each other: \d and \d \(\d+x\)", out)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sentiment(capsys):
+    """The network and the bag of words on sentences that were held out; of 6 seeds the worst had 0.82 and 0.19 more."""
+    results = main("sentiment")([])
+    accuracy, train, held = results["accuracy"], results["train"], results["held"]
+    assert accuracy["network"] > 0.75 and accuracy["network"] > accuracy["bag of words"] + 0.1
+    words = [{" ".join(re.findall("[a-z']+", text.lower())) for text in texts} for texts in (train, held)]
+    assert len(words[0]) == len(train) and len(words[1]) == len(held) and not words[0] & words[1]
+    out = capsys.readouterr().out
+    assert f"{len(train)} sentences to learn from, {len(held)} held out" in out and held[0] in out
+    assert f"{accuracy['network']:.0%}" in out and out.rstrip().split("\n")[-1].startswith("word by word: it ")

@@ -16,7 +16,7 @@ import rnncore.train
 
 HOMES = (
     "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.file", "rnncore.interop.files", "rnncore.interop.convert",
-    "rnncore.plot",
+    "rnncore.plot", "rnncore.model",
 )  # fmt: skip
 
 

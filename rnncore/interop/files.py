@@ -5,6 +5,7 @@
     {"version": 1, "modules": {"encoder.": {"class": "LSTM", "options": {"input_size": 3, "hidden_size": 4, ...}}}}
 
 in `.safetensors` as "rnncore" among its metadata, in `.npz` as the bytes of an array named ABOUT.
+`SequenceModel.save` adds "model" to it, with what its modules do not tell.
 
 `load` trusts none of it. Sizes come from the names and shapes of the arrays that are there; what metadata and options
 say of them has to agree, and nothing is made before it does: no file gets memory beyond a small multiple of its size.
@@ -93,17 +94,21 @@ def save(path: str | os.PathLike[str], module: Module | Mapping[str, Module], pr
     ...     rc.load(path, prefix="encoder.")
     LSTM(3, 4, bidirectional=True)
     """
-    _, write = _format(path)
     modules = module if isinstance(module, Mapping) else {"": module}
+    write_modules(path, {_as_prefix(prefix) + _as_prefix(key): part for key, part in modules.items()})
+
+
+def write_modules(path: str | os.PathLike[str], modules: Mapping[str, Module], **more: Any) -> None:
+    """Do what `save` does with modules by their whole prefixes, and note more of them, as JSON has it."""
+    _, write = _format(path)
     if not modules:
         raise ValueError("expected at least one module, got none")
     arrays: dict[str, np.ndarray] = {}
     about = {}
-    for key, part in modules.items():
-        whole = _as_prefix(prefix) + _as_prefix(key)
-        about[whole] = {"class": kind_of(part).__name__, "options": options_of(part)}
-        arrays |= {whole + name: array for name, array in part.parameters().items()}
-    write_whole(path, write(arrays, json.dumps({"version": VERSION, "modules": about})))
+    for prefix, module in modules.items():
+        about[prefix] = {"class": kind_of(module).__name__, "options": options_of(module)}
+        arrays |= {prefix + name: array for name, array in module.parameters().items()}
+    write_whole(path, write(arrays, json.dumps({"version": VERSION, "modules": about, **more})))
 
 
 def load(path: str | os.PathLike[str], prefix: str = "", **options: Any) -> Any:
@@ -163,6 +168,22 @@ def load(path: str | os.PathLike[str], prefix: str = "", **options: Any) -> Any:
         return _module(read(data), prefix, options)
 
 
+def read_modules(path: str | os.PathLike[str], prefixes: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return those of the modules with these prefixes that are noted in a file, by prefix, and all that is noted.
+
+    Raises
+    ------
+    ImportError, OSError, TypeError, ValueError
+        As `load` does.
+    """
+    read, _ = _format(path)
+    data = Path(path).read_bytes()
+    with _naming(path):
+        stored = read(data)
+        noted = _noted(stored.about)
+        return {prefix: _module(stored, prefix, {}) for prefix in prefixes if prefix in noted["modules"]}, noted
+
+
 def _as_prefix(prefix: Any) -> str:
     """Return a prefix; a NUL would end a name in a .npz file, and half of a pair of surrogates is no text."""
     if not isinstance(prefix, str):
@@ -198,7 +219,7 @@ def _parsing(what: str) -> Iterator[None]:
 
 def _module(stored: Stored, prefix: str, options: dict[str, Any]) -> Any:
     """Return the module whose parameters have this prefix."""
-    modules = _modules(stored.about)
+    modules = _noted(stored.about)["modules"]
     found = _found(stored, prefix, modules)
     kind, told = _told(modules[prefix]) if prefix in modules else (None, {})
     arrays = {name: _as_float(read(), name) for name, read in found.items()}
@@ -241,15 +262,15 @@ def _found(stored: Stored, prefix: str, modules: Mapping[str, Any]) -> dict[str,
     raise ValueError(f"expected names such as 'weight_hh_l0', got {_listed(stored.arrays)}")
 
 
-def _modules(about: str | bytes | None) -> dict[str, Any]:
-    """Return what `save` says of each module, by prefix."""
+def _noted(about: str | bytes | None) -> dict[str, Any]:
+    """Return what `save` notes: of each module, by prefix, under "modules"; and whatever else."""
     if about is None:
-        return {}
+        return {"modules": {}}
     with _parsing("the metadata of rnncore to be JSON"):
         content = json.loads(about, object_pairs_hook=_once)
     match content:
-        case {"version": 1, "modules": dict(modules)}:
-            return modules
+        case {"version": 1, "modules": dict()}:
+            return content  # type: ignore[no-any-return]
         case {"version": int(version)} if version > VERSION:
             raise ValueError(f"expected metadata of version {VERSION}, got {version}, which a newer rnncore wrote")
     raise ValueError(f"expected metadata with a version and modules, got {content!r:.200}")
