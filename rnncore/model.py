@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from .checks import as_bool, as_integers, as_real, check_shape, positive_int
 from .layers import GRU, LSTM, RNN
 from .recurrent import RNG
-from .train import AdamW, Embedding, Linear, clip_grad_norm, mean_squared_error, softmax_cross_entropy
+from .train import AdamW, Embedded, Embedding, Linear, clip_grad_norm, mean_squared_error, softmax_cross_entropy
 
 __all__ = ["History", "SequenceModel"]
 
@@ -482,44 +483,29 @@ class SequenceModel:
 
     # --- forward and backward -----------------------------------------------------------------------------------------
 
-    def _encode(self, x: np.ndarray, lengths: np.ndarray, n_threads: int | None) -> tuple[Any, Any]:
-        """Return what the layer says of a padded batch: y (T, N, D*H), with `per_step` alone, and its final state."""
-        if "embedding" in self.modules:
-            x = self.modules["embedding"](x)
-        layer, wanted = self.modules["recurrent"], self.per_step
-        return layer(x, lengths=lengths, return_sequence=wanted, n_threads=n_threads)  # type: ignore[no-any-return]
+    @cached_property
+    def _reader(self) -> Any:
+        """What reads a padded batch: the layer, or with tokens embedding and layer as one."""
+        layer = self.modules["recurrent"]
+        return Embedded(self.modules["embedding"], layer) if "embedding" in self.modules else layer
 
-    def _encode_forward(
-        self, x: np.ndarray, lengths: np.ndarray, rng: np.random.Generator, n_threads: int | None
-    ) -> tuple[np.ndarray, Any, list[Any]]:
-        """Return y, the final state, and what `_encode_backward` needs."""
-        tapes = []
-        if "embedding" in self.modules:
-            x, tape = self.modules["embedding"].forward(x)
-            tapes.append(tape)
-        y, state, tape = self.modules["recurrent"].forward(x, lengths=lengths, rng=rng, n_threads=n_threads)
-        return y, state, [*tapes, tape]
-
-    def _encode_backward(
-        self, tapes: list[Any], dy: np.ndarray | None, dstate: Any, n_threads: int | None
-    ) -> list[dict[str, np.ndarray]]:
-        """Return the gradients of the parameters, module by module."""
-        *first, tape = tapes
-        dx, _, grads = self.modules["recurrent"].backward(tape, dy, dstate, n_threads=n_threads)
-        return [*(self.modules["embedding"].backward(tape, dx)[1] for tape in first), grads]
+    def _read_back(self, tape: Any, dy: np.ndarray | None, dstate: Any, n_threads: int | None) -> list[Any]:
+        """Return the gradients of what reads, module by module."""
+        others: list[Any] = [*self._reader.backward(tape, dy, dstate, n_threads=n_threads)[1:]]
+        return others if "embedding" in self.modules else others[1:]  # a layer's are dx, dstate, grads
 
     def _gradients(
         self, sequences: list[np.ndarray], targets: np.ndarray, rng: np.random.Generator, n_threads: int | None
     ) -> tuple[float, list[dict[str, np.ndarray]]]:
         """Return the mean loss over some sequences, and its gradients, module by module."""
         x, lengths = _padded(sequences)
-        y, state, tapes = self._encode_forward(x, lengths, rng, n_threads)
+        y, state, read_tape = self._reader.forward(x, lengths=lengths, rng=rng, n_threads=n_threads)
         head = self.modules["head"]
         o, tape = head.forward(self._rows(y, state, lengths))
         loss, do = LOSSES[self.loss](o, targets, reduction="mean")
         drows, head_grads = head.backward(tape, do)
         dy, dstate = self._rows_backward(drows, y, state, lengths)
-        return loss, [*self._encode_backward(tapes, dy, dstate, n_threads), head_grads]
+        return loss, [*self._read_back(read_tape, dy, dstate, n_threads), head_grads]
 
     def _rows(self, y: np.ndarray, state: Any, lengths: np.ndarray) -> np.ndarray:
         """Return what the head reads: y of the steps there are, sequence after sequence, or h_n (N, D*H)."""
@@ -566,7 +552,7 @@ class SequenceModel:
         In float64 it does not matter, but for rounding far below float32's, how many rows a product has at once.
         """
         x, lengths = _padded(sequences)
-        y, state = self._encode(x, lengths, n_threads)
+        y, state = self._reader(x, lengths=lengths, return_sequence=self.per_step, n_threads=n_threads)
         weights = self.modules["head"].parameters()
         rows = self._rows(y, state, lengths).astype(np.float64)
         return rows @ weights["weight"].T + weights["bias"]  # type: ignore[no-any-return]
