@@ -100,7 +100,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     rng, H = np.random.default_rng(args.seed), args.hidden
     numbers = draw(rng, 2000)
-    held_out = rng.permutation(np.unique(numbers[numbers >= 100]))[:1000]  # below 100 there are few to learn from
+    held_out = rng.permutation(np.unique(numbers[numbers >= 100]))[:1000].tolist()  # below, there are few to learn from
     kept = np.ones(1_000_000, bool)
     kept[held_out] = False
     encoder, decoder = rc.LSTM(32, H, reverse=True, rng=rng), rc.LSTM(32, H, rng=rng)
@@ -111,7 +111,7 @@ def main(argv=None):
     for k in (bar := tqdm(range(args.steps), disable=None)):
         adam.lr = 0.005 * 0.5 * (1 + np.cos(np.pi * k / args.steps))
         numbers = draw(rng, args.batch)
-        loss, grads = gradients(model, numbers[kept[numbers]])
+        loss, grads = gradients(model, numbers[kept[numbers]].tolist())
         clip_grad_norm(grads, 1.0)
         adam.step(grads)
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
