@@ -37,9 +37,8 @@ def slant(pixels):
 
 def captions(pixels, digits, bounds):
     """Return a caption for each picture; what lies within the bounds of ink and of slant is not worth a word."""
-    found = []
-    for digit, x, s in zip(digits, ink(pixels), slant(pixels), strict=True):
-        (thin, thick), (left, right) = bounds
+    found, ((thin, thick), (left, right)) = [], bounds
+    for digit, x, s in zip(digits, ink(pixels).tolist(), slant(pixels).tolist(), strict=True):
         words = ["thin"] * (x < thin) + ["thick"] * (x > thick) + [NAMES[digit]]
         words += ["leaning", "left"] * (s < left) + ["leaning", "right"] * (s > right)
         found.append(["an" if words[0][0] == "e" else "a", *words])
@@ -120,7 +119,7 @@ def main(argv=None):
     data = load_digits()
     order = rng.permutation(len(data.target))
     pixels, digits = (data.data[order] / 16).astype(np.float32), data.target[order]
-    bounds = [np.quantile(measure(pixels[HELD_OUT:]), (0.25, 0.75)) for measure in (ink, slant)]
+    bounds = [np.quantile(measure(pixels[HELD_OUT:]), (0.25, 0.75)).tolist() for measure in (ink, slant)]
     words, counts = encode(captions(pixels, digits, bounds))
     model = Linear(64, H, rng=rng), Embedding(len(WORDS), 16, rng=rng), rc.GRU(16, H, rng=rng), Linear(H, len(WORDS), rng=rng)
     train(model, pixels[HELD_OUT:], words[:, HELD_OUT:], counts[:, HELD_OUT:], args.epochs, rng)
