@@ -85,7 +85,9 @@ def train(name, layer, lr, known, args):
     adam = Adam(model)
     for k in (bar := tqdm(range(args.steps), desc=name, disable=None)):
         adam.lr = lr * (1 - k / args.steps)
-        told = [sentence(rng, int(n) - 1) for n in (PLACES[-1] + 2) ** rng.random(args.batch)]  # short ones most often
+        told = [
+            sentence(rng, int(n) - 1) for n in (PLACES[-1] + 2) ** rng.random(args.batch) ** 2
+        ]  # short ones most often
         loss, grads = gradients(model, [words for words in told if words not in known])
         clip_grad_norm(grads, 1.0)
         adam.step(grads)
@@ -108,7 +110,7 @@ def draw(results, path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Which network knows the next word when the hint lies far back?")
-    for option, value in (("steps", 600), ("hidden", 64), ("batch", 32), ("seed", 0)):
+    for option, value in (("steps", 400), ("hidden", 64), ("batch", 32), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value, help=f"{value} by default")
     parser.add_argument("--plot", metavar="FILE", help="save a figure")
     args = parser.parse_args(argv)

@@ -89,13 +89,15 @@ def translate(model, numbers):
 
 def word_by_word(number):
     """Return the digits of each word, one behind the other, as if there were no zeros to fill in."""
-    values = [SMALL.index(word) if word in SMALL else TENS.index(word) + 2 for word in spell(number) if CODES[word] < 28]
+    values = [
+        SMALL.index(word) if word in SMALL else TENS.index(word) + 2 for word in spell(number) if CODES[word] < 28
+    ]
     return "".join(map(str, values))
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Number words to digits.")
-    for option, value in (("steps", 1500), ("hidden", 128), ("batch", 64), ("seed", 0)):
+    for option, value in (("steps", 1000), ("hidden", 128), ("batch", 64), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value, help=f"{value} by default")
     args = parser.parse_args(argv)
     rng, H = np.random.default_rng(args.seed), args.hidden

@@ -235,8 +235,10 @@ def beam_search(
 def draw(logits: np.ndarray, temperature: float, top_k: int | None, u: np.ndarray) -> np.ndarray:
     """Return a token for each row of logits (N, V) of float64: the likeliest at a temperature of 0, else one drawn by a
     uniform number in [0, 1), u (N,)."""
+    tokens: np.ndarray
     if temperature == 0:
-        return logits.argmax(axis=1)
+        tokens = logits.argmax(axis=1)
+        return tokens
     if top_k is not None and top_k < logits.shape[1]:
         likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
         z = np.full_like(logits, -np.inf)
@@ -246,7 +248,8 @@ def draw(logits: np.ndarray, temperature: float, top_k: int | None, u: np.ndarra
         mass = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature).cumsum(axis=1)
     total = mass[:, -1]
     height = np.minimum(u * total, np.nextafter(total, 0))  # below the total, which u * total may be rounded to
-    return (mass <= height[:, None]).sum(axis=1)
+    tokens = (mass <= height[:, None]).sum(axis=1)
+    return tokens
 
 
 def _start(first: ArrayLike, n_steps: int, stop: int | None) -> tuple[np.ndarray, int, int]:
@@ -289,8 +292,9 @@ def _logits(
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # rows that are not looked at
-        z = logits - logits.max(axis=1, keepdims=True)
-        return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        z: np.ndarray = logits - logits.max(axis=1, keepdims=True)
+        z -= np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return z
 
 
 def _rows(state: Any, rows: np.ndarray, count: int) -> Any:

@@ -1,4 +1,4 @@
-"""Docstrings of training kit, decoding, plots, files, demo: the sections the house asks for. Doctest runs their examples."""
+"""Docstrings of training kit, decoding, plots, files, demo: the sections the house asks for. Doctest runs examples."""
 
 from __future__ import annotations
 
