@@ -96,15 +96,14 @@ def say(codes):
     return [" ".join(WORDS[k] for k in column if k != END) for column in codes.T]
 
 
-def draw(pixels, said, true, path):
-    """Save the first pictures, with what was said of each and, where that differs, what is true."""
+def draw(shown, pixels, said, true, path):
+    """Save ten pictures, with what was said of each and, where that differs, what is true."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    panels = figure.subplots(2, 5).flat
-    for axes, image, words, truth in zip(panels, pixels.reshape(-1, 8, 8), said, true, strict=False):
-        axes.imshow(image, cmap="gray_r")
-        axes.set_title(words if words == truth else f"{words}\n({truth})", fontsize="small")
+    for axes, k in zip(figure.subplots(2, 5).flat, shown, strict=True):
+        axes.imshow(pixels[k].reshape(8, 8), cmap="gray_r")
+        axes.set_title(said[k] if said[k] == true[k] else f"{said[k]}\n({true[k]})", fontsize="small")
         axes.axis("off")
     figure.savefig(path, dpi=80)
 
@@ -134,8 +133,9 @@ def main(argv=None):
     kinds, frequency = np.unique(known, axis=1, return_counts=True)
     found["always the same"] = np.repeat(kinds[:, [frequency.argmax()]], HELD_OUT, axis=1)
     said, results = {"true": say(words)} | {way: say(codes) for way, codes in found.items()}, {}
-    for k, image in enumerate(pixels[:3].reshape(-1, 8, 8)):
-        print("\n".join("".join(SHADES[int(8 * value)] * 2 for value in row) for row in image))
+    shown = np.unique(digits[:HELD_OUT], return_index=True)[1]  # one of each digit
+    for k in shown[[0, 4, 8]]:
+        print("\n".join("".join(SHADES[int(8 * value)] * 2 for value in row) for row in pixels[k].reshape(8, 8)))
         print("\n".join(f"{way}: {texts[k]}" for way, texts in said.items()), end="\n\n")
     print(f"{HELD_OUT} pictures held out: words right, whole captions right")
     for way, codes in found.items():
@@ -143,7 +143,7 @@ def main(argv=None):
         results[way] = float(hits[asked].mean()), float(hits.all(axis=0).mean())
         print(f"{way:16} {results[way][0]:7.1%} {results[way][1]:7.1%}")
     if args.plot:
-        draw(pixels, said["greedy"], said["true"], args.plot)
+        draw(shown, pixels, said["greedy"], said["true"], args.plot)
     return results | {"said": said}
 
 

@@ -77,10 +77,10 @@ def test_pictures_are_there_and_small(page):
 
 
 def test_generation(capsys):
-    """Within 3.0 and 3.2 bits per letter, tried with 6 seeds; pairs of letters have 3.4 to 3.6."""
+    """A letter takes 0.3 to 0.45 bits less than by pairs of letters, tried with 6 seeds."""
     results = main("generation")(["--epochs", "10"])
     bits, names, log_probs = results["bits"], results["names"], results["log_probs"]
-    assert bits["LSTM"] < 3.3 < bits["pairs of letters"] < np.log2(27)
+    assert 2.5 < bits["LSTM"] < bits["pairs of letters"] - 0.2 < np.log2(27) - 0.9
     assert log_probs["beam of 5"] > log_probs["greedy"] + 0.3
     assert len({tuple(column) for column in names.values()}) == len(names) == 5
     assert len(results["new"]) > 300  # not learnt by heart
