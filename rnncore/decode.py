@@ -206,21 +206,20 @@ def beam_search(
     n = np.arange(N)[:, None]
     found = np.empty((N, 1, 0), np.int64)
     lengths, log_probs, ended = np.zeros((N, 1), np.int64), np.zeros((N, 1)), np.zeros((N, 1), bool)
-    filler = max(stop, 0)  # what goes on in the place of a sequence that has ended
     V = None
     for t in range(n_steps):
         logits, state = _logits(step, tokens, state, ~ended.reshape(-1), V, stop)
         B, V = found.shape[1], logits.shape[1]
         gains = _log_softmax(logits).reshape(N, B, V)
         gains[ended] = -np.inf
-        gains[ended, filler] = 0.0  # it goes on in one way, as it is
+        gains[ended, 0] = 0.0  # it goes on in one way, as it is
         totals = log_probs[..., None] + gains  # (1) log P = Σ_t z_t,k_t - log Σ_v exp(z_t,v)
         counts = np.where(ended, lengths + 1, t + 1)[..., None]
         scores = totals / counts**length_penalty  # (2) score = log P / length**a
         best = np.argsort(-scores.reshape(N, B * V), axis=1, kind="stable")[:, :width]
         parents, chosen = best // V, best % V
         was_ended = ended[n, parents]
-        chosen = np.where(was_ended, filler, chosen)
+        chosen = np.where(was_ended, max(stop, 0), chosen)
         log_probs = totals.reshape(N, B * V)[n, best]
         ended = was_ended | (chosen == stop) | (log_probs == -np.inf)
         lengths = lengths[n, parents] + ~ended
@@ -246,9 +245,8 @@ def draw(logits: np.ndarray, temperature: float, top_k: int | None, u: np.ndarra
         logits = z
     with np.errstate(over="ignore", invalid="ignore"):  # -inf is right for what a tiny temperature rules out
         mass = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature).cumsum(axis=1)
-    total = mass[:, -1]
-    height = np.minimum(u * total, np.nextafter(total, 0))  # below the total, which u * total may be rounded to
-    tokens = (mass <= height[:, None]).sum(axis=1)
+    # u is at most 1 - 2**-53, so that u times the last mass, rounded, is below it
+    tokens = (mass <= (u * mass[:, -1])[:, None]).sum(axis=1)
     return tokens
 
 

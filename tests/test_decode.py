@@ -132,7 +132,7 @@ def test_a_draw_never_takes_what_is_ruled_out():
     for u, expected in ((0.0, [1, 0]), (np.nextafter(1.0, 0), [3, 0])):
         assert draw(z, 1.0, None, np.full(2, u)).tolist() == expected
         assert draw(z, 1.0, 5, np.full(2, u)).tolist() == expected
-    for seed in range(2000):  # totals of all kinds, some of which u * total is rounded up to
+    for seed in range(2000):  # totals of all kinds, none of which u times it is rounded up to
         z = np.random.default_rng(seed).normal(size=(1, 4))
         z[0, 3] = -np.inf
         assert draw(z, 1.0, None, np.array([np.nextafter(1.0, 0)])) <= 2
@@ -310,6 +310,13 @@ def test_fewer_sequences_than_places():
     tokens, _, log_probs = beam_search(chain(ruled_out), [0], 2, 4)
     assert np.exp(log_probs).tolist() == [[0.5, 0.5, 0.0, 0.0]]
     assert tokens[0, :2].tolist() == [[1, 0], [1, 1]]
+
+
+def test_what_follows_on_a_token_ruled_out_is_not_looked_at():
+    z = np.array([[-np.inf, 0.0, -np.inf], [0.0, 1.0, -np.inf], [np.nan] * 3])
+    tokens, _, log_probs = beam_search(chain(z), [0], 3, 5)
+    assert tokens[0, :3].tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 0]]
+    assert (log_probs[0] > -np.inf).tolist() == [True, True, True, False, False]
 
 
 def test_states_of_any_structure_follow():
