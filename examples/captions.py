@@ -120,12 +120,8 @@ def main(argv=None):
     pixels, digits = (data.data[order] / 16).astype(np.float32), data.target[order]
     bounds = [np.quantile(measure(pixels[HELD_OUT:]), (0.25, 0.75)).tolist() for measure in (ink, slant)]
     words, counts = encode(captions(pixels, digits, bounds))
-    model = (
-        Linear(64, H, rng=rng),
-        Embedding(len(WORDS), 16, rng=rng),
-        rc.GRU(16, H, rng=rng),
-        Linear(H, len(WORDS), rng=rng),
-    )
+    look, embedding = Linear(64, H, rng=rng), Embedding(len(WORDS), 16, rng=rng)
+    model = look, embedding, rc.GRU(16, H, rng=rng), Linear(H, len(WORDS), rng=rng)
     train(model, pixels[HELD_OUT:], words[:, HELD_OUT:], counts[:, HELD_OUT:], args.epochs, rng)
 
     pixels, words, counts, known = pixels[:HELD_OUT], words[:, :HELD_OUT], counts[:, :HELD_OUT], words[:, HELD_OUT:]

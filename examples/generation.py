@@ -84,9 +84,8 @@ def main(argv=None):
     rng = np.random.default_rng(args.seed)
     shuffled = rng.permutation(NAMES).tolist()
     held_out, names = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
-    embedding, lstm = Embedding(len(LETTERS), 16, rng=rng), rc.LSTM(16, args.hidden, rng=rng)
-    head = Linear(args.hidden, len(LETTERS), rng=rng)
-    model = embedding, lstm, head
+    V, E, H = len(LETTERS), 16, args.hidden
+    embedding, lstm, head = model = Embedding(V, E, rng=rng), rc.LSTM(E, H, rng=rng), Linear(H, V, rng=rng)
     train(model, names, args.epochs, rng)
     bits = {"LSTM": gradients(model, held_out)[0] / np.log(2), "pairs of letters": bits_of_pairs(names, held_out)}
     print(f"bits per letter of {HELD_OUT} names held out: {bits['LSTM']:.2f}; by pairs of letters alone:", end=" ")

@@ -29,12 +29,8 @@ START, ASK = "i was born in".split(), "and i speak".split()
 WORDS = sorted({*START, *ASK, *LANGUAGES, *LANGUAGES.values(), *(word for words in PLACE for word in words)})
 CODES = {word: code for code, word in enumerate(WORDS)}
 PLACES = (1, 2, 4, 8, 12, 18, 25, 32)  # told in the sentences asked about
+GAPS = [places * len(PLACE) + len(ASK) for places in PLACES]  # words between the country and its language
 CHANCE = 1 / len(LANGUAGES)
-
-
-def gap(places):
-    """Return how many words stand between the country and its language."""
-    return places * len(PLACE) + len(ASK)
 
 
 def sentence(rng, places):
@@ -85,9 +81,8 @@ def train(name, layer, lr, known, args):
     adam = Adam(model)
     for k in (bar := tqdm(range(args.steps), desc=name, disable=None)):
         adam.lr = lr * (1 - k / args.steps)
-        told = [
-            sentence(rng, int(n) - 1) for n in (PLACES[-1] + 2) ** rng.random(args.batch) ** 2
-        ]  # short ones most often
+        counts = ((PLACES[-1] + 2) ** rng.random(args.batch) ** 2).astype(int) - 1  # from 0 on, small ones most often
+        told = [sentence(rng, places) for places in counts]
         loss, grads = gradients(model, [words for words in told if words not in known])
         clip_grad_norm(grads, 1.0)
         adam.step(grads)
@@ -101,7 +96,7 @@ def draw(results, path):
 
     axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
     for name, shares in results.items():
-        axes.plot([gap(places) for places in PLACES], shares, "o-", label=name)
+        axes.plot(GAPS, shares, "o-", label=name)
     axes.axhline(CHANCE, color="grey", linestyle=":", label="chance")
     axes.set(xlabel="words between the country and its language", ylabel="right answers", ylim=(0, 1.03))
     axes.legend()
@@ -124,7 +119,7 @@ def main(argv=None):
         model = train(name, layer, lr, known, args)
         results[name] = [accuracy(model, held_out[places]) for places in PLACES]
     print(" ".join(held_out[4][0][:-1]), "...", held_out[4][0][-1])
-    print(f"{'words in between':16}" + "".join(f"{gap(places):5}" for places in PLACES))
+    print(f"{'words in between':16}" + "".join(f"{gap:5}" for gap in GAPS))
     for name, shares in [*results.items(), ("chance", [CHANCE] * len(PLACES))]:
         print(f"{name:16}" + "".join(f"{share:5.0%}" for share in shares))
     if args.plot:

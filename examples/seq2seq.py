@@ -19,6 +19,7 @@ from rnncore.train import Adam, Embedding, Linear, clip_grad_norm, init, softmax
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 SMALL += "seventeen eighteen nineteen".split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+VALUES = {word: k for k, word in enumerate(SMALL)} | {word: k for k, word in enumerate(TENS, 2)}
 WORDS = [*SMALL, *TENS, "hundred", "thousand", "and"]
 CODES = {word: code for code, word in enumerate(WORDS)}
 END, DIGITS, IGNORED = 10, 7, -1  # END also starts the decoder; no number has more than six digits, and the end
@@ -50,8 +51,7 @@ def encode(numbers):
 
 
 def draw(rng, count):
-    """Return numbers of which those of one digit are as frequent as those of six."""
-    return np.floor(10 ** rng.uniform(0, 6, count) - 0.5).astype(int)
+    return np.floor(10 ** rng.uniform(0, 6, count) - 0.5).astype(int)  # those of one digit as often as those of six
 
 
 def gradients(model, numbers):
@@ -89,10 +89,7 @@ def translate(model, numbers):
 
 def word_by_word(number):
     """Return the digits of each word, one behind the other, as if there were no zeros to fill in."""
-    values = [
-        SMALL.index(word) if word in SMALL else TENS.index(word) + 2 for word in spell(number) if CODES[word] < 28
-    ]
-    return "".join(map(str, values))
+    return "".join(str(VALUES[word]) for word in spell(number) if word in VALUES)
 
 
 def main(argv=None):
