@@ -112,9 +112,7 @@ def main(argv=None):
 
     drawn = rc.decode.generate(step, np.zeros(500, int), LONGEST, temperature=1.0, stop=0, rng=args.seed)
     new = {*spell(*drawn)} - {*names}
-    print(
-        f'500 names drawn from the "." on: {len(new)} of them new, {len(new & {*held_out})} of the {HELD_OUT} held out'
-    )
+    print(f'500 names drawn from the "." on: {len(new)} different new ones, {len(new & {*held_out})} of them held out')
     return {"bits": bits, "names": found, "log_probs": log_probs, "new": new}
 
 
