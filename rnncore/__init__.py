@@ -11,7 +11,7 @@ from .stream import Stream
 from .tape import Tape
 
 if TYPE_CHECKING:
-    from . import train
+    from . import decode, train
     from .interop.convert import from_torch
     from .interop.files import load, save
     from .model import SequenceModel
@@ -30,6 +30,7 @@ __all__ = [
     "Stream",
     "Tape",
     "__version__",
+    "decode",
     "from_torch",
     "get_num_threads",
     "info",
@@ -48,10 +49,10 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the training kit, the model on top, and the ways to torch and to files when they are first asked for:
-    serving a layer needs none of them."""
-    if name == "train":
-        return import_module(".train", __name__)
+    """Import decoding, the training kit, the model on top, and the ways to torch and to files when they are first asked
+    for: serving a layer needs none of them."""
+    if name in ("decode", "train"):
+        return import_module(f".{name}", __name__)
     if name in _LATER:
         return getattr(import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

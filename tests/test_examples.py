@@ -99,3 +99,69 @@ def test_sentiment(capsys):
     out = capsys.readouterr().out
     assert f"{len(train)} sentences to learn from, {len(held)} held out" in out and held[0] in out
     assert f"{accuracy['network']:.0%}" in out and out.rstrip().split("\n")[-1].startswith("word by word: it ")
+
+
+def test_generation(capsys):
+    """A letter takes 0.3 to 0.45 bits less than by pairs of letters, tried with 6 seeds."""
+    results = main("generation")(["--epochs", "10"])
+    bits, names, log_probs = results["bits"], results["names"], results["log_probs"]
+    assert 2.5 < bits["LSTM"] < bits["pairs of letters"] - 0.2 < np.log2(27) - 0.9
+    assert log_probs["beam of 5"] > log_probs["greedy"] + 0.3
+    assert len({tuple(column) for column in names.values()}) == len(names) == 5
+    assert len(results["new"]) > 300  # not learnt by heart
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in lines[3:19]] == list("ABCDEFGHIJKLMRST") and all(
+        len(line.split()) == 5 for line in lines[3:19]
+    )
+
+
+def test_names_are_there_once():
+    names = (ROOT / "examples" / "data" / "names.txt").read_text(encoding="utf-8").split()
+    assert len(names) == len({*names}) > 1000 and all(re.fullmatch("[a-z]{2,14}", name) for name in names)
+
+
+def test_seq2seq(capsys):
+    results = main("seq2seq")(["--steps", "500", "--hidden", "96"])
+    assert results["accuracy"] > 0.9 > 0.8 > results["baseline"]
+    held_out, written = results["held out"], results["written"]
+    assert len({*held_out}) == len(written) == 1000 and min(held_out) >= 100
+    assert results["accuracy"] == np.mean([str(a) == b for a, b in zip(held_out, written, strict=True)])
+    assert f"1000 numbers never trained on: {results['accuracy']:.1%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number,words", [
+    (0, "zero"), (19, "nineteen"), (40, "forty"), (100, "one hundred"), (312, "three hundred and twelve"),
+    (1005, "one thousand and five"), (20_300, "twenty thousand three hundred"),
+    (999_999, "nine hundred and ninety nine thousand nine hundred and ninety nine"),
+])  # fmt: skip
+def test_numbers_are_spelled(number, words):
+    assert " ".join(runpy.run_path(str(ROOT / "examples" / "seq2seq.py"))["spell"](number)) == words
+
+
+def test_next_word(capsys, tmp_path):
+    """The LSTM knows the language whatever lies in between, tried with 6 seeds; the tanh network does not."""
+    results = main("next_word")(["--steps", "300", "--plot", str(tmp_path / "figure.png")])
+    assert min(results["LSTM"]) > 0.95
+    assert max(results["tanh RNN"][-3:]) < 0.6 and results["tanh RNN"][0] > results["tanh RNN"][-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:16].strip() for line in lines[1:]] == ["words in between", "tanh RNN", "LSTM", "chance"]
+    assert lines[1].split()[3:] == "6 9 15 27 39 57 78 99".split()
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_captions(capsys, tmp_path):
+    """Three quarters of the captions are right word by word; of those that always say the same, one in twenty."""
+    import_peer("sklearn")
+    results = main("captions")(["--epochs", "20", "--plot", str(tmp_path / "figure.png")])
+    for way in ("greedy", "beam of 4"):
+        words, whole = results[way]
+        assert words > 0.8 and 0.65 < whole < words
+    assert results["always the same"][1] < 0.1
+    said = results["said"]
+    whole = np.mean([a == b for a, b in zip(said["true"], said["greedy"], strict=True)])
+    assert whole == pytest.approx(results["greedy"][1])
+    caption = r"(a|an)( thin| thick)? (zero|one|two|three|four|five|six|seven|eight|nine)( leaning (left|right))?"
+    assert all(re.fullmatch(caption, text) and ("an eight" in text or "a eight" not in text) for text in said["true"])
+    assert np.mean([bool(re.fullmatch(caption, text)) for text in said["greedy"]]) > 0.98
+    assert capsys.readouterr().out.count("true: ") == 3
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Docstrings of training kit, plots, files and demo: the sections the house asks for. Doctest runs their examples."""
+"""Docstrings of training kit, decoding, plots, files, demo: the sections the house asks for. Doctest runs examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import rnncore.train
 
 HOMES = (
     "rnncore.train", "rnncore.demo", "rnncore.cli", "rnncore.file", "rnncore.interop.files", "rnncore.interop.convert",
-    "rnncore.plot", "rnncore.model",
+    "rnncore.plot", "rnncore.model", "rnncore.decode",
 )  # fmt: skip
 
 

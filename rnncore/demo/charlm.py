@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import positive_int
+from ..decode import draw
 from ..file import write_whole
 from ..layers import LSTM, RNN
 from ..train import AdamW, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
@@ -317,13 +318,8 @@ class CharLM:
         state = None
         for _ in range(n):
             logits, state = self._read(codes[:, None], state)
-            heights = logits[-1, 0].astype(np.float64)
-            with np.errstate(over="ignore"):  # -inf is right for what a tiny temperature rules out
-                mass = np.exp((heights - heights.max()) / temperature).cumsum()
-            # the last mass can be reached by rounding, when the draw is next to 1
-            code = min(int(np.searchsorted(mass, rng.random() * mass[-1], side="right")), mass.size - 1)
-            codes = np.array([code])
-            yield self.vocabulary[code]
+            codes = draw(logits[-1].astype(np.float64), temperature, None, np.array([rng.random()]))
+            yield self.vocabulary[codes[0]]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file: NumPy's .npz format, no pickles.
