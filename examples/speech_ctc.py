@@ -118,7 +118,9 @@ def edits(a, b):
 
 def error_rate(said, held_out):
     """Return the edits it takes to make what was said right, per digit."""
-    return sum(edits(s, digits) for s, (digits, _) in zip(said, held_out, strict=True)) / sum(len(d) for d, _ in held_out)
+    return sum(edits(s, digits) for s, (digits, _) in zip(said, held_out, strict=True)) / sum(
+        len(d) for d, _ in held_out
+    )
 
 
 def main(argv=None):

@@ -85,7 +85,7 @@ def draw(results, years, numbers, path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option, value in (("steps", 1500), ("hidden", 16), ("seed", 0)):
+    for option, value in (("steps", 500), ("hidden", 16), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value, help=f"{value} by default")
     parser.add_argument("--plot", metavar="FILE", help="save a figure")
     args = parser.parse_args(argv)
