@@ -1,10 +1,10 @@
 """Exploding gradients: a training that blows up, and the same one with its gradients clipped, which learns.
 
-A ReLU network has to add up T random numbers. Its state fades at first, W_hh being 0.9 times the identity, and training
-teaches it to keep it. But each step back multiplies the gradient by W_hh: once that has grown above the identity a little,
-150 steps make it a lot. A gradient is then thousands of times as large as those before, and one step along it, by plain
-gradient descent, throws the network to where it cannot learn any more, or to numbers that are none. `clip_grad_norm` keeps
-such a gradient's direction and cuts its length (Pascanu, Mikolov, Bengio 2013).
+A ReLU network has to add up T random numbers. At first W_hh is 0.9 times the identity and its state fades; training
+teaches it to keep what it heard. But each step back multiplies the gradient by W_hh: once that has grown a little above
+the identity, 150 steps make it a lot. A gradient is then thousands of times as large as those before, and one step
+along it, by plain gradient descent, throws the network to where it cannot learn any more, or to infinity.
+`clip_grad_norm` keeps such a gradient's direction and cuts its length (Pascanu, Mikolov, Bengio 2013).
 
 Both runs have one seed, and so the same network and the same data: x (T, N, 1), target (N, 1).
 
@@ -23,7 +23,7 @@ N, GUESS, WINDOW = 32, 1.0, 50  # sequences a step; loss of one who always says 
 
 
 def train(name, max_norm, args):
-    """Train to the end, or until a gradient is not finite; return losses, norms, gradients over time, and what failed."""
+    """Train to the end, or until a gradient is not finite; return losses, norms, norms over time, and what failed."""
     rng = np.random.default_rng(args.seed)
     rnn, head = rc.RNN(1, args.hidden, nonlinearity="relu", rng=rng), Linear(args.hidden, 1, rng=rng)
     init.identity_relu(rnn)

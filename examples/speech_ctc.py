@@ -1,10 +1,10 @@
 """Transcription: digits dialled by tones, in noise, of any length and with any pauses, written down by a PyTorch model.
 
-A digit is a pair of tones, as telephones dial it, of 60 to 200 ms; some digits and pauses make a recording. The model is
-told which digits a recording has, but not when: `torch.nn.CTCLoss` sums over all the ways to lay them along time. It reads
-spectra (T, F), one every 16 ms, packed with those of other recordings (`PackedSequence`), by a bidirectional LSTM, and
-gives each a distribution over blank and ten digits. Decoding takes the likeliest at each time, merges repeats, and drops
-blanks.
+A digit is a pair of tones, as telephones dial it, of 60 to 200 ms; some digits and pauses make a recording. The model
+is told which digits a recording has, but not when: `torch.nn.CTCLoss` sums over all ways to lay them along time. A
+bidirectional LSTM reads spectra (T, F), one every 16 ms, packed with those of other recordings (`PackedSequence`); a
+linear layer gives each a distribution over blank and ten digits. Decoding takes the likeliest at each time, merges
+repeats, and drops blanks. Beside it stands a rule that takes the loudest pair of tones.
 
 The LSTM is `rnncore.interop.torch.LSTM`. To run the same on PyTorch alone, import it from `torch.nn` instead: one line.
 
@@ -43,11 +43,12 @@ def recording(digits, rng, noise):
     signal = np.concatenate(pieces)
     signal += rng.normal(0, noise, len(signal))
     frames = np.lib.stride_tricks.sliding_window_view(signal, FRAME)[::HOP] * np.hanning(FRAME)
-    return torch.tensor(np.log1p(abs(np.fft.rfft(frames)[:, BANDS])), dtype=torch.float32)
+    spectra = np.log1p(abs(np.fft.rfft(frames)[:, BANDS]))
+    return torch.tensor((spectra - spectra.mean()) / spectra.std(), dtype=torch.float32)
 
 
 def recordings(n, rng, noise, but=()):
-    """Return n recordings of 3 to 7 digits each, as a list of (digits, spectra), none with the digits of one in `but`."""
+    """Return n recordings as a list of (digits, spectra), of 3 to 7 digits, which are not those of one in `but`."""
     known, found = {digits for digits, _ in but}, []
     while len(found) < n:
         digits = "".join(rng.choice(list(TONES), rng.integers(3, 8)))
@@ -70,7 +71,7 @@ class Transcriber(nn.Module):
 
 def train(model, learned, args):
     """Train on batches of recordings in random order."""
-    adam, ctc = torch.optim.Adam(model.parameters(), 0.005), nn.CTCLoss()
+    adam, ctc = torch.optim.Adam(model.parameters(), 0.01), nn.CTCLoss()
     steps = args.epochs * (len(learned) // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, steps)
     order = [k for _ in range(args.epochs) for k in torch.randperm(len(learned)).tolist()]
@@ -96,8 +97,7 @@ def transcribe(model, spectra):
 
 
 def loudest(spectra, threshold, least):
-    """Return the digits of a recording by rule: in each spectrum the pair of tones that is loudest, if it is louder than a
-    threshold; those that last for some spectra."""
+    """Return the digits of a recording by rule: pairs of tones that are loudest for some spectra, and loud."""
     at = np.array([[round(tone * FRAME / RATE) - BANDS.start for tone in TONES[digit]] for digit in TONES])  # (10, 2)
     scores = spectra.numpy()[:, at].sum(axis=2)  # (T, 10)
     loud = np.where(scores.max(axis=1) > threshold, scores.argmax(axis=1), -1)
@@ -118,14 +118,13 @@ def edits(a, b):
 
 def error_rate(said, held_out):
     """Return the edits it takes to make what was said right, per digit."""
-    return sum(edits(s, digits) for s, (digits, _) in zip(said, held_out, strict=True)) / sum(
-        len(d) for d, _ in held_out
-    )
+    wrong = [edits(string, digits) for string, (digits, _) in zip(said, held_out, strict=True)]
+    return sum(wrong) / sum(len(digits) for digits, _ in held_out)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option, value in (("epochs", 15), ("recordings", 1000), ("hidden", 64), ("seed", 0)):
+    for option, value in (("epochs", 10), ("recordings", 1000), ("hidden", 64), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value, help=f"{value} by default")
     parser.add_argument("--noise", type=float, default=1.0, help="standard deviation; tones have 0.35 to 0.7")
     args = parser.parse_args(argv)
@@ -136,7 +135,7 @@ def main(argv=None):
     model = Transcriber(held_out[0][1].shape[1], args.hidden)
     train(model, learned, args)
     rule = min(
-        ((t, least) for t in np.arange(1, 9, 0.5) for least in range(1, 6)),
+        ((t, least) for t in np.arange(0, 8, 0.25) for least in range(1, 6)),
         key=lambda options: error_rate([loudest(spectra, *options) for _, spectra in learned[:200]], learned[:200]),
     )
     said = {

@@ -2,11 +2,11 @@
 
 The network reads a logical line of source character by character, in both directions, and says for each character what
 its token is. That takes context: `name` may be a parameter, an attribute, something called or assigned, or a word in a
-comment, and what decides may stand before it or behind it. The labels are those of `tokenize` and `ast`, the source that
-of modules which every CPython has. Modules held out were not trained on; lines of theirs that occur there are left out.
+comment, and what decides may stand before it or behind it. Labels are by `tokenize` and `ast`, the source is that of
+modules which every CPython has. Modules held out were not trained on; lines of theirs that occur there are left out.
 
-N lines are one batch, whatever their lengths: characters (T, N), tags (T, N), `lengths` (N,). Nothing is computed behind
-a line's end, so that lines need no sorting by length.
+N lines are one batch, whatever their lengths: characters (T, N), tags (T, N), `lengths` (N,). Nothing is computed
+behind a line's end, so that lines need no sorting by length.
 
     python examples/tagging.py
 """
@@ -148,7 +148,8 @@ def main(argv=None):
         x, target, lengths = batch(part := held_out[k : k + BATCH])
         best = head(rnn(embedding(x), lengths=lengths)[0]).argmax(axis=2)  # (T, N)
         for n, (text, tokens) in enumerate(part):
-            said[text] = "".join(TAGS[tag] if known >= 0 else " " for tag, known in zip(best[:, n], target[:, n]))
+            tagged = best[: len(text), n], target[: len(text), n]
+            said[text] = "".join(TAGS[tag] if known >= 0 else " " for tag, known in zip(*tagged, strict=True))
             for begin, end, tag in tokens:  # a token is right if all its characters are
                 right = said[text][begin:end] == tag * (end - begin)
                 counts[tag] += 1, guess(text[begin:end]) == tag, right
@@ -158,8 +159,8 @@ def main(argv=None):
     for kind, (n, by_lookup, by_network) in table.items():
         print(f"{kind:15} {n:7} {by_lookup / n:26.1%} {by_network / n:8.1%}")
     print("Tags: " + ", ".join(f"{tag} {kind}" for tag, kind in KINDS.items()))
-    shown = [line for line in held_out if "\n" not in line[0]]
-    for text, _ in sorted(shown, key=lambda line: len({tag for _, _, tag in line[1]}))[-4:]:
+    colourful = [text for text, tokens in held_out if len({tag for *_, tag in tokens}) > 6 and "\n" not in text]
+    for text in colourful[:: -(-len(colourful) // 6)]:
         print(f"\n{text}\n{said[text]}")
     return {"table": table, "said": said, "learned": learned, "held_out": held_out}
 

@@ -7,9 +7,9 @@ Goodfellow, Bengio and Courville (Deep Learning, section 10.2) begin with three 
 3. the output feeds the next step's hidden units (10.4): `rc.JordanRNN`. In training the right answers can stand in for
    the outputs (teacher forcing), and then no step waits for another; in use it runs free, on what it said itself.
 
-They read bits x (T, N, 1) of -1 and 1, and say -1 or 1: whether an odd number of those so far was -1 (parity), or whether
-more of them were 1 than -1 (majority). To go on with parity, the last answer is all that one has to know; to go on with
-the majority one has to know the count, which the right answers do not show.
+They read bits x (T, N, 1) of -1 and 1, and say -1 or 1: whether an even number of those so far was -1 (parity), or
+whether more of them were 1 than -1 (majority). To go on with parity, the last answer is all that one has to know; to go
+on with the majority one has to know the count, which the right answers do not show.
 
     python examples/three_patterns.py --plot three_patterns.png
 """
@@ -23,6 +23,15 @@ import rnncore as rc
 from rnncore.train import Adam, Linear, clip_grad_norm, mean_squared_error
 
 T, LONGER, BATCH, HELD_OUT = 25, 101, 64, 2000
+TOLD = "3 taught, told each last answer"
+FINDINGS = """
+Parity takes no memory but its own answer. Hidden recurrence with an answer at each step: {parity[1 each step]:.3f}; the
+same network with one at the end, which is little to find it by: {parity[2 at the end]:.3f}. Output recurrence:
+{parity[3 taught]:.3f} if it was taught, {parity[3 free]:.3f} if it ran free from the start.
+Majority takes a count, which right answers do not show. Output recurrence that was taught: {majority[3 taught]:.3f} on its own, and
+{majority[3 taught, told each last answer]:.3f} if it is told the right answer before. If it ran free from the start: {majority[3 free]:.3f}, as outputs
+between -1 and 1 can show more than answers do. Hidden recurrence: {majority[1 each step]:.3f}, or {majority[2 at the end]:.3f} by
+one answer at the end."""  # noqa: E501
 QUESTIONS = {
     "parity": lambda x: np.cumprod(x, axis=0),
     "majority": lambda x: np.where(np.cumsum(x, axis=0) > 0, 1, -1),
@@ -122,19 +131,12 @@ def main(argv=None):
             train(f"{question}, {name}", network, learned, answer, args)
         shares = {name: right(network(on), target) for name, network in networks.items()}
         taught, _, _ = networks["3 taught"].modules[0].forward(on, targets=target)
-        results[question] = shares | {"3 taught, told each last answer": right(taught, target)}
+        results[question] = shares | {TOLD: right(taught, target)}
     print(f"Right answers of {HELD_OUT} sequences held out; learned from {T} steps")
     print(f"{'':34}" + "".join(f"{f'{q}, {t} steps':>22}" for q in QUESTIONS for t in (T, LONGER)))
     for name in results["parity"]:
         print(f"{name:34}" + "".join(f"{results[q][name][t - 1]:22.3f}" for q in QUESTIONS for t in (T, LONGER)))
-    parity, majority = ({name: share[T - 1] for name, share in result.items()} for result in results.values())
-    told = "3 taught, told each last answer"
-    print(f"""
-Parity: its answer is all the memory that it takes. Output recurrence has it once it is taught ({parity["3 taught"]:.3f}), as hidden
-recurrence does ({parity["1 each step"]:.3f}). One answer at the end is little to find it by: the same network, {parity["2 at the end"]:.3f}.
-Majority: it takes a count, which right answers do not show. Told the right answer before, output recurrence is right
-in {majority[told]:.3f}; left alone with its own, in {majority["3 taught"]:.3f}. Trained free it gets {majority["3 free"]:.3f}: outputs between -1 and 1 can show more
-than answers. Hidden units keep the count: {majority["1 each step"]:.3f}, or {majority["2 at the end"]:.3f} from an answer at the end.""")
+    print(FINDINGS.format(**{q: {name: share[T - 1] for name, share in r.items()} for q, r in results.items()}))
     if args.plot:
         draw(results, args.plot)
     return results
