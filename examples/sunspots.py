@@ -23,6 +23,7 @@ from rnncore.train import AdamW, Linear, clip_grad_norm, mean_squared_error
 HELD_OUT, AHEAD = 1959, 11  # first year held out; most years ahead
 WINDOW, BATCH, WARM_UP = 60, 32, 10  # years that one gradient goes back, windows at once, years only read
 NOISE = 0.1  # added to what is read in training, so that few numbers are not learned by heart
+# These, and the steps, were chosen by errors on 1909 to 1958, after learning from the years before; then learned anew.
 
 
 def train(gru, head, z, args):
@@ -113,7 +114,9 @@ def main(argv=None):
     print(f"{'':12}" + "".join(f"{k:7}" for k in (1, 2, 3, 5, 8, 11)))
     for name, result in results.items():
         print(f"{name:12}" + "".join(f"{result['errors'][k - 1]:7.1f}" for k in (1, 2, 3, 5, 8, 11)))
-    print(f"\n{'one year ahead':12}" + "".join(f"{name:>13}" for name in results))
+    print(f"The smallest one year ahead is that of {min(results, key=lambda name: results[name]['errors'][0])}")
+    print("\nThe last years, each forecast from those before it")
+    print(f"{'sunspots':>12}  " + "".join(f"{name:>13}" for name in results))
     for k in range(-10, 0):
         print(f"{years[k]}: {numbers[k]:6.1f}  " + "".join(f"{r['forecasts'][0, k]:13.1f}" for r in results.values()))
     if args.plot:

@@ -23,15 +23,15 @@ import rnncore as rc
 from rnncore.train import Adam, Linear, clip_grad_norm, mean_squared_error
 
 T, LONGER, BATCH, HELD_OUT = 25, 101, 64, 2000
-TOLD = "3 taught, told each last answer"
+TOLD, SIGNS = "3 taught, told each last answer", "3 free, reading signs alone"
 FINDINGS = """
 Parity takes no memory but its own answer. Hidden recurrence with an answer at each step: {parity[1 each step]:.3f}; the
 same network with one at the end, which is little to find it by: {parity[2 at the end]:.3f}. Output recurrence:
 {parity[3 taught]:.3f} if it was taught, {parity[3 free]:.3f} if it ran free from the start.
-Majority takes a count, which right answers do not show. Output recurrence that was taught: {majority[3 taught]:.3f} on its own, and
-{majority[3 taught, told each last answer]:.3f} if it is told the right answer before. If it ran free from the start: {majority[3 free]:.3f}, as outputs
-between -1 and 1 can show more than answers do. Hidden recurrence: {majority[1 each step]:.3f}, or {majority[2 at the end]:.3f} by
-one answer at the end."""  # noqa: E501
+Majority takes a count, which right answers do not show. Output recurrence that was taught: {majority[3 taught]:.3f} on its own,
+{majority[3 taught, told each last answer]:.3f} if told the right answer before. If it ran free from the start: {majority[3 free]:.3f}, as it learns to show
+more by outputs between -1 and 1; of their signs alone, {majority[3 free, reading signs alone]:.3f}. Hidden recurrence, which keeps the
+count unseen: {majority[1 each step]:.3f}, or {majority[2 at the end]:.3f} by one answer at the end."""  # noqa: E501
 QUESTIONS = {
     "parity": lambda x: np.cumprod(x, axis=0),
     "majority": lambda x: np.where(np.cumsum(x, axis=0) > 0, 1, -1),
@@ -74,6 +74,14 @@ class FromOutput:
 
     def __call__(self, x):
         return self.modules[0](x)[0]
+
+    def by_signs(self, x):
+        """Return the outputs where of each nothing but its answer, the sign, is fed to the next step."""
+        o, said = np.zeros_like(x[0]), []
+        for x_t in x:
+            _, o = self.modules[0](x_t[None], np.sign(o))
+            said.append(o)
+        return np.array(said)
 
 
 def train(name, network, bits, answer, args):
@@ -131,7 +139,8 @@ def main(argv=None):
             train(f"{question}, {name}", network, learned, answer, args)
         shares = {name: right(network(on), target) for name, network in networks.items()}
         taught, _, _ = networks["3 taught"].modules[0].forward(on, targets=target)
-        results[question] = shares | {TOLD: right(taught, target)}
+        signs = right(networks["3 free"].by_signs(on), target)
+        results[question] = shares | {TOLD: right(taught, target), SIGNS: signs}
     print(f"Right answers of {HELD_OUT} sequences held out; learned from {T} steps")
     print(f"{'':34}" + "".join(f"{f'{q}, {t} steps':>22}" for q in QUESTIONS for t in (T, LONGER)))
     for name in results["parity"]:
