@@ -26,7 +26,7 @@ RATE, FRAME, HOP = 4000, 128, 64  # samples a second, samples in a spectrum and 
 ROWS, COLUMNS = (697, 770, 852, 941), (1209, 1336, 1477)  # Hz
 TONES = {digit: (ROWS[k // 3], COLUMNS[k % 3]) for k, digit in enumerate("123456789*0#") if digit.isdigit()}
 BANDS = slice(18, 52)  # of a spectrum, 560 to 1600 Hz
-BATCH = 32
+BATCH = 16
 
 
 def recording(digits, rng, noise):
@@ -63,6 +63,7 @@ class Transcriber(nn.Module):
     def __init__(self, F, H):
         super().__init__()
         self.rnn, self.head = LSTM(F, H, bidirectional=True), nn.Linear(2 * H, 11)
+        nn.init.constant_(self.head.bias[:1], -2.0)  # else it says nothing but blanks for long
 
     def forward(self, spectra):
         y, lengths = pad_packed_sequence(self.rnn(spectra)[0])
@@ -71,7 +72,7 @@ class Transcriber(nn.Module):
 
 def train(model, learned, args):
     """Train on batches of recordings in random order."""
-    adam, ctc = torch.optim.Adam(model.parameters(), 0.01), nn.CTCLoss()
+    adam, ctc = torch.optim.Adam(model.parameters(), 0.02), nn.CTCLoss()
     steps = args.epochs * (len(learned) // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, steps)
     order = [k for _ in range(args.epochs) for k in torch.randperm(len(learned)).tolist()]
@@ -135,7 +136,7 @@ def main(argv=None):
     model = Transcriber(held_out[0][1].shape[1], args.hidden)
     train(model, learned, args)
     rule = min(
-        ((t, least) for t in np.arange(0, 8, 0.25) for least in range(1, 6)),
+        ((t, least) for t in np.arange(0, 8, 0.5) for least in range(1, 5)),
         key=lambda options: error_rate([loudest(spectra, *options) for _, spectra in learned[:200]], learned[:200]),
     )
     said = {

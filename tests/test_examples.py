@@ -108,7 +108,7 @@ def test_tags_are_what_python_says():
 
 
 def test_tagging(capsys):
-    results = main("tagging")(["--epochs", "2", "--modules", "6", "--hidden", "32"])
+    results = main("tagging")(["--epochs", "3", "--modules", "10", "--hidden", "48"])
     learned, held_out = ({text for text, _ in results[part]} for part in ("learned", "held_out"))
     assert len(held_out) > 1000 and not learned & held_out
     for kind, least in {"all": 0.93, "name defined": 0.9, "attribute": 0.9, "name called": 0.85}.items():
@@ -156,7 +156,7 @@ def test_exploding_gradients(tmp_path, capsys):
 
 def test_speech_ctc(capsys):
     import_peer("torch")
-    results = main("speech_ctc")(["--epochs", "8", "--recordings", "500", "--noise", "0.6"])
+    results = main("speech_ctc")(["--epochs", "5", "--recordings", "600", "--noise", "0.6"])
     assert not {digits for digits, _ in results["learned"]} & {digits for digits, _ in results["held_out"]}
     assert results["rates"]["network"] < 0.15
     assert f"{results['rates']['network']:.1%}" in capsys.readouterr().out.splitlines()[-1]
