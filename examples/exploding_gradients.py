@@ -94,7 +94,7 @@ def main(argv=None):
             row += f"{result['losses'][step]:18.3g}{result['norms'][step]:10.2g}" if there else f"{'-':>18}{'-':>10}"
         print(row)
     for name, result in results.items():
-        end = f"loss {np.mean(result['losses'][-WINDOW:]):.3f} in the last {WINDOW} steps"
+        end = f"loss {np.mean(result['losses'][-WINDOW:]):.3g} in the last {WINDOW} steps"
         print(f"{name}: {result['failed'] or end} (always saying 0: {GUESS:.3f})")
     if args.plot:
         draw(results, args.plot)

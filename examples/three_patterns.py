@@ -112,7 +112,7 @@ def draw(results, path):
         ax.axvline(T, color="grey", linestyle=":")
         ax.set(title=question, xlabel="time")
     panels[0].set_ylabel("right answers")
-    panels[1].legend(fontsize="small")
+    panels[0].legend(loc="center right")
     figure.savefig(path, dpi=80)
 
 

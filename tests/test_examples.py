@@ -149,7 +149,7 @@ def test_exploding_gradients(tmp_path, capsys):
     assert free["losses"][0] == clipped["losses"][0]  # the same until there is something to clip
     assert "unclipped: " in capsys.readouterr().out
 
-    failed = main("exploding_gradients")(["--steps", "60", "--rate", "1"])["unclipped"]["failed"]
+    failed = main("exploding_gradients")(["--steps", "5", "--rate", "0.3", "--T", "1000"])["unclipped"]["failed"]
     assert re.match(r"step \d+, .* up to t = -?\d+: expected finite gradients.* from t = \d+ on$", failed)
     assert failed in capsys.readouterr().out
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
