@@ -23,7 +23,7 @@ from rnncore.train import AdamW, Linear, clip_grad_norm, mean_squared_error
 HELD_OUT, AHEAD = 1959, 11  # first year held out; most years ahead
 WINDOW, BATCH, WARM_UP = 60, 32, 10  # years that one gradient goes back, windows at once, years only read
 NOISE = 0.1  # added to what is read in training, so that few numbers are not learned by heart
-# The noise and the number of steps were chosen by errors on 1909 to 1958 of networks that learned from the years before.
+# Noise and number of steps were chosen by errors on 1909 to 1958, of networks that learned from the years before.
 
 
 def train(gru, head, z, args):
