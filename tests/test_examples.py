@@ -165,3 +165,98 @@ def test_captions(capsys, tmp_path):
     assert np.mean([bool(re.fullmatch(caption, text)) for text in said["greedy"]]) > 0.98
     assert capsys.readouterr().out.count("true: ") == 3
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tags_are_what_python_says():
+    source = (
+        "import os as o\n\n"
+        "# one\n"
+        "@o.cache\n"
+        "def f(a, *, key=1):  # say\n"
+        "    with g(a) as b:\n"
+        '        b.c.d(a, key="x")\n'
+        '    x = f"{a} b" + [1,\n'
+        "        y]\n"
+        '    return "é"\n'
+    )
+    expected = {
+        "import os as o": "kkkkkk ii kk i",
+        "# one": "#####",
+        "@o.cache": ".n.aaaaa",
+        "def f(a, *, key=1):  # say": "kkk d.p. .. ppp.0..  #####",
+        "with g(a) as b:": "kkkk c.n. kk =.",
+        'b.c.d(a, key="x")': 'n.a.c.n. ppp.""".',
+        'x = f"{a} b" + [1,\n        y]': '= . """""""" . .0.         n.',
+        'return "?"': 'kkkkkk """',
+    }
+    example = runpy.run_path(str(ROOT / "examples" / "tagging.py"))
+    found = {}
+    for text, tokens in example["lines"](source.replace("é", "?")):
+        tags = [" "] * len(text)
+        for begin, end, tag in tokens:
+            tags[begin:end] = tag * (end - begin)
+        found[text] = "".join(tags)
+    assert found == expected
+
+
+def test_tagging(capsys):
+    results = main("tagging")(["--epochs", "3", "--modules", "10", "--hidden", "48"])
+    learned, held_out = ({text for text, _ in results[part]} for part in ("learned", "held_out"))
+    assert len(held_out) > 1000 and not learned & held_out
+    for kind, least in {"all": 0.93, "name defined": 0.9, "attribute": 0.9, "name called": 0.85}.items():
+        n, by_lookup, by_network = results["table"][kind]
+        assert by_network > least * n and by_network > by_lookup + 0.05 * n
+    lines = capsys.readouterr().out.splitlines()
+    text, tags = lines[-2:]
+    assert text in held_out and len(tags) == len(text) and results["said"][text] == tags
+
+
+def test_sunspots(tmp_path, capsys):
+    """An autoregression is better; the naive forecast, which an untrained network makes too, is not."""
+    results = main("sunspots")(["--steps", "300", "--plot", str(tmp_path / "figure.png")])
+    naive, ar, gru = (result["errors"] for result in results.values())
+    assert gru.shape == (11,) and (gru[:8] < 0.75 * naive[:8]).all() and (ar[:8] < 0.7 * naive[:8]).all()
+    assert naive[0] == pytest.approx(30.3, abs=0.1)  # of numbers alone
+    assert "GRU" in capsys.readouterr().out and (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_three_patterns(tmp_path, capsys):
+    arguments = ["--steps", "1500", "--plot", str(tmp_path / "figure.png")]
+    results = main("three_patterns")(arguments)
+    parity, majority = ({name: share[24] for name, share in r.items()} for r in results.values())
+    assert min(parity["1 each step"], parity["3 taught"]) > 0.99  # its answer is its memory
+    assert parity["2 at the end"] < 0.6
+    assert min(majority["1 each step"], majority["2 at the end"]) > 0.95
+    assert majority["3 taught"] < 0.75 < 0.85 < majority["3 taught, told each last answer"]  # the count is not shown
+    assert majority["3 free"] > majority["3 free, reading signs alone"] + 0.05
+    assert f"{majority['3 free']:.3f}" in capsys.readouterr().out.split("Majority")[1]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_exploding_gradients(tmp_path, capsys):
+    results = main("exploding_gradients")(["--steps", "400", "--plot", str(tmp_path / "figure.png")])
+    free, clipped = results["unclipped"], results["clipped"]
+    assert len(clipped["losses"]) == 400 and clipped["losses"][-50:].mean() < 0.5 and not clipped["failed"]
+    assert free["failed"] or free["losses"][-50:].mean() > 0.8  # always saying 0 has 1
+    assert free["losses"][0] == clipped["losses"][0]  # the same until there is something to clip
+    assert "unclipped: " in capsys.readouterr().out
+
+    failed = main("exploding_gradients")(["--steps", "5", "--rate", "0.3", "--T", "1000"])["unclipped"]["failed"]
+    assert re.match(r"step \d+, .* up to t = -?\d+: expected finite gradients.* from t = \d+ on$", failed)
+    assert failed in capsys.readouterr().out
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_speech_ctc(capsys):
+    import_peer("torch")
+    results = main("speech_ctc")(["--epochs", "5", "--recordings", "600", "--noise", "0.6"])
+    assert not {digits for digits, _ in results["learned"]} & {digits for digits, _ in results["held_out"]}
+    assert results["rates"]["network"] < 0.15
+    assert f"{results['rates']['network']:.1%}" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_digit_error_rates_count_edits():
+    import_peer("torch")
+    edits = runpy.run_path(str(ROOT / "examples" / "speech_ctc.py"))["edits"]
+    pairs = ("", "123"), ("123", ""), ("123", "123"), ("13", "123"), ("1233", "123"), ("173", "123"), ("321", "123")
+    assert [edits(a, b) for a, b in pairs] == [3, 3, 0, 1, 1, 1, 2]
