@@ -13,18 +13,15 @@ import numpy as np
 from tqdm import tqdm
 
 import rnncore as rc
-from rnncore.train import Adam, Embedding, Linear, clip_grad_norm, init, softmax_cross_entropy
+from rnncore.train import Adam, Embedded, Embedding, Linear, clip_grad_norm, init, softmax_cross_entropy
 
 LANGUAGES = {
     "china": "chinese", "france": "french", "germany": "german", "greece": "greek", "hungary": "hungarian",
     "italy": "italian", "japan": "japanese", "korea": "korean", "poland": "polish", "russia": "russian",
     "spain": "spanish", "turkey": "turkish",
 }  # fmt: skip
-PLACE = [  # one word of each
-    "near behind beside below above opposite".split(),
-    ["the"],
-    "river church mill market school station harbour forest".split(),
-]
+NEAR = "near behind beside below above opposite".split()
+PLACE = [NEAR, ["the"], "river church mill market school station harbour forest".split()]  # one word of each
 START, ASK = "i was born in".split(), "and i speak".split()
 WORDS = sorted({*START, *ASK, *LANGUAGES, *LANGUAGES.values(), *(word for words in PLACE for word in words)})
 CODES = {word: code for code, word in enumerate(WORDS)}
@@ -50,44 +47,34 @@ def encode(sentences):
     return codes, lengths
 
 
-def gradients(model, sentences):
-    """Return the loss, the mean of all words plus that of the last ones, and the gradients of each module.
-
-    Of all words, those that hang on one far back are few; what the many others add is noise to them, hence the sum.
-    """
-    (embedding, layer, head), (codes, lengths) = model, encode(sentences)
-    x, x_tape = embedding.forward(codes[:-1])
-    y, _, y_tape = layer.forward(x, lengths=lengths - 1)
-    z, z_tape = head.forward(y)
-    t, last = np.arange(len(z))[:, None], lengths - 2
-    losses = [softmax_cross_entropy(z, codes[1:], mask=mask, reduction="mean") for mask in (t <= last, t == last)]
-    loss, dz = (sum(parts) for parts in zip(*losses, strict=True))
-    dy, head_grads = head.backward(z_tape, dz)
-    dx, _, layer_grads = layer.backward(y_tape, dy)
-    return loss, [embedding.backward(x_tape, dx)[1], layer_grads, head_grads]
-
-
 def accuracy(model, sentences):
     """Return how many of the last words are the model's likeliest."""
-    (embedding, layer, head), (codes, _) = model, encode(sentences)  # of one length
-    y, _ = layer(embedding(codes[:-1]))
+    (reader, head), (codes, _) = model, encode(sentences)  # of one length
+    y, _ = reader(codes[:-1])
     return float(np.mean(head(y[-1]).argmax(axis=1) == codes[-1]))
 
 
 def train(name, layer, lr, known, args):
-    """Train one network on sentences that are not in `known`; return it with its embedding and head."""
+    """Train one network on sentences that are not in `known`; return it, with an embedding, and its head."""
     rng = np.random.default_rng(args.seed + 1)
-    model = Embedding(len(WORDS), 32, rng=rng), layer, Linear(args.hidden, len(WORDS), rng=rng)
-    adam = Adam(model)
-    for k in (bar := tqdm(range(args.steps), desc=name, disable=None)):
-        adam.lr = lr * (1 - k / args.steps)
+    embedding, head = Embedding(len(WORDS), 32, rng=rng), Linear(args.hidden, len(WORDS), rng=rng)
+    reader, adam = Embedded(embedding, layer), Adam([embedding, layer, head])
+    for k in tqdm(range(args.steps), desc=name, disable=None):
         counts = ((PLACES[-1] + 2) ** rng.random(args.batch) ** 2).astype(int) - 1  # from 0 on, small ones most often
         told = [sentence(rng, places) for places in counts]
-        loss, grads = gradients(model, [words for words in told if words not in known])
+        codes, lengths = encode([words for words in told if words not in known])
+        y, _, y_tape = reader.forward(codes[:-1], lengths=lengths - 1)
+        z, z_tape = head.forward(y)
+        # The mean loss of all words, and that of the last ones: few among all, whose many parts are noise to them.
+        t, last = np.arange(len(z))[:, None], lengths - 2
+        dz = sum(softmax_cross_entropy(z, codes[1:], mask=mask, reduction="mean")[1] for mask in (t <= last, t == last))
+        dy, head_grads = head.backward(z_tape, dz)
+        _, *reader_grads = reader.backward(y_tape, dy)
+        grads = [*reader_grads, head_grads]
         clip_grad_norm(grads, 1.0)
+        adam.lr = lr * (1 - k / args.steps)
         adam.step(grads)
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-    return model
+    return reader, head
 
 
 def draw(results, path):

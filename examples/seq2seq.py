@@ -14,14 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 import rnncore as rc
-from rnncore.train import Adam, Embedding, Linear, clip_grad_norm, init, softmax_cross_entropy
+from rnncore.train import Adam, Embedded, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
 
 SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 SMALL += "seventeen eighteen nineteen".split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 VALUES = {word: k for k, word in enumerate(SMALL)} | {word: k for k, word in enumerate(TENS, 2)}
-WORDS = [*SMALL, *TENS, "hundred", "thousand", "and"]
-CODES = {word: code for code, word in enumerate(WORDS)}
+CODES = {word: code for code, word in enumerate([*SMALL, *TENS, "hundred", "thousand", "and"])}
 END, DIGITS, IGNORED = 10, 7, -1  # END also starts the decoder; no number has more than six digits, and the end
 
 
@@ -45,8 +44,7 @@ def encode(numbers):
     digits = np.full((DIGITS, len(numbers)), IGNORED)
     for n, number in enumerate(numbers):
         words[: lengths[n], n] = spelled[n]
-        written = str(number)
-        digits[: len(written) + 1, n] = [*map(int, written), END]
+        digits[: len(str(number)) + 1, n] = [*map(int, str(number)), END]
     return words, lengths, digits
 
 
@@ -55,32 +53,29 @@ def draw(rng, count):
 
 
 def gradients(model, numbers):
-    """Return the mean loss per digit, and the gradients of each module."""
-    in_words, encoder, in_digits, decoder, head = model
+    """Return the gradients of each module, of the mean loss per digit."""
+    encoder, decoder, head = model
     words, lengths, digits = encode(numbers)
     inputs = np.concatenate([np.full((1, len(numbers)), END), digits[:-1]])
     inputs[inputs == IGNORED] = END  # behind the end: read, but what comes of it is not asked for
-    x, x_tape = in_words.forward(words)
-    _, state, encoder_tape = encoder.forward(x, lengths=lengths)
-    d, d_tape = in_digits.forward(inputs)
-    y, _, decoder_tape = decoder.forward(d, state)
+    _, state, encoder_tape = encoder.forward(words, lengths=lengths)
+    y, _, decoder_tape = decoder.forward(inputs, state)
     z, z_tape = head.forward(y)
-    loss, dz = softmax_cross_entropy(z, digits, ignore_index=IGNORED, reduction="mean")
+    _, dz = softmax_cross_entropy(z, digits, ignore_index=IGNORED, reduction="mean")
     dy, head_grads = head.backward(z_tape, dz)
-    dd, dstate, decoder_grads = decoder.backward(decoder_tape, dy)
-    dx, _, encoder_grads = encoder.backward(encoder_tape, None, dstate)  # through the state alone
-    word_grads, digit_grads = in_words.backward(x_tape, dx)[1], in_digits.backward(d_tape, dd)[1]
-    return loss, [word_grads, encoder_grads, digit_grads, decoder_grads, head_grads]
+    dstate, *decoder_grads = decoder.backward(decoder_tape, dy)
+    _, *encoder_grads = encoder.backward(encoder_tape, None, dstate)  # through the state alone
+    return [*encoder_grads, *decoder_grads, head_grads]
 
 
 def translate(model, numbers):
     """Return what the model writes for each number's words."""
-    in_words, encoder, in_digits, decoder, head = model
+    encoder, decoder, head = model
     words, lengths, _ = encode(numbers)
-    _, state = encoder(in_words(words), lengths=lengths, return_sequence=False)
+    _, state = encoder(words, lengths=lengths, return_sequence=False)
 
     def step(tokens, state):
-        y, state = decoder(in_digits(tokens[None]), state)
+        y, state = decoder(tokens[None], state)  # (1, N), one step of time
         return head(y[0]), state
 
     found = rc.decode.generate(step, np.full(len(numbers), END), DIGITS, state, stop=END)
@@ -100,20 +95,16 @@ def main(argv=None):
     rng, H = np.random.default_rng(args.seed), args.hidden
     numbers = draw(rng, 2000)
     held_out = rng.permutation(np.unique(numbers[numbers >= 100]))[:1000].tolist()  # below, there are few to learn from
-    kept = np.ones(1_000_000, bool)
-    kept[held_out] = False
-    encoder, decoder = rc.LSTM(32, H, reverse=True, rng=rng), rc.LSTM(32, H, rng=rng)
-    model = [Embedding(len(WORDS), 32, rng=rng), encoder, Embedding(11, 32, rng=rng), decoder, Linear(H, 11, rng=rng)]
-    for lstm in (encoder, decoder):
-        init.forget_bias(lstm)
-    adam = Adam(model)
-    for k in (bar := tqdm(range(args.steps), disable=None)):
+    reader, writer = rc.LSTM(32, H, reverse=True, rng=rng), rc.LSTM(32, H, rng=rng)
+    words, digits, head = Embedding(len(CODES), 32, rng=rng), Embedding(11, 32, rng=rng), Linear(H, 11, rng=rng)
+    model = Embedded(words, reader), Embedded(digits, writer), head
+    adam = Adam([words, reader, digits, writer, head])
+    for k in tqdm(range(args.steps), disable=None):
         adam.lr = 0.005 * 0.5 * (1 + np.cos(np.pi * k / args.steps))
         numbers = draw(rng, args.batch)
-        loss, grads = gradients(model, numbers[kept[numbers]].tolist())
+        grads = gradients(model, numbers[~np.isin(numbers, held_out)].tolist())
         clip_grad_norm(grads, 1.0)
         adam.step(grads)
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     written = translate(model, held_out)
     right = np.array([a == str(b) for a, b in zip(written, held_out, strict=True)])
