@@ -8,8 +8,11 @@ Goodfellow, Bengio and Courville (Deep Learning, section 10.2) begin with three 
    the outputs (teacher forcing), and then no step waits for another; in use it runs free, on what it said itself.
 
 They read bits x (T, N, 1) of -1 and 1, and say -1 or 1: whether an even number of those so far was -1 (parity), or
-whether more of them were 1 than -1 (majority). To go on with parity, the last answer is all that one has to know; to go
-on with the majority one has to know the count, which the right answers do not show.
+whether more of them were 1 than -1 (majority).
+
+To go on with parity, the last answer is all that one has to know: 1 learns it, and so does 3 if taught; an answer at
+the end, or running free from the start, is too little to find it by. To go on with the majority, one has to know the
+count. Hidden units keep it unseen; right answers do not show it, but 3 free shows more by outputs between -1 and 1.
 
     python examples/three_patterns.py --plot three_patterns.png
 """
@@ -30,9 +33,8 @@ QUESTIONS = {
 }
 
 
-def from_hidden(network, x, target, at_the_end):
+def from_hidden(x, target, rnn, head, at_the_end):
     """Patterns 1 and 2, judged at each step or at the end alone: return the loss and its gradients."""
-    rnn, head = network
     y, _, tape = rnn.forward(x)
     o, head_tape = head.forward(y)
     counts = np.arange(T)[:, None, None] >= (T - 1 if at_the_end else 0)
@@ -41,9 +43,8 @@ def from_hidden(network, x, target, at_the_end):
     return loss, [rnn.backward(tape, dy)[2], head_grads]
 
 
-def from_output(network, x, target, taught):
+def from_output(x, target, jordan, taught):
     """Pattern 3, with the right answers as teacher or running free: return the loss and its gradients."""
-    (jordan,) = network
     o, _, tape = jordan.forward(x, targets=target if taught else None)
     loss, do = mean_squared_error(o, target, reduction="mean")
     return loss, [jordan.backward(tape, do)[2]]
@@ -66,7 +67,7 @@ def train(pattern, question, bits, args):
     adam, rng = Adam(network), np.random.default_rng(args.seed)
     for step in (bar := tqdm(range(args.steps), desc=f"{question}, {pattern}", disable=None)):
         x = bits[:, rng.integers(0, bits.shape[1], BATCH)]
-        loss, grads = PATTERNS[pattern](network, x, QUESTIONS[question](x))
+        loss, grads = PATTERNS[pattern](x, QUESTIONS[question](x), *network)
         clip_grad_norm(grads, 1.0)
         adam.lr = 0.01 * (1 - step / args.steps)
         adam.step(grads)
@@ -82,8 +83,7 @@ def draw(results, path):
     for ax, (question, result) in zip(panels, results.items(), strict=True):
         for name, share in result.items():
             ax.plot(np.arange(1, T + 1), share, label=name)
-        ax.set(title=question, xlabel="time")
-    panels[0].set_ylabel("right answers")
+        ax.set(title=question, xlabel="time", ylabel="right answers")
     panels[0].legend(loc="center right")
     figure.savefig(path, dpi=80)
 
