@@ -56,15 +56,6 @@ def by_gru(gru, head, z, origins):
     return np.array(said)
 
 
-def by_ar(params, z, origins):
-    """Return the same by an autoregression with parameters (constant, lag 1, lag 2, …)."""
-    recent, said = z[origins[:, None] - np.arange(len(params) - 1)], []  # (N, lags), the last number first
-    for _ in range(AHEAD):
-        said.append(params[0] + recent @ params[1:])
-        recent = np.column_stack([said[-1], recent[:, :-1]])
-    return np.array(said)
-
-
 def draw(results, years, numbers, path):
     """Save two panels: one cycle and more running free, and errors by how far ahead."""
     from matplotlib.figure import Figure
@@ -98,11 +89,12 @@ def main(argv=None):
     z = (roots - mean) / std
     gru, head = rc.GRU(1, args.hidden, rng=args.seed), Linear(args.hidden, 1, rng=args.seed + 1)
     train(gru, head, z[:n], args)
-    ar = ar_select_order(z[:n], 20, ic="aic").model.fit().params
+    ar = ar_select_order(z[:n], 20, ic="aic").model.fit()
 
     origins = np.arange(n - 1, len(z) - 1)  # from the last year learned from on
+    by_ar = [ar.apply(z[: origin + 1]).forecast(AHEAD) for origin in origins]  # the parameters stay
     forecasts = {
-        "last number": np.tile(z[origins], (AHEAD, 1)), f"AR({len(ar) - 1})": by_ar(ar, z, origins),
+        "last number": np.tile(z[origins], (AHEAD, 1)), f"AR({len(ar.model.ar_lags)})": np.transpose(by_ar),
         "GRU": by_gru(gru, head, z, origins),
     }  # fmt: skip
     results = {}
