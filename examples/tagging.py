@@ -5,8 +5,7 @@ token is. That takes context: `name` may be a parameter, an attribute, something
 comment, and what decides may stand before it or behind it. Labels are by `tokenize` and `ast`, the source is that of
 modules which every CPython has. Modules held out were not trained on; lines of theirs that occur there are left out.
 
-A line is an array (T,) of characters and a list of T tags. `SequenceModel` makes batches of lines of any lengths, and
-computes nothing behind a line's end.
+A line is an array (T,) of characters and a list of T tags, whatever T is: batches of `SequenceModel` are ragged.
 
     python examples/tagging.py
 """
@@ -88,7 +87,7 @@ def lookup(learned):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option, value in (("epochs", 4), ("modules", len(LEARNED)), ("seed", 0)):
+    for option, value in (("epochs", 2), ("modules", len(LEARNED)), ("seed", 0)):
         parser.add_argument(f"--{option}", type=int, default=value, help=f"{value} by default")
     args = parser.parse_args(argv)
     learned = load(LEARNED[: args.modules])
@@ -96,7 +95,8 @@ def main(argv=None):
     X, X_held_out = ([np.frombuffer(text.encode(), np.uint8) for text in part] for part in (learned, held_out))
     y = [[TAGS.index(tag) for tag in tags] for tags in learned.values()]
     model = rc.SequenceModel(vocabulary=128, outputs=len(TAGS), per_step=True, bidirectional=True, rng=args.seed)
-    model.fit(X, y, epochs=args.epochs, progress=True, rng=args.seed)
+    for lr in (0.005, 0.001):  # so many epochs at each
+        model.fit(X, y, epochs=args.epochs, lr=lr, progress=True, rng=args.seed)
     said = ["".join(TAGS[k] for k in best) for best in model.predict(X_held_out)]
     said = dict(zip(held_out, said, strict=True))
 

@@ -202,7 +202,7 @@ def test_tags_are_what_python_says():
 
 
 def test_tagging(capsys):
-    results = main("tagging")(["--epochs", "3", "--modules", "10"])
+    results = main("tagging")(["--epochs", "1", "--modules", "10"])
     learned, held_out = (results[part].keys() for part in ("learned", "held_out"))
     assert len(held_out) > 1000 and not learned & held_out
     for kind, least in {"all": 0.93, "name defined": 0.9, "attribute": 0.9, "name called": 0.85}.items():
