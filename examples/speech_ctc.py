@@ -3,7 +3,7 @@
 A digit is a pair of tones of 60 to 200 ms; digits and pauses make a recording, with noise of more power. The model is
 told which digits a recording has, but not when: `torch.nn.CTCLoss` sums over all ways to lay them along time. A
 bidirectional LSTM reads spectra (T, F), one every 16 ms, packed with others' (`PackedSequence`); a linear layer gives
-each a distribution over blank and ten digits. The likeliest at each time, repeats merged, blanks dropped, is the answer.
+each a distribution over blank and ten digits. The likeliest at each time, repeats merged, blanks dropped, is said.
 
 The LSTM is `rnncore.interop.torch.LSTM`. To run the same on PyTorch alone, import it from `torch.nn` instead: one line.
 
