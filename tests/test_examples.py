@@ -171,33 +171,35 @@ def test_tags_are_what_python_says():
         "def f(a, *, key=1):  # say\n"
         "    with g(a) as b:\n"
         '        b.c.d(a, key="x")\n'
-        '    x = f"{a} b" + [1,\n'
+        "    x = [1,\n"
         "        y]\n"
+        "    z = '''\n"
+        "    a '''\n"
+        "    y.z(**a)\n"
         '    return "é"\n'
+        '    return f"{a} b"\n'
     )
     expected = {
-        "import os as o": "kkkkkk ii kk i",
+        "import os as o": "kkkkkk nn kk n",
         "# one": "#####",
         "@o.cache": ".n.aaaaa",
         "def f(a, *, key=1):  # say": "kkk d.p. .. ppp.0..  #####",
         "with g(a) as b:": "kkkk c.n. kk =.",
         'b.c.d(a, key="x")': 'n.a.c.n. ppp.""".',
-        'x = f"{a} b" + [1,\n        y]': '= . """""""" . .0.         n.',
+        "x = [1,": "= . .0.",
+        "y]": "n.",
+        "y.z(**a)": "n.c...n.",
         'return "?"': 'kkkkkk """',
     }
+    if sys.version_info < (3, 12):  # in which that is one token
+        expected['return f"{a} b"'] = 'kkkkkk """"""""'
     example = runpy.run_path(str(ROOT / "examples" / "tagging.py"))
-    found = {}
-    for text, tokens in example["lines"](source.replace("é", "?")):
-        tags = [" "] * len(text)
-        for begin, end, tag in tokens:
-            tags[begin:end] = tag * (end - begin)
-        found[text] = "".join(tags)
-    assert found == expected
+    assert dict(example["lines"](source.replace("é", "?"))) == expected
 
 
 def test_tagging(capsys):
-    results = main("tagging")(["--epochs", "3", "--modules", "10", "--hidden", "48"])
-    learned, held_out = ({text for text, _ in results[part]} for part in ("learned", "held_out"))
+    results = main("tagging")(["--epochs", "1", "--modules", "10"])
+    learned, held_out = (results[part].keys() for part in ("learned", "held_out"))
     assert len(held_out) > 1000 and not learned & held_out
     for kind, least in {"all": 0.93, "name defined": 0.9, "attribute": 0.9, "name called": 0.85}.items():
         n, by_lookup, by_network = results["table"][kind]
@@ -246,10 +248,10 @@ def test_exploding_gradients(tmp_path, capsys):
 
 def test_speech_ctc(capsys):
     import_peer("torch")
-    results = main("speech_ctc")(["--epochs", "5", "--recordings", "600", "--noise", "0.6"])
+    results = main("speech_ctc")(["--epochs", "5", "--recordings", "600"])
     assert not {digits for digits, _ in results["learned"]} & {digits for digits, _ in results["held_out"]}
-    assert results["rates"]["network"] < 0.15
-    assert f"{results['rates']['network']:.1%}" in capsys.readouterr().out.splitlines()[-1]
+    assert results["rate"] < 0.15
+    assert f"{results['rate']:.1%}" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_digit_error_rates_count_edits():
