@@ -131,9 +131,13 @@ def import_cost(quick: bool) -> float:
 
 
 def package_size(quick: bool) -> float:
-    """Return the megabytes of the installed package."""
+    """Return the megabytes of the installed package; of a checkout, those of it that an installation has."""
     root = Path(rnncore.__file__).parent
-    files = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path
+        for path in root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".pyx", ".pxd", ".c", ".h")
+    ]
     return sum(path.stat().st_size for path in files) / 1e6
 
 
