@@ -72,9 +72,8 @@ def main(argv=None):
     network = rc.SequenceModel(
         "gru", vocabulary=len(vocabulary) + 1, outputs=2, hidden=args.hidden, embedding=16, rng=args.seed
     )
-    network.fit(
-        vocabulary.tokens(train), labels, epochs=args.epochs, batch_size=16, lr=0.01, weight_decay=0.1, rng=args.seed
-    )
+    options = {"batch_size": 16, "lr": 0.01, "weight_decay": 0.1, "progress": True, "rng": args.seed}
+    network.fit(vocabulary.tokens(train), labels, epochs=args.epochs, **options)
     bag = bag_of_words(vocabulary.counts(train), labels, args.seed)
 
     positive = network.predict_proba(vocabulary.tokens(held))[:, 1]
