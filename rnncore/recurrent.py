@@ -261,9 +261,10 @@ class _Recurrent(Module, Generic[State]):
         """What parameters' names end with, in the order of states' entries."""
         return tuple(self._suffix(*at) for at in product(*self._whole[:2]))
 
-    def _of(self, grads: Mapping[str, np.ndarray], suffix: str) -> dict[str, np.ndarray]:
-        """Return one layer's gradients in one direction, by the names that kernels have for them."""
-        return {short: grads[name + suffix] for short, name in self._names.items() if name + suffix in grads}
+    @cached_property
+    def _named(self) -> tuple[dict[str, str], ...]:
+        """Of each of these what may have a gradient, by the names that kernels have for it."""
+        return tuple({short: name + suffix for short, name in self._names.items()} for suffix in self._suffixes)
 
     def _packs(self, weights: Weights) -> tuple[Pack, ...]:
         """Return what the kernels read, in the same order."""
@@ -479,13 +480,8 @@ class _Recurrent(Module, Generic[State]):
         >>> y.shape, h_n.shape
         ((2, 7, 10), (2, 2, 5))
         """
+        weights = self._weights
         threads = 0 if n_threads is None else as_threads(n_threads)
-        return self._call(self._weights, x, state, lengths, return_sequence, out, threads)
-
-    def _call(
-        self, weights: Weights, x: Any, state: Any, lengths: Any, return_sequence: bool, out: Any, threads: int
-    ) -> tuple[np.ndarray | None, State]:
-        """Do what a call does, with these weights; `threads` as `Cell` takes them."""
         if return_sequence is True and out is None and lengths is None and not self.bidirectional:
             stack = weights.stack or self._stack(weights)
             quick = stack.call(x, state, self.batch_first, self.reverse, threads)
@@ -496,7 +492,7 @@ class _Recurrent(Module, Generic[State]):
     def _general(
         self, weights: Weights, x: Any, state: Any, lengths: Any, return_sequence: bool, out: Any, threads: int
     ) -> tuple[np.ndarray | None, State]:
-        """The same, for all there is no quick way for."""
+        """Do what a call does, with these weights; `threads` as `Cell` takes them."""
         seq, unbatched = self._sequence(x, self.input_size, "x")
         return self._read(weights, seq, unbatched, state, lengths, return_sequence, out, threads)
 
@@ -844,7 +840,10 @@ class _Recurrent(Module, Generic[State]):
             these = slice(k, k + len(directions))
             self._cell.backward(
                 self._packs(weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
-                tuple(self._of(grads, suffix) for suffix in self._suffixes[these]),
+                tuple(
+                    {short: grads[name] for short, name in named.items() if name in grads}
+                    for named in self._named[these]
+                ),
                 reverses, fresh, n_threads, ragged, None if squares is None else squares[these],
             )  # fmt: skip
             upstream = dxs[0]

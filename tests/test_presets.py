@@ -261,10 +261,9 @@ def test_bench_training_without_peers(capsys, monkeypatch):
 
 
 def test_bench_two_threads_against_one(tiny_preset, capsys):
-    if runtime.usable_cpus() < 2:
-        pytest.skip("one CPU")
     assert bench("--rows", "two") == 0
-    assert "against one thread: ≥ 0.0" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert ("against one thread: ≥ 0.0" in out) is (runtime.usable_cpus() > 1)  # of one CPU there is nothing to say
 
 
 def test_bench_goes_on_without_a_peer_that_fails(tiny_preset, capsys, monkeypatch):

@@ -25,6 +25,9 @@ cnp.import_array()
 cdef enum:
     TOKENS = 2      # what `data` takes for a dtype besides: NumPy's intp
     TABLE_ROWS = 64 # of a table, made at once
+    BACK_TABLE_ROWS = 256
+
+cdef double TABLE_WORK = 1e9    # floating-point operations between two looks for Ctrl-C, without the GIL: some 10 ms
 
 
 # --- sequences of several lengths ---------------------------------------------------------------------------------------
@@ -239,6 +242,11 @@ cdef const Py_ssize_t *tokens_in(object array, const Run *run, Ragged ragged, bi
     return first
 
 
+cdef Py_ssize_t rows_at_once(Py_ssize_t rows, Py_ssize_t width, Py_ssize_t K) noexcept:
+    """Rows of a product with a matrix (K, width) that are TABLE_WORK: a multiple of `rows`."""
+    return rows * max(<Py_ssize_t>1, <Py_ssize_t>(TABLE_WORK / (2.0 * rows * width * K)))
+
+
 cdef int timed(Run *run, object x, bint reverse, Ragged ragged) except -1:
     """Fill in the schedule of a sequence x: (T, N, I), or packed."""
     run.schedule.reverse = reverse
@@ -370,7 +378,7 @@ cdef class Cell:
 
     cdef object table_of(self, Run *run, Pack pack):
         """What W_ih makes of the pack's rows, for a prepared run: (U, table_row); made once for each engine."""
-        cdef Py_ssize_t U = len(pack.rows), u, n
+        cdef Py_ssize_t U = len(pack.rows), start, stop, step, u
         cdef char *out
         cdef char *E
         cdef char *z
@@ -387,10 +395,14 @@ cdef class Cell:
             out = <char *>cnp.PyArray_DATA(<cnp.ndarray>table)
             if run.engine == BLAS:
                 check_dimension(max(TABLE_ROWS, run.I, run.table_row))
-            for u in range(0, U, TABLE_ROWS):
-                n = min(<Py_ssize_t>TABLE_ROWS, U - u)
+            step = rows_at_once(TABLE_ROWS, run.table_row, run.I)
+            for start in range(0, U, step):
+                u, stop = start, min(start + step, U)
                 with nogil:
-                    sums_of_rows(run, out + u * run.table_row * run.item, E + u * run.I * run.item, n, z)
+                    while u < stop:
+                        sums_of_rows(run, out + u * run.table_row * run.item, E + u * run.I * run.item,
+                                     min(<Py_ssize_t>TABLE_ROWS, stop - u), z)
+                        u += TABLE_ROWS
                 PyErr_CheckSignals()
             pack.sums = made = key, table
         table = made[1]
@@ -405,24 +417,28 @@ cdef class Cell:
         """Return the gradient of the pack's rows (U, I), from that of what W_ih makes of them, as `backward` has added it up;
         add that of W_ih, or write it if it is `fresh`."""
         cdef Run run
-        cdef Py_ssize_t U = len(pack.rows), I = pack.input_size, CH = self.table.columns * pack.hidden_size, u, n
+        cdef Py_ssize_t U = len(pack.rows), I = pack.input_size, CH = self.table.columns * pack.hidden_size
+        cdef Py_ssize_t start, stop, step, u
         cdef char *sums
         cdef char *E
         cdef char *dE
-        cdef bint add
         self.begin(&run, pack, as_dtype((pack,), pack.rows[None], True))
         if run.engine == BLAS:
             load()
-            check_dimension(max(TABLE_ROWS * 4, run.I, CH))
+            check_dimension(max(BACK_TABLE_ROWS, run.I, CH))
         drows = empty((U, I), pack.rows.dtype)
         E, dE, sums = data(pack.rows, &run, False, U, I), data(drows, &run, True, U, I), data(dtable, &run, False, U, CH)
         W_ih = pack.plain()[0]
         run.W_ih = data(W_ih, &run, False, run.cell.G * run.H, I)
         run.dW_ih = data(dW_ih, &run, True, run.cell.G * run.H, I)
-        for u in range(0, U, 4 * TABLE_ROWS):
-            n, add = min(<Py_ssize_t>(4 * TABLE_ROWS), U - u), u > 0 or not fresh
+        step = rows_at_once(BACK_TABLE_ROWS, 2 * CH, I)
+        for start in range(0, U, step):
+            u, stop = start, min(start + step, U)
             with nogil:
-                input_gradients(&run, sums + u * CH * run.item, CH, E + u * I * run.item, dE + u * I * run.item, n, add, 0, 1)
+                while u < stop:
+                    input_gradients(&run, sums + u * CH * run.item, CH, E + u * I * run.item, dE + u * I * run.item,
+                                    min(<Py_ssize_t>BACK_TABLE_ROWS, stop - u), u > 0 or not fresh, 0, 1)
+                    u += BACK_TABLE_ROWS
             PyErr_CheckSignals()
         return drows
 

@@ -63,8 +63,8 @@ class Embedded(Generic[State]):
 
     In inference S is kept for the whole vocabulary, until a parameter changes, if it has no more than 64 MB and as many
     tokens have been read as there are in the vocabulary; before that, and in training, each call forms it for the
-    tokens it has. A tape keeps S in place of x: V*4*H elements at most for an LSTM (3 for a GRU, 1 for an RNN) in each
-    direction.
+    tokens it has: V*4*H elements at most for an LSTM (3 for a GRU, 1 for an RNN) in each direction, while it runs. In
+    place of x, a tape keeps the tokens, and the vectors of those that occur.
 
     Any number of threads may call at once.
 
@@ -146,17 +146,21 @@ class Embedded(Generic[State]):
         >>> y.shape, h_n.shape
         ((3, 2, 5), (1, 2, 5))
         """
-        pair, layer = self._weights, self.layer
+        pair, layer, E = self._weights, self.layer, self._weights.embedding["weight"]
         threads = 0 if n_threads is None else as_threads(n_threads)
         ids, unbatched = self._tokens(tokens, lengths)
+        plain = len(ids) == 1
+        weights = None if plain else self._for_inference(pair, ids)
         looked = ids
-        weights = self._for_inference(pair, ids)
-        if weights is None:
+        if weights is None and not plain:
             looked, used = self._used(ids)
-            if len(ids) == 1 or self._bytes(len(used)) > TABLE_BYTES:
-                x = layer._as_given(pair.embedding["weight"].take(ids, 0), unbatched)
-                return layer._call(pair.layer, x, state, lengths, return_sequence, out, threads)  # type: ignore[return-value]
-            weights = self._over(pair, pair.embedding["weight"].take(used, 0))
+            plain = self._bytes(len(used)) > TABLE_BYTES
+            weights = None if plain else self._over(pair, E.take(used, 0))
+        if weights is None:
+            x = layer._as_given(E.take(ids, 0), unbatched)
+            return layer(  # type: ignore[return-value]
+                x, state, lengths=lengths, return_sequence=return_sequence, out=out, n_threads=n_threads
+            )
         return layer._read(  # type: ignore[return-value]
             weights, looked[..., None], unbatched, state, lengths, return_sequence, out, threads
         )
@@ -203,11 +207,11 @@ class Embedded(Generic[State]):
         threads = as_threads(n_threads)
         ids, unbatched = self._tokens(tokens, lengths)
         looked, used = self._used(ids)
-        weights = self._over(pair, pair.embedding["weight"].take(used, 0))
+        rows = pair.embedding["weight"].take(used, 0)
         y, final, kept = self.layer._taped(
-            weights, looked[..., None], unbatched, state, lengths, checkpoint, rng, threads
+            self._over(pair, rows), looked[..., None], unbatched, state, lengths, checkpoint, rng, threads
         )
-        return y, final, Tape(self, pair, (weights, used, kept))  # type: ignore[return-value]
+        return y, final, Tape(self, pair, (rows, used, kept))  # type: ignore[return-value]
 
     def backward(
         self,
@@ -251,8 +255,8 @@ class Embedded(Generic[State]):
         >>> embedding_grads["weight"][1].tolist()
         [0.0, 0.0]
         """
-        weights, used, kept = open_tape(tape, self)
-        layer = self.layer
+        rows, used, kept = open_tape(tape, self)
+        layer, weights = self.layer, self._over(tape._weights, rows)
         packs = layer._packs(weights)[: len(layer._directions)]
         suffixes = layer._suffixes[: len(packs)]
         tables = {"table" + s: layer._cell.dtable(pack) for s, pack in zip(suffixes, packs, strict=True)}
@@ -305,7 +309,7 @@ class Embedded(Generic[State]):
     def _for_inference(self, pair: _Pair, ids: np.ndarray) -> Weights | None:
         """Return them for the whole vocabulary, if that pays by now."""
         V = self.embedding.num_embeddings
-        if len(ids) == 1 or self._bytes(V) > TABLE_BYTES:
+        if self._bytes(V) > TABLE_BYTES:
             return None
         if pair.whole is None:
             pair.seen += ids.size
