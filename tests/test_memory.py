@@ -11,7 +11,7 @@ import rnncore as rc
 from rnncore._kernels import memory
 
 F4, F8 = np.dtype(np.float32), np.dtype(np.float64)
-KEPT = 128 << 20
+KEPT = 256 << 20
 
 
 @pytest.mark.parametrize("dtype", [F4, F8])
@@ -60,6 +60,27 @@ def test_what_is_kept_is_bounded():
         with open("/proc/self/statm") as statm:
             resident.append(int(statm.read().split()[1]) * 4096)
     assert max(resident[20:]) - min(resident) < 2.5 * KEPT
+
+
+def fill(sizes):
+    """Hold an array of each so many megabytes, and give all of them back; return where they were."""
+    held = [memory.empty((size << 18,), F4) for size in sizes]
+    return {array.ctypes.data for array in held}
+
+
+def test_more_than_is_kept_leaves_most_of_it():
+    sizes = [1 + 3 * k for k in range(14)]  # 287 MB, each of a class of its own
+    fill(sizes)
+    fill(sizes)
+    before = fill(sizes)
+    assert len(fill(sizes) & before) >= 10
+
+
+def test_sizes_that_nobody_wants_make_room():
+    fill([64] * 4)  # all that is kept
+    for _ in range(3):
+        before = fill([33, 41, 49])
+    assert fill([33, 41, 49]) == before
 
 
 def test_tracemalloc_sees_it():

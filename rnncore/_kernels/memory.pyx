@@ -51,7 +51,7 @@ cdef extern from *:
     #if defined(__SANITIZE_ADDRESS__)
     enum { KEEP = 0 }; /* or the sanitizer would not see who looks at what has been given back */
     #else
-    enum { KEEP = 128 << 20 };
+    enum { KEEP = 256 << 20 };
     #endif
     """
     void in_huge_pages(char *start, size_t size)
@@ -64,8 +64,10 @@ cdef enum:
     SIZES = 256         # four for each power of two
     TRACED = 389047     # NumPy's domain of tracemalloc
 
-# Memory that waits to be used again, by size: the first, whose first word leads to the next. The GIL guards it.
+# Memory that waits to be used again, by size: the first, whose first word leads to the next, and whose second says how much
+# it is; and whether a size was asked for since the last time that there was too much. The GIL guards it.
 cdef void *waiting[SIZES]
+cdef bint wanted[SIZES]
 cdef size_t kept = 0
 
 
@@ -81,16 +83,17 @@ cdef int size_of(size_t size, size_t *rounded) noexcept:
 
 
 cdef void forget() noexcept:
-    """Give everything that waits back to the system."""
+    """Give what waits of sizes that nobody has asked for since the last time back to the system."""
     global kept
     cdef void *start
     cdef int k
     for k in range(SIZES):
-        while waiting[k] != NULL:
+        while waiting[k] != NULL and not wanted[k]:
             start = waiting[k]
             waiting[k] = (<void **>start)[0]
+            kept -= (<size_t *>start)[1]
             free(start)
-    kept = 0
+        wanted[k] = False
 
 
 @cython.final
@@ -106,12 +109,12 @@ cdef class Block:
         if self.start == NULL:
             return
         PyTraceMalloc_Untrack(TRACED, <uintptr_t>self.start)
-        if self.size < SMALL or self.size > KEEP:
+        if self.size >= SMALL and kept + self.size > KEEP:
+            forget()
+        if self.size < SMALL or kept + self.size > KEEP:
             free(self.start)
             return
-        if kept + self.size > KEEP:
-            forget()  # what is there may be of sizes that nobody wants any more
-        (<void **>self.start)[0] = waiting[self.place]
+        (<void **>self.start)[0], (<size_t *>self.start)[1] = waiting[self.place], self.size
         waiting[self.place] = self.start
         kept += self.size
 
@@ -138,6 +141,7 @@ def empty(tuple shape not None, dtype not None):
     for k in range(len(shape)):
         lengths[k] = shape[k]
     block.place = size_of(max(size, 1), &block.size)
+    wanted[block.place] = True
     if block.size >= SMALL and waiting[block.place] != NULL:
         block.start = waiting[block.place]
         waiting[block.place] = (<void **>block.start)[0]
