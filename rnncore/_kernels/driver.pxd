@@ -153,7 +153,7 @@ cdef void recur_back(const Run *run, const Step *s) noexcept nogil
 cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil
 cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil
 cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexcept nogil
-cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil
+cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept nogil
 cdef void project_panels(const Run *run, const Step *s) noexcept nogil
 cdef void project_blas(const Run *run, const Step *s) noexcept nogil
 cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil

@@ -132,13 +132,11 @@ cdef void enter_and_leave(const Run *run, bint leave) noexcept nogil:
             memcpy(run.final[k] + place if leave else at, at if leave else <char *>run.initial[k] + place, size)
 
 
-cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) noexcept nogil:
-    """The step of the sequences from n_0 to n_1 at time t."""
+cdef void step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1, Step *s) noexcept nogil:
+    """Make s, zeros or a step of the same run, the step of the sequences from n_0 to n_1 at time t."""
     cdef const Schedule *schedule = &run.schedule
-    cdef Step s
     cdef int k
     cdef Py_ssize_t row = row_at(schedule, t) + n_0, at
-    memset(&s, 0, sizeof(s))
     s.n = n_1 - n_0
     if run.gates != NULL:
         s.gates = run.gates + (row if run.tape else n_0) * run.cell.columns * run.H * run.item
@@ -150,7 +148,6 @@ cdef Step step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1) 
         s.before[k] = state_at(run, k, slot_before(schedule, t)) + at
         s.after[k] = state_at(run, k, slot_after(schedule, t)) + at
         s.dstate[k] = run.dstate[k] + at if run.dstate[k] != NULL else NULL
-    return s
 
 
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil:
@@ -231,19 +228,17 @@ cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil:
 #
 # Of an LSTM, (8) h_t = W_hr m_t; of a Jordan network, (3) s_t = W_ho h_t + b_o and (4) o_t = g(s_t).
 
-cdef PanelStep panel_step(const Run *run, const Step *s) noexcept nogil:
-    """What a cell's phase of the panels engine begins with."""
-    cdef PanelStep step
-    memset(&step, 0, sizeof(step))
+cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept nogil:
+    """What a cell's phase of the panels engine begins with: all of `step`."""
     step.h, step.y, step.y_stride = s.after[0], s.y, run.y_stride
     if run.projects:
         step.h, step.y = s.inner, NULL
+    step.c, step.c_before = s.after[1], s.before[1]
     step.gates, step.inner, step.h_before, step.K = s.gates, s.inner, s.before[0], run.width[0]
     step.z, step.row, step.rows, step.x, step.I = s.z, s.row, s.rows, s.x, run.I
     step.panels, step.panels_ih, step.bias = run.panels_hh, run.panels_ih, run.panels_bias
     step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
-    return step
 
 
 cdef void project_panels(const Run *run, const Step *s) noexcept nogil:
@@ -548,15 +543,32 @@ cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
     return True
 
 
+cdef Py_ssize_t cut_phase(Job *job, const Part *part, int p, Py_ssize_t n, Py_ssize_t *v_0, Py_ssize_t *v_1) noexcept nogil:
+    """The vectors from v_0 to v_1, or the rows, that a member does of a phase of n rows; returns how many at once."""
+    cdef const Run *run = part.run
+    if run.phase_vectors[p]:
+        v_0[0], v_1[0] = share_of(run.phase_vectors[p], part, 0), share_of(run.phase_vectors[p], part, 1)
+        return slice_of(run, run.gate_panels * (run.width[0] + (run.I if job.fused else 0)), n)
+    v_0[0], v_1[0] = 0, n
+    if part.team != NULL:
+        v_0[0], v_1[0] = n * part.member // part.team.size, n * (part.member + 1) // part.team.size
+    return n
+
+
 cdef void forward_part(Job *job, const Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, row, rows, v_0, v_1, slices, count, meetings = 0
+    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, row, rows, n_before = 0, meetings = 0
+    cdef Py_ssize_t v_0[MAX_PHASES + 1]
+    cdef Py_ssize_t v_1[MAX_PHASES + 1]
+    cdef Py_ssize_t slices[MAX_PHASES + 1]
+    cdef Py_ssize_t count[MAX_PHASES + 1]
     cdef Py_ssize_t CH = run.cell.columns * run.H, P = run.width[0], first, last
     cdef const char *x
     cdef char *gates
     cdef int p
     cdef Step s
+    memset(&s, 0, sizeof(s))
     for b in range(blocks(schedule, job.block)):
         t_0 = (blocks(schedule, job.block) - 1 - b if schedule.reverse else b) * job.block
         t_1 = min(t_0 + job.block, schedule.T)
@@ -587,7 +599,7 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
                 continue
             if schedule.reverse:
                 row -= n
-            s = step_at(run, t, part.n_0, part.n_0 + n)
+            step_at(run, t, part.n_0, part.n_0 + n, &s)
             s.z, s.row, s.rows, s.backwards = part.z, row, rows, (t & 1) ^ run.turned
             if job.fused and run.x_step:
                 s.x = gather(part, t, t + 1, 0, n)
@@ -595,20 +607,18 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
                 s.x = run.x + (row_at(schedule, t) + part.n_0) * run.I * run.item
             if run.engine == BLAS and not (run.tape and run.gates != NULL):
                 s.gates = part.z + row * CH * run.item
+            if n != n_before:
+                n_before = n
+                for p in range(run.phases):
+                    slices[p] = cut_phase(job, part, p, n, &v_0[p], &v_1[p])
+                    count[p] = (v_1[p] - v_0[p] + slices[p] - 1) // slices[p]
             for p in range(run.phases):
-                if run.phase_vectors[p]:
-                    v_0, v_1 = share_of(run.phase_vectors[p], part, 0), share_of(run.phase_vectors[p], part, 1)
-                    slices = slice_of(run, run.gate_panels * (P + (run.I if job.fused else 0)), n)
-                else:  # a phase of rows
-                    v_0, v_1, slices = 0, n, n
-                    if part.team != NULL:
-                        v_0, v_1 = n * part.member // part.team.size, n * (part.member + 1) // part.team.size
-                count = (v_1 - v_0 + slices - 1) // slices
-                for k in range(count):
-                    s.v_0 = v_0 + (count - 1 - k if s.backwards else k) * slices
-                    s.v_1 = min(s.v_0 + slices, v_1)
+                for k in range(count[p]):
+                    s.v_0 = v_0[p] + (count[p] - 1 - k if s.backwards else k) * slices[p]
+                    s.v_1 = min(s.v_0 + slices[p], v_1[p])
                     run.phase[p](run, &s)
-                    look(job, part.crew_member, work(run, n) / (run.phases * count))
+                    if job.interruptible:
+                        look(job, part.crew_member, work(run, n) / (run.phases * count[p]))
                 meetings += 1
                 if not meet(job, part, meetings):
                     return
@@ -1042,6 +1052,7 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
     cdef Py_ssize_t b, i, t, t_0, t_1, n, row, first, count, H = run.H, size = run.width[0] * run.item
     cdef int p, member = part.member, members = part.team.size if part.team != NULL else 1
     cdef Step s
+    memset(&s, 0, sizeof(s))
     for b in range(last + 1):
         t_0 = (b if schedule.reverse else last - b) * block
         t_1 = min(t_0 + block, schedule.T)
@@ -1051,7 +1062,7 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
             if n == 0:
                 continue
             row = row_at(schedule, t) - row_at(schedule, t_0) + part.n_0
-            s = step_at(run, t, part.n_0, part.n_0 + n)
+            step_at(run, t, part.n_0, part.n_0 + n, &s)
             s.member, s.size = (0 if by_rows else member), (1 if by_rows else members)
             s.dgates = run.dgates + row * run.dgates_row * run.item
             s.dinner, s.dh = run.dinner + part.n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]

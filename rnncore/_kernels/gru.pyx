@@ -18,7 +18,8 @@ from .leaf cimport PanelStep
 # --- reset after the product ----------------------------------------------------------------------------------------------
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step = panel_step(run, s)
+    cdef PanelStep step
+    panel_step(run, s, &step)
     run.leaf.gru_step(&step)                                                                        # (1) to (6)
 
 
@@ -39,12 +40,14 @@ cdef void backward(const Run *run, const Step *s) noexcept nogil:
 # --- reset before it --------------------------------------------------------------------------------------------------------
 
 cdef void reset_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step = panel_step(run, s)
+    cdef PanelStep step
+    panel_step(run, s, &step)
     run.leaf.gru_reset_step(&step)                                                                  # (1) to (4)
 
 
 cdef void new_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step = panel_step(run, s)
+    cdef PanelStep step
+    panel_step(run, s, &step)
     step.h_before, step.inner = s.inner, s.before[0]
     run.leaf.gru_new_step(&step)                                                                    # (2) (5) (6)
 

@@ -12,8 +12,8 @@ from .leaf cimport IDENTITY, PanelStep
 
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step = panel_step(run, s)
-    step.c, step.c_before = s.after[1], s.before[1]
+    cdef PanelStep step
+    panel_step(run, s, &step)
     run.leaf.lstm_step(&step)                                                                       # (1) to (7)
 
 

@@ -12,7 +12,8 @@ from .leaf cimport IDENTITY, RELU, SIGMOID, TANH, PanelStep
 
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step = panel_step(run, s)
+    cdef PanelStep step
+    panel_step(run, s, &step)
     run.leaf.rnn_step[run.cell.nonlinearity](&step)                                                 # (1) (2)
 
 
