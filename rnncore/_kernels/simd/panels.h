@@ -24,13 +24,10 @@
 /* Keep a vector in a register: where the compiler would rather load it once for each use, loads are what takes longest. */
 #if defined(__x86_64__)
 #define KEEP(v) __asm__("" : "+v"(v))
-#define ONE_BY_ONE(x) __asm__("" : "+x"(x))
 #elif defined(__aarch64__)
 #define KEEP(v) __asm__("" : "+w"(v))
-#define ONE_BY_ONE(x) __asm__("" : "+w"(x))
 #else
 #define KEEP(v) ((void)0)
-#define ONE_BY_ONE(x) ((void)0)
 #endif
 
 /* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
@@ -109,6 +106,8 @@ INLINE ptrdiff_t NAME(panel_vectors)(ptrdiff_t left)
 /* Rows of the next tile where `left` are left: tiles as equal as can be. */
 INLINE ptrdiff_t NAME(tile_rows)(ptrdiff_t left)
 {
+    if (left <= TILE_ROWS)
+        return left; /* divisions take as long as a small step's other work */
     ptrdiff_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
     return (left + tiles - 1) / tiles;
 }
@@ -149,36 +148,41 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
 }
 
 /* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), each times the scale; the rest zero. Exact
-   products, rounded once. */
+   products, rounded once. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the
+   first half and those of the second are zipped. */
 static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step, double scale)
 {
-    real *out = out_, strip[WIDTH * WIDTH] __attribute__((aligned(64)));
+    real *out = out_;
     const real *W = W_;
-    const ptrdiff_t lanes = rows < WIDTH ? rows : WIDTH;
-    memset(strip, 0, sizeof strip);
-    for (ptrdiff_t k_0 = 0; k_0 < K; k_0 += WIDTH) {
+    for (ptrdiff_t k_0 = 0; k_0 < K; k_0 += WIDTH, out += WIDTH * step) {
         const ptrdiff_t columns = K - k_0 < WIDTH ? K - k_0 : WIDTH;
-        for (ptrdiff_t lane = 0; lane < lanes; lane++) {
-            const real *w = W + lane * K + k_0;
-            if (columns == WIDTH)
-                for (int k = 0; k < WIDTH; k++)
-                    strip[lane * WIDTH + k] = (real)(w[k] * scale);
-            else
-                for (ptrdiff_t k = 0; k < columns; k++)
-                    strip[lane * WIDTH + k] = (real)(w[k] * scale);
-        }
-        for (ptrdiff_t k = 0; k < columns; k++)
-            UNROLL for (int lane = 0; lane < WIDTH; lane++) {
-                real w = strip[lane * WIDTH + k];
-                ONE_BY_ONE(w); /* gathers take longer */
-                out[(k_0 + k) * step + lane] = w;
+        V block[WIDTH], zipped[WIDTH];
+        if (rows >= WIDTH && columns == WIDTH)
+            UNROLL for (int r = 0; r < WIDTH; r++)
+                block[r] = NAME(scaled)(NAME(load)(W + r * K + k_0), scale);
+        else
+            for (int r = 0; r < WIDTH; r++)
+                block[r] = r < rows ? NAME(scaled)(NAME(load_first)(W + r * K + k_0, columns), scale) : ALL(0);
+        UNROLL for (int half = 1; half < WIDTH; half *= 2) {
+            UNROLL for (int r = 0; r < WIDTH / 2; r++) {
+                zipped[2 * r] = NAME(zip_first)(block[r], block[r + WIDTH / 2]);
+                zipped[2 * r + 1] = NAME(zip_last)(block[r], block[r + WIDTH / 2]);
             }
+            UNROLL for (int r = 0; r < WIDTH; r++)
+                block[r] = zipped[r];
+        }
+        if (columns == WIDTH)
+            UNROLL for (int k = 0; k < WIDTH; k++)
+                NAME(store)(out + k * step, block[k]);
+        else
+            for (ptrdiff_t k = 0; k < columns; k++)
+                NAME(store)(out + k * step, block[k]);
     }
 }
 
 /* --- gradients: products with matrices as they are ------------------------------------------------------------- */
 
-#define PLAIN_AHEAD 8 /* rows */
+#define PLAIN_AHEAD 16 /* rows */
 
 /* out[r][v] = sum over k of a[k * a_k + r * a_r] b[k][v], or += it: a tile of a product with a matrix that is not packed.
    The last vector has `first` elements, WIDTH if WHOLE. */
@@ -191,14 +195,14 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
         sum[k] = ALL(0);
     if (K < 1)
         __builtin_unreachable();
-    if (add)
-        UNROLL for (int r = 0; r < ROWS; r++)
-            UNROLL for (int v = 0; v < VECTORS; v++)
-                __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
+    UNROLL for (int r = 0; r < ROWS; r++) /* what is written at the end */
+        UNROLL for (int v = 0; v < VECTORS; v++)
+            __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
     for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
-        if (ROWS > 2) { /* what lies that far away, processors do not fetch of themselves */
+        if (ROWS > 2) { /* What lies that far away, processors do not fetch of themselves. Into the second level: rows a
+                           power of two apart have few places in the first, and would be gone before their turn. */
             UNROLL for (int v = 0; v < VECTORS; v++)
-                __builtin_prefetch(b + PLAIN_AHEAD * b_row + v * WIDTH, 0, 3);
+                __builtin_prefetch(b + PLAIN_AHEAD * b_row + v * WIDTH, 0, 2);
             if (a_k > 1)
                 __builtin_prefetch(a + PLAIN_AHEAD * a_k, 0, 3);
         }
@@ -313,7 +317,6 @@ static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a
 #undef PLAIN_FEW
 #undef REGISTERS
 #undef KEEP
-#undef ONE_BY_ONE
 
 /* Panels times rows whose sums are formed before the cell's functions are applied to them: several panels where there
    are few rows. */
@@ -322,7 +325,7 @@ static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a
 /* Vectors of a batch of n rows, unless fewer are left */
 INLINE ptrdiff_t NAME(batch)(ptrdiff_t n)
 {
-    return n <= TILE_ROWS ? BATCH / n * 4 : 4;
+    return n <= TILE_ROWS ? BATCH / (unsigned)n * 4 : 4;
 }
 
 /* Panels of so many vectors, and the vector that the p-th begins with */
@@ -386,7 +389,7 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
 #define FOR_BATCHES(s, SUMS, SIZE, ...)                                                                                \
     do {                                                                                                               \
         real sums[(SUMS) * WIDTH] __attribute__((aligned(64)));                                                        \
-        const ptrdiff_t size = SIZE, batches = ((s)->v_1 - (s)->v_0 + size - 1) / size;                                \
+        const ptrdiff_t size = SIZE, all_ = (s)->v_1 - (s)->v_0, batches = all_ <= size ? 1 : (all_ + size - 1) / size; \
         for (ptrdiff_t b = 0; b < batches; b++) {                                                                      \
             const ptrdiff_t v = (s)->v_0 + ((s)->backwards ? batches - 1 - b : b) * size;                              \
             const ptrdiff_t vectors = (s)->v_1 - v < size ? (s)->v_1 - v : size;                                       \

@@ -174,3 +174,59 @@ static inline void NAME(store_first)(real *p, V v, ptrdiff_t n)
     memcpy(p, &v, (size_t)n * sizeof(real));
 #endif
 }
+
+/* The elements of a and b by turns: of their first halves, or their last. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (VI){__VA_ARGS__})
+#endif
+
+static inline V NAME(zip_first)(V a, V b)
+{
+#if VECTOR_BYTES * 8 / REAL_BITS == 16
+    return SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif VECTOR_BYTES * 8 / REAL_BITS == 8
+    return SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#elif VECTOR_BYTES * 8 / REAL_BITS == 4
+    return SHUFFLE(a, b, 0, 4, 1, 5);
+#else
+    return SHUFFLE(a, b, 0, 2);
+#endif
+}
+
+static inline V NAME(zip_last)(V a, V b)
+{
+#if VECTOR_BYTES * 8 / REAL_BITS == 16
+    return SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif VECTOR_BYTES * 8 / REAL_BITS == 8
+    return SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif VECTOR_BYTES * 8 / REAL_BITS == 4
+    return SHUFFLE(a, b, 2, 6, 3, 7);
+#else
+    return SHUFFLE(a, b, 1, 3);
+#endif
+}
+#undef SHUFFLE
+
+/* x times a number of float64, rounded once. */
+static inline V NAME(scaled)(V x, double scale)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    const __m512d s = _mm512_set1_pd(scale);
+    const __m256 first = _mm512_cvtpd_ps(_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x)) * s);
+    const __m256 last = _mm512_cvtpd_ps(_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1)) * s);
+    return (V)_mm512_insertf32x8(_mm512_castps256_ps512(first), last, 1);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    const __m256d s = _mm256_set1_pd(scale);
+    const __m128 first = _mm256_cvtpd_ps(_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x)) * s);
+    const __m128 last = _mm256_cvtpd_ps(_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1)) * s);
+    return (V)_mm256_insertf128_ps(_mm256_castps128_ps256(first), last, 1);
+#elif REAL_BITS == 32
+    for (int k = 0; k < WIDTH; k++)
+        x[k] = (real)(x[k] * scale);
+    return x;
+#else
+    return x * scale;
+#endif
+}
