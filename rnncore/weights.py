@@ -44,6 +44,11 @@ class Weights(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._arrays)
 
+    # Mapping's own go through `__getitem__` and its exceptions.
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
     def items(self) -> ItemsView[str, np.ndarray]:
         return self._arrays.items()
 

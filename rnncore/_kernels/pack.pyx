@@ -137,10 +137,10 @@ cdef class Pack:
         _, _, b_ih, b_hh, _, _, _ = self.arrays
         if shift == 0:
             return b_ih + b_hh
-        bias = np.zeros(((self.gates + shift), self.hidden_size), b_ih.dtype)
-        bias[: self.gates] += np.roll(b_ih.reshape(self.gates, -1), shift, axis=0)
-        bias[shift:] += b_hh.reshape(self.gates, -1)
-        return bias.ravel()
+        first = shift * self.hidden_size
+        bias = np.concatenate((b_ih[-first:], b_ih[:-first], np.zeros(first, b_ih.dtype)))
+        bias[first:] += b_hh
+        return bias
 
     cdef tuple for_blas(self, int shift, int split):
         """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; bias; W_hr^T in blocks; its bias; the
@@ -183,7 +183,8 @@ cdef class Pack:
             scales, interleaved, shift, out_scale = form
             bias, GH = self.bias(shift), self.gates * self.hidden_size
             of_h = bias[GH:]
-            bias = np.roll(bias[:GH], -shift * self.hidden_size) if shift else bias
+            if shift:
+                bias = np.concatenate((bias[shift * self.hidden_size : GH], bias[: shift * self.hidden_size]))
             made = (
                 *[in_panels(W, scales, width, interleaved) for W in (W_ih, W_hh, bias)],
                 in_panels(of_h, scales[-1:], width) if shift else None,
