@@ -135,19 +135,47 @@ INLINE V NAME(sigmoid)(V x)
     return ALL(1) / FMA(NAME(power_of_two)(m), ALL(1) + NAME(expm1)(r), ALL(1));
 }
 
+/* 2^r */
+INLINE V NAME(exp2_near_0)(V r)
+{
+    return FMA(FMA(NAME(exp2_rest)(r), r, ALL(LN2)), r, ALL(1));
+}
+
+#if VECTOR_BYTES == 64
+/* 2^v. The instruction is right for any n: NaN, which infinity minus infinity is, times 2^inf is inf, and times 2^-inf is
+   0. */
+INLINE V NAME(power)(V v)
+{
+    V m = v + ALL(MAGIC), n = m - ALL(MAGIC), p = NAME(exp2_near_0)(v - n);
+#if REAL_BITS == 32
+    return (V)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    return (V)_mm512_scalef_pd((__m512d)p, (__m512d)n);
+#endif
+}
+#endif
+
 /* 1 + 2^v, whose inverse is the sigmoid of -v ln 2 */
 INLINE V NAME(one_plus_exp2)(V v)
 {
+#if VECTOR_BYTES == 64
+    return NAME(power)(v) + ALL(1);
+#else
     V r, m = NAME(split_2)(NAME(at_least)(LOWEST_POWER, NAME(at_most)(HIGHEST_POWER, v)), &r);
-    V p = FMA(FMA(NAME(exp2_rest)(r), r, ALL(LN2)), r, ALL(1));
-    return FMA(NAME(power_of_two)(m), p, ALL(1));
+    return FMA(NAME(power_of_two)(m), NAME(exp2_near_0)(r), ALL(1));
+#endif
 }
 
 /* 2^v, but at most nearly the largest power of 2, so that 1 + 2^v and twice that are numbers */
 INLINE V NAME(exp2)(V v)
 {
-    V r, m = NAME(split_2)(NAME(at_least)(LOWEST_POWER, NAME(at_most)(HIGHEST_POWER - 2, v)), &r);
-    return NAME(power_of_two)(m) * FMA(FMA(NAME(exp2_rest)(r), r, ALL(LN2)), r, ALL(1));
+    v = NAME(at_most)(HIGHEST_POWER - 2, v);
+#if VECTOR_BYTES == 64
+    return NAME(power)(v);
+#else
+    V r, m = NAME(split_2)(NAME(at_least)(LOWEST_POWER, v), &r);
+    return NAME(power_of_two)(m) * NAME(exp2_near_0)(r);
+#endif
 }
 
 /* From 2^n and p with t = 2^n (1 + p): 1 - t, without cancellation and with the sign of x; and 1 + t. Their ratio is the
