@@ -17,7 +17,7 @@ from ..checks import positive_int
 from ..decode import draw
 from ..file import write_whole
 from ..layers import LSTM, RNN
-from ..train import AdamW, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
+from ..train import AdamW, Embedded, Embedding, Linear, clip_grad_norm, softmax_cross_entropy
 from .text import encode
 
 __all__ = ["CharLM", "Progress", "budget"]
@@ -128,6 +128,7 @@ class CharLM:
             "recurrent": CELLS[cell](embedding, hidden, layers, rng=rng),
             "head": Linear(hidden, len(vocabulary), rng=rng),
         }
+        self._reader = Embedded(self.modules["embedding"], self.modules["recurrent"])
 
     def train(
         self,
@@ -218,21 +219,18 @@ class CharLM:
 
     def _gradients(self, x: np.ndarray, targets: np.ndarray, state: Any) -> tuple[float, Any, list[dict[str, Any]]]:
         """Return the mean loss in nats, the state at the end, and each module's gradients. Codes are (T, N)."""
-        embedding, recurrent, head = self.modules.values()
-        e, e_tape = embedding.forward(x)
-        y, state, y_tape = recurrent.forward(e, state)
+        reader, head = self._reader, self.modules["head"]
+        y, state, tape = reader.forward(x, state)
         logits, logits_tape = head.forward(y)
         loss, dlogits = softmax_cross_entropy(logits, targets, reduction="mean")
         dy, head_grads = head.backward(logits_tape, dlogits)
-        de, _, recurrent_grads = recurrent.backward(y_tape, dy)
-        _, embedding_grads = embedding.backward(e_tape, de)
+        _, embedding_grads, recurrent_grads = reader.backward(tape, dy)
         return loss, state, [embedding_grads, recurrent_grads, head_grads]
 
     def _read(self, x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         """Return the logits after each character of x, (T, N, V), and the state at the end."""
-        embedding, recurrent, head = self.modules.values()
-        y, state = recurrent(embedding(x), state)
-        return head(y), state
+        y, state = self._reader(x, state)
+        return self.modules["head"](y), state
 
     def bits_per_character(self, text: str, context: str) -> float:
         """Return the mean of -log2 P over the characters of `text`.
