@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from math import isqrt
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, Union, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -42,7 +42,8 @@ from .weights import Module, Weights, renamed
 
 __all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_shapes", "uniform"]
 
-RNG = np.random.Generator | np.random.SeedSequence | int | None
+# By name: `import numpy` leaves its random out, which takes some 9 ms.
+RNG = Union["np.random.Generator", "np.random.SeedSequence", int, None]
 State = TypeVar("State")
 States = tuple[np.ndarray, ...]
 Squares = tuple[States, ...]  # by layer and direction, then by state: sums of squares of rows
