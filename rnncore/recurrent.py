@@ -42,7 +42,7 @@ from .weights import Module, Weights, renamed
 
 __all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_shapes", "uniform"]
 
-# By name: `import numpy` leaves its random out, which takes some 9 ms.
+# By name: `import numpy` leaves its random out, which takes long.
 RNG = Union["np.random.Generator", "np.random.SeedSequence", int, None]
 State = TypeVar("State")
 States = tuple[np.ndarray, ...]
