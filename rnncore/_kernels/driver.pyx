@@ -29,7 +29,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, product_blocked, real
 from .leaf cimport IDENTITY, NONLINEARITIES, PanelStep, leaf_of
-from .pack cimport Pack
+from .pack cimport Pack, panel_vectors
 from .pool cimport (
     POOL_MOST, Barrier, Counter, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take,
     denormals_flush, denormals_restore, pool_gather, pool_lost, pool_run,
@@ -432,11 +432,6 @@ cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t firs
     for n in range(first, last):
         memcpy(run.y + (t * run.y_step + run.schedule.order[part.n_0 + n] * run.y_sequence) * run.y_stride * run.item,
                <const char *>s.after[0] + n * size, size)
-
-
-cdef inline Py_ssize_t panel_vectors(Py_ssize_t left) noexcept nogil:
-    """Vectors of the panel that begins where `left` are left."""
-    return 4 if left >= 4 else 2 if left >= 2 else 1
 
 
 cdef void copy_sums(const Run *run, char *table, char *z, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t v_0, Py_ssize_t v_1,

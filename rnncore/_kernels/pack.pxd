@@ -11,3 +11,8 @@ cdef class Pack:
     cdef tuple plain(self)
     cdef tuple for_backward(self, int split)
     cdef tuple for_panels(self, int width, tuple form)
+
+
+cdef inline Py_ssize_t panel_vectors(Py_ssize_t left) noexcept nogil:
+    """Vectors of the panel that begins where `left` are left (simd/panels.h)."""
+    return 4 if left >= 4 else 2 if left >= 2 else 1

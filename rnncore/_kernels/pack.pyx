@@ -25,7 +25,7 @@ cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t ite
     cdef Py_ssize_t width = leaf.width, groups = (H + width - 1) // width, sets = 1 if interleaved else gates
     cdef Py_ssize_t vectors = groups * (gates if interleaved else 1), v = 0, count, q, set, gate, unit
     while v < vectors:
-        count = 4 if vectors - v >= 4 else 2 if vectors - v >= 2 else 1
+        count = panel_vectors(vectors - v)
         for set in range(sets):
             for q in range(count):
                 gate = (v + q) % gates if interleaved else set
