@@ -13,7 +13,7 @@ import numpy as np
 
 from ._kernels.cell import Ragged
 from .dropout import drop
-from .sequences import chunks, first_row, packed, piece, rows_of, unpack
+from .sequences import chunks, first_row, packed, piece
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -104,18 +104,17 @@ def back_checkpointed(
             first, end = first_row(N, ragged, t_0), first_row(N, ragged, t_1)
             for state, states in zip(initial, saved, strict=True):
                 state[part.entries] = states[i]
-            x_part = rows_of(x, ragged, cut, t_0, t_1)
-            dy_part = None if upstream is None else rows_of(upstream, ragged, cut, t_0, t_1)
-            tapes = layer._run(weights, x_part, initial, finals, None, n_threads, cut, True, key, first, False, part)
+            x_part, dx_part = piece(x, ragged, t_0, t_1), piece(dx, ragged, t_0, t_1)
+            dy_part = None if upstream is None else piece(upstream, ragged, t_0, t_1)
+            tapes = layer._run(weights, x_part, initial, finals, None, n_threads, cut, True, key, first, part)
             rows = None if squares is None else tuple(tuple(s[first:end] for s in of_k) for of_k in squares)
-            dx_part = layer._run_back(
-                weights, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part
+            into = dx_part if len(parts) == 1 else None
+            back = layer._run_back(
+                weights, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part, into
             )
             new = False
-            if cut is not None and x.ndim == 3:
-                unpack(dx_part, cut, dx[t_0:t_1])
-            else:
-                piece(dx, ragged, t_0, t_1)[...] += dx_part
+            if into is None:
+                dx_part += back
         if part.directions[0] == 0:
             upstream = dx
     return dx

@@ -234,13 +234,14 @@ class JordanRNN(_Recurrent[np.ndarray]):
         fresh: bool = False,
         first: int = 0,
         part: Part | None = None,
+        dx: np.ndarray | None = None,
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
             return super()._run_back(
-                weights, kept, upstream, dstates, grads, ragged, key, n_threads, squares, fresh, first, part
+                weights, kept, upstream, dstates, grads, ragged, key, n_threads, squares, fresh, first, part, dx
             )
         (do,) = dstates
-        dy = np.zeros((len(ragged.times), self.output_size), self.dtype) if upstream is None else upstream
+        dy = np.zeros((ragged.rows, self.output_size), self.dtype) if upstream is None else packed(upstream, ragged)
         last = ragged.times == ragged.lengths[ragged.places] - 1  # the final state is the last output
         dy[last] += do[0, ragged.places[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)

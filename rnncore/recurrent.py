@@ -35,7 +35,7 @@ from .checks import (
     positive_int,
 )
 from .dropout import drop, dropout_key
-from .sequences import Rows, chunks, first_row, packed, piece, unpack, unsorted
+from .sequences import Rows, chunks, first_row, piece, unpack, unsorted
 from .stream import Stream
 from .tape import Tape, open_tape
 from .weights import Module, Weights, renamed
@@ -324,10 +324,9 @@ class _Recurrent(Module, Generic[State]):
         keep: bool = False,
         key: np.ndarray | None = None,
         first: int = 0,
-        batch_first: bool = False,
         part: Part | None = None,
     ) -> tuple[tuple[np.ndarray, Any], ...]:
-        """Run a part of the stack, or all of it, over x (T, N, I), or as `Cell` takes it besides, into `y` and
+        """Run a part of the stack, or all of it, over x (T, N, I), with `ragged` a view or packed, into `y`, alike, and
         `finals`, whose memory is not `initial`'s.
 
         Returns, layer by layer, the input and, with `keep`, what the kernel's backward pass wants back, direction by
@@ -343,12 +342,11 @@ class _Recurrent(Module, Generic[State]):
             out = y if last else empty((*rows, D * P), self.dtype)
             k = layer * D + directions[0]
             packs = self._packs(weights)[k : k + len(directions)]
-            arguments = packs, x, initial, k, out, finals, reverses, n_threads, ragged
-            column = directions[0] * P
+            arguments = packs, x, initial, k, out, finals, reverses, n_threads, ragged, directions[0] * P
             if keep:
-                kept.append((x, self._cell.forward(*arguments, column)))
+                kept.append((x, self._cell.forward(*arguments)))
             else:
-                self._cell.infer(*arguments, batch_first and layer == layers[0], column)
+                self._cell.infer(*arguments)
             if out is not None:
                 x = out
                 if key is not None and not last:
@@ -376,8 +374,6 @@ class _Recurrent(Module, Generic[State]):
         """
         T, N = len(seq), initial[0].shape[1]
         part = part or self._whole
-        swapped = ragged is not None and not seq.flags.c_contiguous  # the caller's x is (N, T, I)
-        x = seq.swapaxes(0, 1) if swapped else seq
         end = T if ragged is None else ragged.T
         if chunk is None:
             at_once = self.bidirectional or (self.num_layers == 1 and (ragged is not None or seq.flags.c_contiguous))
@@ -388,10 +384,9 @@ class _Recurrent(Module, Generic[State]):
             for kept, state in zip(saved or (), before, strict=saved is not None):
                 kept[i] = state[part.entries]
             cut = ragged if ragged is None or chunk >= end else ragged.cut(t_0, t_1)
-            x_part, y_part = piece(x, ragged, t_0, t_1), None if y is None else piece(y, ragged, t_0, t_1)
-            x_part = x_part if ragged else np.ascontiguousarray(x_part)
+            x_part, y_part = piece(seq, ragged, t_0, t_1), None if y is None else piece(y, ragged, t_0, t_1)
             first = first_row(N, ragged, t_0)
-            self._run(weights, x_part, before, after, y_part, n_threads, cut, False, key, first, swapped, part)
+            self._run(weights, x_part, before, after, y_part, n_threads, cut, False, key, first, part)
             before, after = after, tuple(np.empty_like(s) for s in initial) if before is initial else before
         return tuple(s.copy() for s in initial) if before is initial else before
 
@@ -583,7 +578,7 @@ class _Recurrent(Module, Generic[State]):
             As from a call.
         tape : Tape
             For `backward`: immutable, usable several times, valid until the parameters change. It refers to `x`
-            where `x` needed no conversion and, unless there are checkpoints, no `lengths`; everything else is its own.
+            where `x` needed no conversion; everything else is its own.
 
         Raises
         ------
@@ -594,8 +589,8 @@ class _Recurrent(Module, Generic[State]):
         -----
         The tape holds per layer and direction, with S = T*N or the sum of `lengths`: (N+S)*H elements for each state
         (P instead of H for the ``h`` of projections); S*4*H for an LSTM's gates, or a GRU's, S*3*H for those of a GRU
-        that resets before the product; S*H more with projections, or for the latter; between layers S*D*H for the
-        sequence; and with `lengths` S*I for `x`, packed. A dropout mask is drawn again from its key, not kept.
+        that resets before the product; S*H more with projections, or for the latter; and between layers S*D*H for the
+        sequence. A dropout mask is drawn again from its key, not kept.
 
         With checkpoints every k steps, ceil(T/k) of all states, and in a bidirectional layer T*N*D*H for each sequence
         between layers. `backward` needs what the tape would hold for k steps, besides.
@@ -636,14 +631,8 @@ class _Recurrent(Module, Generic[State]):
         kept: tuple[Any, ...]
         if steps:
             kept = run_checkpointed(self, weights, seq, initial, finals, y, threads, ragged, key, steps)
-        elif ragged is None:
-            x_all = np.ascontiguousarray(seq)
-            kept = self._run(weights, x_all, initial, finals, y, threads, None, True, key)
         else:
-            x_packed = packed(seq, ragged)
-            y_packed = empty((len(x_packed), y.shape[2]), self.dtype)
-            kept = self._run(weights, x_packed, initial, finals, y_packed, threads, ragged, True, key)
-            unpack(y_packed, ragged, y)
+            kept = self._run(weights, piece(seq, ragged, 0, T), initial, finals, y, threads, ragged, True, key)
         whole = unbatched, (T, N), ragged, key, steps, *kept
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), whole
 
@@ -798,7 +787,7 @@ class _Recurrent(Module, Generic[State]):
                 self, weights, kept, given, dstates, grads, ragged, key, steps, threads, squares, fresh
             )
         else:
-            upstream = given if given is None else packed(given, ragged) if ragged else np.ascontiguousarray(given)
+            upstream = given if given is None or ragged else np.ascontiguousarray(given)
             dx = self._run_back(weights, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
         if ragged is not None:
             if dx.ndim == 2:
@@ -826,10 +815,11 @@ class _Recurrent(Module, Generic[State]):
         fresh: bool = False,
         first: int = 0,
         part: Part | None = None,
+        dx: np.ndarray | None = None,
     ) -> np.ndarray:
         """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
         parameters' are added to `grads`, or written there where these are `fresh`, `squares` are filled in; return the
-        gradient of the input."""
+        gradient of the input, of one direction in `dx` if there is one. Padded sequences may be views."""
         layers, directions, _ = part or self._whole
         D, P = len(self._directions), self._widths[0]
         reverses = tuple(self._directions[d] for d in directions)
@@ -837,7 +827,9 @@ class _Recurrent(Module, Generic[State]):
             if key is not None and layer != layers[-1] and upstream is not None:
                 drop(upstream, self.dropout, key, layer, first)
             k = layer * D + directions[0]
-            dxs = tuple(empty(x.shape, self.dtype) for _ in directions)
+            padded = ragged is not None and x.ndim == 3
+            new = np.zeros if padded or x.dtype != self.dtype else empty  # tokens have no gradient
+            dxs = tuple(new(x.shape, self.dtype) if dx is None or layer > layers[0] else dx for _ in directions)
             these = slice(k, k + len(directions))
             self._cell.backward(
                 self._packs(weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
@@ -848,8 +840,8 @@ class _Recurrent(Module, Generic[State]):
                 reverses, fresh, n_threads, ragged, None if squares is None else squares[these],
             )  # fmt: skip
             upstream = dxs[0]
-            for dx in dxs[1:]:
-                upstream += dx
+            for other in dxs[1:]:
+                upstream += other
         return upstream  # type: ignore[return-value]
 
     def _norms(self, squares: Squares, T: int, N: int, ragged: Rows | None) -> States:

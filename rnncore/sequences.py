@@ -9,7 +9,7 @@ import numpy as np
 
 from ._kernels.cell import Ragged
 
-__all__ = ["Rows", "chunks", "first_row", "packed", "piece", "rows_of", "unpack", "unsorted"]
+__all__ = ["Rows", "chunks", "first_row", "packed", "piece", "unpack", "unsorted"]
 
 
 class Rows(Protocol):
@@ -58,15 +58,8 @@ def first_row(N: int, ragged: Ragged | None, t: int) -> int:
 
 
 def piece(seq: np.ndarray, ragged: Ragged | None, t_0: int, t_1: int) -> np.ndarray:
-    """Return the steps from t_0 to t_1 of a sequence, a view; all of a padded one, in which `ragged.cut` knows them."""
+    """Return the steps from t_0 to t_1 of a sequence, a view: contiguous; or all of a padded one, in which `ragged.cut`
+    knows them."""
     if ragged is None:
-        return seq[t_0:t_1]
+        return np.ascontiguousarray(seq[t_0:t_1])
     return seq if seq.ndim == 3 else seq[ragged.row(t_0) : ragged.row(t_1)]
-
-
-def rows_of(seq: np.ndarray, ragged: Ragged | None, cut: Ragged | None, t_0: int, t_1: int) -> np.ndarray:
-    """Return the rows of the steps from t_0 to t_1, of which `cut` is the order, as training wants them: contiguous,
-    and packed if there is one."""
-    if cut is not None and seq.ndim == 3:
-        return packed(seq[t_0:t_1], cut)
-    return np.ascontiguousarray(piece(seq, ragged, t_0, t_1))

@@ -245,7 +245,7 @@ def test_memory_of_a_tape_is_what_there_is(kind, options, gates, inner, dtype):
     for given, S in ((None, T * N), (lengths, sum(lengths))):
         _, _, tape = layer.forward(np.ones((T, N, 3), dtype), lengths=given)
         states = (N + S) * (P + (H if kind == "LSTM" else 0))
-        expected = 4 * (states + S * H * (gates + inner)) + S * (2 * P + 3)
+        expected = 4 * (states + S * H * (gates + inner)) + S * 2 * P + T * N * 3
         assert tape.nbytes == expected * np.dtype(dtype).itemsize
 
 

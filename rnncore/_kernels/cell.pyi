@@ -35,7 +35,6 @@ class Cell:
         reverses: tuple[bool, ...],
         n_threads: int = 0,
         ragged: Ragged | None = None,
-        batch_first: bool = False,
         column: int = 0,
     ) -> None: ...
     def forward(

@@ -174,28 +174,33 @@ cdef char *rows_in(object array, const Run *run, bint writes, Py_ssize_t width) 
     return data(array, run, writes, rows, width)
 
 
-cdef char *padded_in(object array, const Run *run, Ragged ragged, bint batch_first, bint writes, Py_ssize_t width,
-                     Py_ssize_t *step, Py_ssize_t *sequence) except? NULL:
-    """The same for a padded array (T, N, width), or (N, T, width), in the caller's order; and how many rows there are from
-    one time to the next, and from one sequence to the next. An array of two dimensions is packed, and both are 0."""
+cdef char *padded_in(object array, const Run *run, Ragged ragged, bint writes, Py_ssize_t width, Py_ssize_t *step,
+                     Py_ssize_t *sequence) except? NULL:
+    """The same for a padded array (T, N, width), contiguous or with its first two axes swapped, in the caller's order; and how
+    many rows there are from one time to the next, and from one sequence to the next. An array of two dimensions is packed,
+    and both are 0."""
     cdef cnp.ndarray x
     cdef Py_ssize_t T, N
+    cdef bint swapped
     cdef char *at
     step[0] = sequence[0] = 0
     if ragged is None or type(array) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>array) != 3:
         return rows_in(array, run, writes, width)
     x = array
-    T, N = cnp.PyArray_DIM(x, 1 if batch_first else 0), cnp.PyArray_DIM(x, 0 if batch_first else 1)
+    T, N, swapped = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), not cnp.PyArray_IS_C_CONTIGUOUS(x)
     if N != ragged.N or T < ragged.t_0 + ragged.T:
         raise ValueError(f"expected {ragged.N} sequences of {ragged.t_0 + ragged.T} steps or more, got {N} of {T}")
-    at = data(array, run, writes, N if batch_first else T, T if batch_first else N, width)
-    step[0] = 1 if batch_first else N
-    sequence[0] = T if batch_first else 1
+    if swapped:
+        at = data(x.swapaxes(0, 1), run, writes, N, T, width)
+    else:
+        at = data(x, run, writes, T, N, width)
+    step[0] = 1 if swapped else N
+    sequence[0] = T if swapped else 1
     return at + ragged.t_0 * step[0] * width * run.item
 
 
 cdef char *column_of(object y, Run *run, Ragged ragged, Py_ssize_t column, bint writes) except? NULL:
-    """The first byte of a column of y (T, N, ·), or packed, and the stride of its rows in the run; NULL for None."""
+    """The first byte of a column of y, as `padded_in` takes it, and the stride of its rows in the run; NULL for None."""
     run.y_stride = 0
     if y is None:
         return NULL
@@ -204,7 +209,7 @@ cdef char *column_of(object y, Run *run, Ragged ragged, Py_ssize_t column, bint 
     run.y_stride = cnp.PyArray_DIM(<cnp.ndarray>y, cnp.PyArray_NDIM(<cnp.ndarray>y) - 1)
     if not 0 <= column <= run.y_stride - run.width[0]:
         raise ValueError(f"expected a column between 0 and {run.y_stride - run.width[0]}, got {column}")
-    return padded_in(y, run, ragged, False, writes, run.y_stride, &run.y_step, &run.y_sequence) + column * run.item
+    return padded_in(y, run, ragged, writes, run.y_stride, &run.y_step, &run.y_sequence) + column * run.item
 
 
 cdef char *states_at(object array, const Run *run, bint writes, Py_ssize_t k, int state) except? NULL:
@@ -228,12 +233,12 @@ cdef int as_dtype(tuple packs, object x, bint packed) except -1:
     return FLOAT32 if cnp.PyArray_TYPE(<cnp.ndarray>numbers) == cnp.NPY_FLOAT else FLOAT64
 
 
-cdef const Py_ssize_t *tokens_in(object array, const Run *run, Ragged ragged, bint batch_first, Py_ssize_t U, Py_ssize_t *step,
+cdef const Py_ssize_t *tokens_in(object array, const Run *run, Ragged ragged, Py_ssize_t U, Py_ssize_t *step,
                                  Py_ssize_t *sequence) except? NULL:
     """The first token of an array as `padded_in` takes it, of width 1 and NumPy's intp: all from 0 to U - 1."""
     cdef Run tokens = run[0]
     tokens.dtype, tokens.item = TOKENS, sizeof(Py_ssize_t)
-    cdef const Py_ssize_t *first = <const Py_ssize_t *>padded_in(array, &tokens, ragged, batch_first, False, 1, step, sequence)
+    cdef const Py_ssize_t *first = <const Py_ssize_t *>padded_in(array, &tokens, ragged, False, 1, step, sequence)
     cdef const Py_ssize_t *all_ = <const Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
     cdef Py_ssize_t k
     for k in range(cnp.PyArray_SIZE(<cnp.ndarray>array)):
@@ -290,9 +295,9 @@ cdef class Cell:
     """A cell's kernels, for one layer in one or both directions. All arrays are C-contiguous and of one dtype.
 
     `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from `column` on
-    are the directions' one after the other, or None. With `ragged`, both are packed: (rows, I) and (rows, ·); in inference each
-    may be padded instead: x (T, N, I), or with `batch_first` (N, T, I), and y (T, N, ·), of which only the rows there are
-    get read or written. `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
+    are the directions' one after the other, or None. With `ragged`, each of these two, of their gradients dx and dy, too, is
+    packed: (rows, ·); or padded, with the first two axes swapped or not: of which only the rows there are get read or written.
+    `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
     first direction's; they may not share memory. With weights that are a pack's `over` rows, x holds tokens in place of
     numbers, (T, N, 1) of intp. `n_threads` is the most threads to use; 0 for as many as pay, -n for as
     many as pay, but n at most.
@@ -443,19 +448,18 @@ cdef class Cell:
         return drows
 
     def infer(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
-              tuple reverses not None, int n_threads=0, Ragged ragged=None, bint batch_first=False,
-              Py_ssize_t column=0):
+              tuple reverses not None, int n_threads=0, Ragged ragged=None, Py_ssize_t column=0):
         """Run forwards and keep nothing but y and the final states."""
-        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, batch_first, False, column)
+        self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False, column)
 
     def forward(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
                 tuple reverses not None, int n_threads=0, Ragged ragged=None, Py_ssize_t column=0):
         """Run forwards and return, for each direction, what `backward` needs: the gates and what lies between two phases
         (or None), then each state's rows before the first step and after each."""
-        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, False, True, column)
+        return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, True, column)
 
     def _forward(self, tuple packs, x, tuple initial, Py_ssize_t k, y, tuple final, tuple reverses, int n_threads,
-                 Ragged ragged, bint batch_first, bint tape, Py_ssize_t column):
+                 Ragged ragged, bint tape, Py_ssize_t column):
         cdef Run runs[2]
         cdef Run *run
         cdef int r, j, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
@@ -472,15 +476,13 @@ cdef class Cell:
             timed(run, x, reverses[r], ragged)
             rows = row_at(&run.schedule, run.schedule.T)
             if pack.rows is None:
-                run.x = padded_in(x, run, ragged, batch_first, False, run.I, &run.x_step, &run.x_sequence)
+                run.x = padded_in(x, run, ragged, False, run.I, &run.x_step, &run.x_sequence)
             else:
                 alive.append(self.table_of(run, pack))
-                run.tokens = tokens_in(x, run, ragged, batch_first, len(pack.rows), &run.x_step, &run.x_sequence)
+                run.tokens = tokens_in(x, run, ragged, len(pack.rows), &run.x_step, &run.x_sequence)
             if run.engine == BLAS:
                 check_dimension(max(run.schedule.N, BLAS_ROWS))
             run.y = column_of(y, run, ragged, column, True)
-            if tape and (run.x_step or run.y_step):
-                raise ValueError("expected packed rows for a tape, got padded ones")
             column += run.width[0]
             run.tape = tape
             for j in range(run.cell.states):
@@ -517,9 +519,9 @@ cdef class Cell:
 
         `column` is the first direction's first in dy. `dstates`, in the order of `ragged`, hold the final states' gradients
         and get the initial states'. Each direction has its own `dxs`, which is written, and `grads`, keyed like its pack's
-        arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `squares`: per state, float64 (rows,) for the sum of the squares of each
-        row's gradient. Of tokens, dx is zero, and `grads` has no gradient of W_ih but `table`, as `dtable` makes it, which is
-        added to.
+        arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `squares`: per state,
+        float64 (rows,) for the sum of the squares of each row's gradient. Of tokens, dx is left as it is, and `grads` has no
+        gradient of W_ih but `table`, as `dtable` makes it, which is added to.
         """
         cdef Run runs[2]
         cdef int r, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
@@ -570,11 +572,9 @@ cdef class Cell:
         N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
         all_rows = row_at(&run.schedule, run.schedule.T)
         if pack.rows is None:
-            run.x = rows_in(x, run, False, run.I)
+            run.x = padded_in(x, run, ragged, False, run.I, &run.x_step, &run.x_sequence)
         else:
-            run.tokens = tokens_in(x, run, ragged, False, len(pack.rows), &run.x_step, &run.x_sequence)
-            if run.x_step:
-                raise ValueError("expected packed rows for a tape, got padded ones")
+            run.tokens = tokens_in(x, run, ragged, len(pack.rows), &run.x_step, &run.x_sequence)
         run.vectors, run.gate_panels = (H + run.leaf.width - 1) // run.leaf.width, run.cell.G  # for `shared_by_rows`
         rows = back_block(run) * N
         blocked = run.engine == BLAS
@@ -591,13 +591,12 @@ cdef class Cell:
             run.dstate[j] = states_at(dstates[j], run, True, k, j)
         if self.table.keeps_gates:
             run.gates = data(kept[0], run, False, all_rows, CH)
-        run.dy = column_of(dy, run, None, column, False)
+        run.dy = column_of(dy, run, ragged, column, False)
         if pack.rows is None:
-            run.dx = rows_in(dx, run, True, run.I)
+            run.dx = padded_in(dx, run, ragged, True, run.I, &run.dx_step, &run.dx_sequence)
             run.dW_ih = data(grads["W_ih"], run, True, GH, run.I)
         else:
             run.dtable = data(grads["table"], run, True, len(pack.rows), CH)
-            memset(rows_in(dx, run, True, 1), 0, all_rows * run.item)
         run.dW_hh = data(grads["W_hh"], run, True, GH, P)
         run.db_ih = data(grads["b_ih"], run, True, GH) if "b_ih" in grads else NULL
         run.db_hh = data(grads["b_hh"], run, True, GH) if "b_hh" in grads else NULL
@@ -616,6 +615,10 @@ cdef class Cell:
         if pack.peeps:
             run.peephole = data(weights[3], run, False, 3 * H)
             run.dpeephole = data(grads["w_peephole"], run, True, 3 * H)
+        if run.x_step:
+            run.x_rows = workspace(alive, run, rows, run.I if pack.rows is None else sizeof(Py_ssize_t) // run.item)
+        if run.dx_step:
+            run.dx_rows = workspace(alive, run, rows, run.I)
         if ragged is not None and not reverse:
             run.h_before = workspace(alive, run, rows, P)
         if squares is not None:

@@ -11,6 +11,7 @@ cdef enum:
     ENGINES = 2
     BLAS_ROWS = 512 # of one block's large products: enough for BLAS to run at full speed
     BACK_ROWS = 256 # the same of the panels engine, backwards
+    BACK_STEPS = 16 # of these, unless they have less than half as many rows: a block's gradients are small beside the tape
 
 # The rows of a run's steps, and their order: upwards in the forward pass, or downwards with `reverse`; the other way round
 # in backward. Rows of one time are contiguous, and follow those of the time before.
@@ -100,8 +101,9 @@ cdef struct Run:
     const Py_ssize_t *tokens    # (T, N), or packed, or as x_step says: numbers of rows whose sums over x are in `table`, in
     const char *table           # (U, table_row), each as one row of `z` or of gates; or NULL, and x counts
     Py_ssize_t table_row
-    Py_ssize_t x_step, x_sequence   # where they are padded: rows from one time to the next, and from one of the caller's
-    Py_ssize_t y_step, y_sequence   # sequences to the next; else 0
+    Py_ssize_t x_step, x_sequence   # where x is padded: rows from one time to the next, and from one of the caller's
+    Py_ssize_t y_step, y_sequence   # sequences to the next; else 0. The same of y and dy, and of dx
+    Py_ssize_t dx_step, dx_sequence
     bint turned                 # take the weights from the other end first
     bint tape                   # keep every step's states (and gates)
     char *gates                 # (rows, columns*H) on a tape that keeps them; of one step, for a cell that needs them
@@ -117,6 +119,8 @@ cdef struct Run:
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
     char *h_before              # (block's rows, P)     where they have to be copied
     char *dx                    # as x
+    char *x_rows                # (block's rows, I)     or tokens, gathered where x is padded
+    char *dx_rows               # (block's rows, I)     before they are scattered where dx is padded
     char *dtable                # (U, columns*H)    for tokens, in place of dx and dW_ih: of the sums, which it is added to
     bint fresh                  # the first block writes dW_ih, dW_hh and dW_hr; the others add to them
     char *dW_ih

@@ -11,8 +11,8 @@ In place of x there may be *tokens*, numbers of rows of a matrix: their sums ove
 copied from it; backwards, their gradients are summed by token, and products are the table's, not the steps'.
 
 A *schedule* says which rows a step has. Sequences of several lengths come sorted, the longest first, and packed: the rows
-of time t are those still running then, and rows of one time follow those of the time before. In inference x and y may be
-padded and in another order all the same: x is then gathered block by block, and y scattered step by step.
+of time t are those still running then, and rows of one time follow those of the time before. x and y, dx and dy may be
+padded and in another order all the same: x is then gathered and dx scattered block by block, y and dy step by step.
 
 A crew of threads shares a pass in one of two ways. *By rows*: each member takes some sequences through all of time, and
 nobody waits for anybody; backwards, all meet at the end of a block, for each row of a weight's gradient is one member's.
@@ -293,6 +293,15 @@ cdef void add_rows(real *out, Py_ssize_t out_row, const real *a, Py_ssize_t a_ro
             out[r * out_row + j] += a[r * a_row + j]
 
 
+cdef void add(const Run *run, char *out, Py_ssize_t out_row, const char *a, Py_ssize_t a_row, Py_ssize_t n,
+              Py_ssize_t m) noexcept nogil:
+    """The same of the run's dtype."""
+    if run.dtype == FLOAT32:
+        add_rows(<float *>out, out_row, <const float *>a, a_row, n, m)
+    else:
+        add_rows(<double *>out, out_row, <const double *>a, a_row, n, m)
+
+
 cdef void sum_rows(real *out, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
     """out (m) = the column sums of a (n, m)."""
     cdef Py_ssize_t r, j
@@ -412,26 +421,36 @@ cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
     return not team.halt[phase & 1]
 
 
+cdef void move_rows(const Schedule *s, char *rows, char *padded, Py_ssize_t step, Py_ssize_t sequence, Py_ssize_t row_size,
+                    Py_ssize_t size, Py_ssize_t n_0, Py_ssize_t n_1, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t first,
+                    Py_ssize_t last, bint out) noexcept nogil:
+    """Copy `size` bytes of each row of the sequences from n_0 to n_1 at the times from t_0 to t_1, of those rows the ones from
+    `first` to `last`: from where they lie in the caller's order, `row_size` bytes from row to row, to where they follow each
+    other, or back out."""
+    cdef Py_ssize_t t, n, count, row = 0
+    cdef char *at
+    for t in range(t_0, t_1):
+        count = max(min(n_1, rows_at(s, t)) - n_0, 0)
+        for n in range(max(first - row, 0), min(last - row, count)):
+            at = padded + (t * step + s.order[n_0 + n] * sequence) * row_size
+            memcpy(at if out else rows + (row + n) * size, rows + (row + n) * size if out else at, size)
+        row += count
+
+
 cdef const char *gather(const Part *part, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The rows of x of a part's steps from t_0 to t_1, those from `first` to `last` of them copied from where they lie."""
     cdef const Run *run = part.run
-    cdef Py_ssize_t t, n, count, row = 0, size = run.I * run.item
-    for t in range(t_0, t_1):
-        count = rows_of(part, t)
-        for n in range(max(first - row, 0), min(last - row, count)):
-            memcpy(part.x + (row + n) * size,
-                   run.x + (t * run.x_step + run.schedule.order[part.n_0 + n] * run.x_sequence) * size, size)
-        row += count
+    cdef Py_ssize_t size = run.I * run.item
+    move_rows(&run.schedule, part.x, <char *>run.x, run.x_step, run.x_sequence, size, size, part.n_0, part.n_1, t_0, t_1,
+              first, last, False)
     return part.x
 
 
 cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Copy h_t of the step's rows from `first` to `last` to where they belong in y."""
     cdef const Run *run = part.run
-    cdef Py_ssize_t n, size = run.width[0] * run.item
-    for n in range(first, last):
-        memcpy(run.y + (t * run.y_step + run.schedule.order[part.n_0 + n] * run.y_sequence) * run.y_stride * run.item,
-               <const char *>s.after[0] + n * size, size)
+    move_rows(&run.schedule, <char *>s.after[0], run.y, run.y_step, run.y_sequence, run.y_stride * run.item,
+              run.width[0] * run.item, part.n_0, part.n_1, t, t + 1, first, last, True)
 
 
 cdef void copy_sums(const Run *run, char *table, char *z, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t v_0, Py_ssize_t v_1,
@@ -901,16 +920,6 @@ cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W,
         product(run.dtype, False, False, n, run.I, K, a, row, W, run.I, 1 if add else 0, dx, run.I)
 
 
-cdef void bias_gradient(const Run *run, char *db, const char *sums, Py_ssize_t n) noexcept nogil:
-    """db (n) += sums, unless there is no bias."""
-    if db == NULL:
-        pass
-    elif run.dtype == FLOAT32:
-        add_rows(<float *>db, n, <const float *>sums, n, 1, n)
-    else:
-        add_rows(<double *>db, n, <const double *>sums, n, 1, n)
-
-
 cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
                          int size) noexcept nogil:
     """Add the column sums of a block's a (n, m), dgates or dout, to the gradients of the biases: one rounding of these per
@@ -923,18 +932,19 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
     else:
         sum_rows(<double *>sums, <const double *>a + first, a_row, n, count)
     if a == run.dout:
-        bias_gradient(run, run.db_hr + first * item if run.db_hr != NULL else NULL, sums, count)
+        if run.db_hr != NULL:
+            add(run, run.db_hr + first * item, count, sums, count, 1, count)
         return
     # gate g's sum over x is in column (g + shift) % G, that over h in column g + shift
     if run.db_hh != NULL and last > shift:
         at = max(first, shift)
-        bias_gradient(run, run.db_hh + (at - shift) * item, run.sums + at * item, last - at)
+        add(run, run.db_hh + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
     if run.db_ih != NULL:
         if first < shift:
-            bias_gradient(run, run.db_ih + (most + first) * item, sums, min(last, shift) - first)
+            add(run, run.db_ih + (most + first) * item, last, sums, last, 1, min(last, shift) - first)
         at, last = max(first, shift), min(last, most + shift)
         if at < last:
-            bias_gradient(run, run.db_ih + (at - shift) * item, run.sums + at * item, last - at)
+            add(run, run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
 
 
 cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
@@ -948,17 +958,21 @@ cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, 
         input_gradient(run, dx, dgates, run.W_ih + most * I * item, a_row, shift, n, True, member, size)
 
 
-cdef void table_gradients(const Run *run, Py_ssize_t row, Py_ssize_t n, int member, int size) noexcept nogil:
-    """Add a block's n dgates, which begin at `row` of all, to those of their tokens' sums: a member's share of the
-    columns."""
-    cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first, at
+cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, int member, int size) noexcept nogil:
+    """Add a block's n dgates to those of their tokens' sums: a member's share of the columns."""
+    cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first
     cdef Py_ssize_t count = share(CH, run.leaf.width, member, size, &first)
     for r in range(n):
-        at = (run.tokens[row + r] * CH + first) * item
-        if run.dtype == FLOAT32:
-            add_rows(<float *>(run.dtable + at), CH, <const float *>(run.dgates + (r * a_row + first) * item), a_row, 1, count)
-        else:
-            add_rows(<double *>(run.dtable + at), CH, <const double *>(run.dgates + (r * a_row + first) * item), a_row, 1, count)
+        add(run, run.dtable + (tokens[r] * CH + first) * item, CH, run.dgates + (r * a_row + first) * item, a_row, 1, count)
+
+
+cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
+    """Copy a block's rows of x, or its tokens, from where they are padded: a member's share."""
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t rows = row_at(schedule, t_1) - row_at(schedule, t_0), first, count = share(rows, 1, member, size, &first)
+    cdef Py_ssize_t bytes_ = run.I * run.item if run.tokens == NULL else sizeof(Py_ssize_t)
+    move_rows(schedule, run.x_rows, <char *>(run.x if run.tokens == NULL else <const char *>run.tokens), run.x_step,
+              run.x_sequence, bytes_, bytes_, 0, schedule.N, t_0, t_1, first, first + count, False)
 
 
 cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
@@ -970,17 +984,24 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
     cdef Py_ssize_t shift = run.cell.shift * H, cut = run.cell.split * H
     cdef const char *h_before = run.h_before
     cdef const char *inner = run.inner + row * H * item if run.inner != NULL else NULL
+    cdef const char *x
+    cdef char *dx
     cdef const char *dgates
     cdef const char *c
     cdef const char *c_before
     cdef int k
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
+    at = row * run.I * item
+    x, dx = run.x_rows if run.x_step else run.x + at, run.dx_rows if run.dx_step else run.dx + at
     if run.tokens != NULL:
-        table_gradients(run, row, n, member, size)
+        table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, member, size)
     else:
-        at = row * run.I * item
-        input_gradients(run, run.dgates, a_row, run.x + at, run.dx + at, n, add, member, size)
+        input_gradients(run, run.dgates, a_row, x, dx, n, add, member, size)
+        if run.dx_step:
+            count = share(n, 6, member, size, &first)  # the rows that this member has just written
+            move_rows(schedule, dx, run.dx, run.dx_step, run.dx_sequence, run.I * item, run.I * item, 0, schedule.N, t_0, t_1,
+                      first, first + count, True)
     weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, member, size)
     if run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,
@@ -1019,16 +1040,19 @@ cdef void part_of_dh(const Run *run, const Step *s, Py_ssize_t *r, Py_ssize_t *n
         m[0] = share(run.width[0], run.leaf.width, s.member, s.size, u)
 
 
-cdef void add_dy(const Run *run, const Step *s, const char *dy) noexcept nogil:
-    """Add the gradient through y_t to that through the later steps: a member's part."""
-    cdef Py_ssize_t P = run.width[0], n, m, r, u, at
+cdef void add_dy(const Run *run, const Step *s, Py_ssize_t t, Py_ssize_t n_0) noexcept nogil:
+    """Add the gradient through y_t of the sequences from n_0 on to that through the later steps: a member's part."""
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t P = run.width[0], y_row = run.y_stride * run.item, n, m, r, u, k
+    cdef char *dh
     part_of_dh(run, s, &r, &n, &u, &m)
-    at = (r * P + u) * run.item
-    dy += (r * run.y_stride + u) * run.item
-    if run.dtype == FLOAT32:
-        add_rows(<float *>(<char *>s.dstate[0] + at), P, <const float *>dy, run.y_stride, n, m)
-    else:
-        add_rows(<double *>(<char *>s.dstate[0] + at), P, <const double *>dy, run.y_stride, n, m)
+    dh = <char *>s.dstate[0] + (r * P + u) * run.item
+    if not run.y_step:
+        add(run, dh, P, run.dy + (row_at(schedule, t) + n_0 + r) * y_row + u * run.item, run.y_stride, n, m)
+        return
+    for k in range(n):
+        add(run, dh + k * P * run.item, P,
+            run.dy + (t * run.y_step + schedule.order[n_0 + r + k] * run.y_sequence) * y_row + u * run.item, P, 1, m)
 
 
 cdef void keep_flow(const Run *run, const Step *s, Py_ssize_t row) noexcept nogil:
@@ -1066,7 +1090,7 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
                 count = share(n, 1, s.member, s.size, &first)
                 memcpy(run.h_before + (row + first) * size, <char *>s.before[0] + first * size, count * size)
             if run.dy != NULL:
-                add_dy(run, &s, run.dy + (row_at(schedule, t) + part.n_0) * run.y_stride * run.item)
+                add_dy(run, &s, t, part.n_0)
             if run.flow[0] != NULL:
                 keep_flow(run, &s, row)
             if run.projects:
@@ -1088,6 +1112,8 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
                     if not meet(job, part, meetings):
                         return
             look(job, part.crew_member, 3 * work(run, n))
+        if run.x_step:
+            gather_block(run, t_0, t_1, member, members)
         meetings += 1
         if not meet(job, part, meetings):
             return
@@ -1160,7 +1186,9 @@ cdef int backward(Run *runs, int count, int n_threads) except -1 nogil:
 cdef Py_ssize_t back_block(const Run *run) noexcept nogil:
     """Steps of a block of time backwards, and forwards in the blas engine: a power of two. Anchored at t = 0 and fixed by
     sizes other than T, so that a block's sums come out the same always, those of a part that begins at a multiple too."""
-    cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS if run.engine == BLAS else BACK_ROWS, block = 1
+    cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS, block = 1
+    if run.engine == PANELS:
+        rows = min(<Py_ssize_t>BACK_ROWS, max(BACK_STEPS * N, <Py_ssize_t>BACK_ROWS // 2))
     while 2 * block * N <= rows and 2 * block * work(run, N) <= BLOCK_WORK:
         block *= 2
     return block
