@@ -207,11 +207,17 @@ class _Recurrent(Module, Generic[State]):
 
     def _sequence(self, value: Any, width: int, name: str) -> tuple[np.ndarray, bool]:
         """Return a sequence as (T, N, width), a view, and whether it came without a batch dimension."""
+        batched: tuple[str | int, ...] = ("N", "T", width) if self.batch_first else ("T", "N", width)
+        if self.batch_first and type(value) is np.ndarray and value.ndim == 3:
+            swapped = value.swapaxes(0, 1)
+            if swapped.flags.c_contiguous:  # in order of time in memory, as `y` is: no copy
+                array = as_real(swapped, self.dtype, name)
+                check_shape(value.shape, batched, name)
+                return array, False
         array = as_real(value, self.dtype, name)
         if array.ndim == 2:
             check_shape(array.shape, ("T", width), name)
             return array[:, None], True
-        batched: tuple[str | int, ...] = ("N", "T", width) if self.batch_first else ("T", "N", width)
         check_shape(array.shape, batched, name)
         return array.swapaxes(0, 1) if self.batch_first else array, False
 

@@ -14,9 +14,9 @@ __all__ = ["Tape"]
 class Tape:
     """What `forward` kept for `backward`: immutable, usable any number of times, by the module that made it.
 
-    A tape owns what it holds, but for the input `x`, which it refers to where it was already an aligned,
-    C-contiguous array of the module's dtype: do not overwrite `x` before the last backward call. It is refused by
-    another module, and by its own once the parameters have changed.
+    A tape owns what it holds, but for the input `x`, which it refers to where it was already an aligned array of the
+    module's dtype, C-contiguous as it is or in order of time: do not overwrite `x` before the last backward call. It is
+    refused by another module, and by its own once the parameters have changed.
 
     Attributes
     ----------

@@ -141,6 +141,20 @@ def test_a_hundred_thousand_steps(checkpoint):
     assert np.abs(grads["weight_hh_l0"]).max() > 0
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_ragged_batch_is_nowhere_copied(batch_first):
+    """Beyond results and what the tape owns, a pass takes a block's memory, not a sequence's."""
+    T, N, I = 2000, 8, 64
+    layer = rc.LSTM(I, 8, batch_first=batch_first, rng=0)
+    x = np.ones((N, T, I) if batch_first else (T, N, I), np.float32)
+    lengths = np.arange(T, T // 4, -200)[:N]
+    layer.forward(x, lengths=lengths)
+    (y, _, tape), most = peak(lambda: layer.forward(x, lengths=lengths))
+    assert most < tape.nbytes - x.nbytes + y.nbytes + 8 * T + 100_000
+    (dx, _, _), most = peak(lambda: layer.backward(tape, y))
+    assert dx.nbytes == x.nbytes and most < dx.nbytes + 300_000
+
+
 def test_an_lstm_of_many_steps_and_layers_needs_little():
     T, H = 20_000, 64
     layer = rc.LSTM(H, H, num_layers=3, rng=0)
