@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,11 +20,13 @@ from ...layers import GRU, LSTM, RNN
 from ...recurrent import _Recurrent
 from ...runtime import get_num_threads
 from ...weights import Weights
+from .openmp import release_idle_threads
 
 __all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "plan_of", "release"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+LONG_WORK = 2e7  # floating-point operations of a pass from which on idle threads of PyTorch's cost more than new ones
 
 
 class Unfit(ValueError):
@@ -148,6 +151,8 @@ class Plan:
         self.widths = (proj_size or H, H) if mode == "LSTM" else (H,)
         # of what each direction keeps for the way back: the gates' columns, what lies before a projection, the states
         self.kept = (4 * H if mode in ("LSTM", "GRU") else 0, H if proj_size else 0, *self.widths)
+        P = self.widths[0]
+        self.row_work = 2 * H * GATES[mode] * self.D * (I + (L - 1) * self.D * P + L * P)
         kind: Any = {"LSTM": LSTM, "GRU": GRU}.get(mode, RNN)
         own: dict[str, Any] = {"proj_size": proj_size} if kind is LSTM else {}
         own |= {"nonlinearity": mode[len("RNN_") :].lower()} if kind is RNN else {}
@@ -175,6 +180,10 @@ class Plan:
                 raise Unfit(f"expected {name} of shape {shape} and {self.torch_dtype} on the CPU, got {got}")
         self.known[ids] = found = Known(tuple(self.shapes), tensors, Forget(self.known, ids))
         return found.weights
+
+    def work(self, shape: Sequence[int]) -> float:
+        """Return roughly how many floating-point operations a pass over an input of this shape has."""
+        return float(self.row_work * math.prod(shape[:-1]))
 
     def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
         shape = input.shape
@@ -236,7 +245,7 @@ class Plan:
         key: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run and keep nothing: y and the final states."""
-        weights, threads, layer = self.weights(tensors), most_threads(), self.layer
+        weights, threads, layer = self.weights(tensors), most_threads(self.work(input.shape)), self.layer
         if batch_sizes is None and key is None:
             x = input.numpy(force=True)
             state: Any = tuple([h.numpy(force=True) for h in hx]) or None
@@ -268,7 +277,8 @@ class Plan:
         rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
-        layers = self.layer._run(weights, x, initial, finals, y, most_threads(), rows.ragged, True, dropout_key(key))
+        threads = most_threads(self.work(input.shape))
+        layers = self.layer._run(weights, x, initial, finals, y, threads, rows.ragged, True, dropout_key(key))
         return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers)
 
     def backward(
@@ -283,7 +293,7 @@ class Plan:
         grads = self.layer._grads(weights, None, fresh)
         dx = self.layer._run_back(
             weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key),
-            most_threads(), fresh=fresh,
+            most_threads(self.work(layers[0][0].shape)), fresh=fresh,
         )  # fmt: skip
         return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
 
@@ -327,10 +337,13 @@ class Plan:
 plan_of = lru_cache(maxsize=256)(Plan)
 
 
-def most_threads() -> int:
-    """Return how many threads a call may use, as kernels take it: as many as pay, but no more than PyTorch may."""
-    n = torch.get_num_threads()
-    return 0 if n >= get_num_threads() else -n
+def most_threads(work: float) -> int:
+    """Return how many threads a pass may use, as kernels take it: as many as pay, but no more than PyTorch may. If it
+    is a long one of several, PyTorch's idle threads leave them the cores."""
+    n, limit = torch.get_num_threads(), get_num_threads()
+    if work >= LONG_WORK and min(n, limit) > 1:
+        release_idle_threads()
+    return 0 if n >= limit else -n
 
 
 def ragged_of(batch_sizes: Tensor) -> Ragged:
