@@ -598,8 +598,9 @@ class _Recurrent(Module, Generic[State]):
         that resets before the product; S*H more with projections, or for the latter; and between layers S*D*H for the
         sequence. A dropout mask is drawn again from its key, not kept.
 
-        With checkpoints every k steps, ceil(T/k) of all states, and in a bidirectional layer T*N*D*H for each sequence
-        between layers. `backward` needs what the tape would hold for k steps, besides.
+        With checkpoints every k steps, ceil(T/k) of all states, and in a bidirectional layer S*D*H for each sequence
+        between layers and, with `lengths`, S*I for `x`, packed. `backward` needs what the tape would hold for k steps,
+        besides.
 
         Examples
         --------

@@ -688,9 +688,10 @@ def test_threads_follow_pytorchs():
     try:
         rc.set_num_threads(4)
         torch.set_num_threads(1)
-        assert run.most_threads(0.0) == -1
+        plan = run.plan_of("LSTM", 3, 5, 1, True, False, False, 0, torch.float32, 0.0)
+        assert plan.threads((7, 2, 3)) == -1
         torch.set_num_threads(4)
-        assert run.most_threads(0.0) == 0
+        assert plan.threads((7, 2, 3)) == 0
     finally:
         rc.set_num_threads(before)
         torch.set_num_threads(1)

@@ -325,3 +325,20 @@ def test_memory_of_inference_does_not_grow_with_time(L, batch_first):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 9 * 180_000
+
+
+@pytest.mark.parametrize("checkpoint", [None, 4])
+@pytest.mark.parametrize("lengths", [None, LENGTHS[2]])
+@pytest.mark.parametrize("kind,options", KINDS)
+def test_memory_in_order_of_time_is_read_where_it_lies(kind, options, lengths, checkpoint):
+    """With `batch_first`, of x and dy: the same bits as of C-contiguous ones, and nobody writes there."""
+    layer = getattr(rc, kind)(3, 5, 2, batch_first=True, dropout=0.5, rng=0, **options)
+    case = random_case(layer, 6, 7, lengths=lengths)
+    x, dy = (case[name].swapaxes(0, 1).copy() for name in ("x", "dy"))
+    results = []
+    for turned in (False, True):
+        given = [a.swapaxes(0, 1).copy().swapaxes(0, 1) if turned else a.copy() for a in (x, dy)]
+        y, state, tape = layer.forward(given[0], case["state"], lengths=lengths, checkpoint=checkpoint, rng=1)
+        results.append((y, state, layer.backward(tape, given[1], case["dstate"])))
+        assert np.array_equal(given[0], x) and np.array_equal(given[1], dy)
+    assert equal(*results) and np.any(results[0][2][0])

@@ -191,11 +191,9 @@ cdef char *padded_in(object array, const Run *run, Ragged ragged, bint writes, P
     if N != ragged.N or T < ragged.t_0 + ragged.T:
         raise ValueError(f"expected {ragged.N} sequences of {ragged.t_0 + ragged.T} steps or more, got {N} of {T}")
     if swapped:
-        at = data(x.swapaxes(0, 1), run, writes, N, T, width)
+        at, step[0], sequence[0] = data(x.swapaxes(0, 1), run, writes, N, T, width), 1, T
     else:
-        at = data(x, run, writes, T, N, width)
-    step[0] = 1 if swapped else N
-    sequence[0] = T if swapped else 1
+        at, step[0], sequence[0] = data(x, run, writes, T, N, width), N, 1
     return at + ragged.t_0 * step[0] * width * run.item
 
 
@@ -292,15 +290,15 @@ cdef Table nothing
 @cython.final
 @cython.auto_pickle(False)
 cdef class Cell:
-    """A cell's kernels, for one layer in one or both directions. All arrays are C-contiguous and of one dtype.
+    """A cell's kernels, for one layer in one or both directions. All arrays are of one dtype and, but for padded ones,
+    C-contiguous.
 
     `packs` and `reverses` have one entry per direction. `x` is (T, N, I). `y` is (T, N, ·), whose columns from `column` on
-    are the directions' one after the other, or None. With `ragged`, each of these two, of their gradients dx and dy, too, is
-    packed: (rows, ·); or padded, with the first two axes swapped or not: of which only the rows there are get read or written.
-    `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the
-    first direction's; they may not share memory. With weights that are a pack's `over` rows, x holds tokens in place of
-    numbers, (T, N, 1) of intp. `n_threads` is the most threads to use; 0 for as many as pay, -n for as
-    many as pay, but n at most.
+    are the directions' one after the other, or None. With `ragged`, x, y and their gradients are each packed, (rows, ·), or
+    padded, where the memory's first two axes may be swapped: of these only the rows that there are get read or written.
+    `initial` and `final` hold one array (K, N, ·) per state (h; c), of which entry k is the first direction's; they may not
+    share memory. With weights that are a pack's `over` rows, x holds tokens in place of numbers, (T, N, 1) of intp.
+    `n_threads` is the most threads to use; 0 for as many as pay, -n for as many as pay, but n at most.
     """
 
     def __cinit__(self):

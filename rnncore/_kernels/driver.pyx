@@ -992,11 +992,11 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
     cdef int k
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
-    at = row * run.I * item
-    x, dx = run.x_rows if run.x_step else run.x + at, run.dx_rows if run.dx_step else run.dx + at
     if run.tokens != NULL:
         table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, member, size)
     else:
+        at = row * run.I * item
+        x, dx = run.x_rows if run.x_step else run.x + at, run.dx_rows if run.dx_step else run.dx + at
         input_gradients(run, run.dgates, a_row, x, dx, n, add, member, size)
         if run.dx_step:
             count = share(n, 6, member, size, &first)  # the rows that this member has just written

@@ -151,12 +151,11 @@ class Plan:
         self.widths = (proj_size or H, H) if mode == "LSTM" else (H,)
         # of what each direction keeps for the way back: the gates' columns, what lies before a projection, the states
         self.kept = (4 * H if mode in ("LSTM", "GRU") else 0, H if proj_size else 0, *self.widths)
-        P = self.widths[0]
-        self.row_work = 2 * H * GATES[mode] * self.D * (I + (L - 1) * self.D * P + L * P)
         kind: Any = {"LSTM": LSTM, "GRU": GRU}.get(mode, RNN)
         own: dict[str, Any] = {"proj_size": proj_size} if kind is LSTM else {}
         own |= {"nonlinearity": mode[len("RNN_") :].lower()} if kind is RNN else {}
         self.shapes = kind._shapes(I, H, L, bias, bidirectional, proj_size)
+        self.row_work = 2 * sum(map(math.prod, self.shapes.values()))  # a multiply-add for each weight
         self.layer: _Recurrent[Any] = kind(
             I, H, L, bias=bias, batch_first=batch_first, dropout=dropout, bidirectional=bidirectional,
             dtype=self.dtype, rng=Borrowed(dict.fromkeys(self.shapes, np.empty(0))), **own,
@@ -181,9 +180,13 @@ class Plan:
         self.known[ids] = found = Known(tuple(self.shapes), tensors, Forget(self.known, ids))
         return found.weights
 
-    def work(self, shape: Sequence[int]) -> float:
-        """Return roughly how many floating-point operations a pass over an input of this shape has."""
-        return float(self.row_work * math.prod(shape[:-1]))
+    def threads(self, shape: Sequence[int]) -> int:
+        """Return how many threads a pass over an input of this shape may use, as kernels take it: as many as pay, but
+        no more than PyTorch may. If it is a long one of several, PyTorch's idle threads leave them the cores."""
+        n, limit = torch.get_num_threads(), get_num_threads()
+        if n > 1 and limit > 1 and self.row_work * math.prod(shape[:-1]) >= LONG_WORK:
+            release_idle_threads()
+        return 0 if n >= limit else -n
 
     def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
         shape = input.shape
@@ -245,7 +248,7 @@ class Plan:
         key: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run and keep nothing: y and the final states."""
-        weights, threads, layer = self.weights(tensors), most_threads(self.work(input.shape)), self.layer
+        weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
         if batch_sizes is None and key is None:
             x = input.numpy(force=True)
             state: Any = tuple([h.numpy(force=True) for h in hx]) or None
@@ -277,7 +280,7 @@ class Plan:
         rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
-        threads = most_threads(self.work(input.shape))
+        threads = self.threads(input.shape)
         layers = self.layer._run(weights, x, initial, finals, y, threads, rows.ragged, True, dropout_key(key))
         return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers)
 
@@ -293,7 +296,7 @@ class Plan:
         grads = self.layer._grads(weights, None, fresh)
         dx = self.layer._run_back(
             weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key),
-            most_threads(self.work(layers[0][0].shape)), fresh=fresh,
+            self.threads(layers[0][0].shape), fresh=fresh,
         )  # fmt: skip
         return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
 
@@ -335,15 +338,6 @@ class Plan:
 
 
 plan_of = lru_cache(maxsize=256)(Plan)
-
-
-def most_threads(work: float) -> int:
-    """Return how many threads a pass may use, as kernels take it: as many as pay, but no more than PyTorch may. If it
-    is a long one of several, PyTorch's idle threads leave them the cores."""
-    n, limit = torch.get_num_threads(), get_num_threads()
-    if work >= LONG_WORK and min(n, limit) > 1:
-        release_idle_threads()
-    return 0 if n >= limit else -n
 
 
 def ragged_of(batch_sizes: Tensor) -> Ragged:
