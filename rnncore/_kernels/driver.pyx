@@ -421,6 +421,8 @@ cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
     return not team.halt[phase & 1]
 
 
+# --- rows in the caller's order ---------------------------------------------------------------------------------------
+
 cdef void move_rows(const Schedule *s, char *rows, char *padded, Py_ssize_t step, Py_ssize_t sequence, Py_ssize_t row_size,
                     Py_ssize_t size, Py_ssize_t n_0, Py_ssize_t n_1, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t first,
                     Py_ssize_t last, bint out) noexcept nogil:
@@ -452,6 +454,8 @@ cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t firs
     move_rows(&run.schedule, <char *>s.after[0], run.y, run.y_step, run.y_sequence, run.y_stride * run.item,
               run.width[0] * run.item, part.n_0, part.n_1, t, t + 1, first, last, True)
 
+
+# --- sums over x ------------------------------------------------------------------------------------------------------
 
 cdef void copy_sums(const Run *run, char *table, char *z, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t v_0, Py_ssize_t v_1,
                     bint into_table) noexcept nogil:
@@ -556,6 +560,8 @@ cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
     counter_reset(&job.shares[2 * (part.team.first + part.member) + (b & 1)])
     return True
 
+
+# --- forwards ---------------------------------------------------------------------------------------------------------
 
 cdef Py_ssize_t cut_phase(Job *job, const Part *part, int p, Py_ssize_t n, Py_ssize_t *v_0, Py_ssize_t *v_1) noexcept nogil:
     """The vectors from v_0 to v_1, or the rows, that a member does of a phase of n rows; returns how many at once."""
@@ -675,6 +681,8 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     forward_part(job, &part)
 
 
+# --- how a crew shares a call -----------------------------------------------------------------------------------------
+
 cdef Py_ssize_t cut_rows(const Schedule *s, Py_ssize_t chunks, Py_ssize_t most, Py_ssize_t *bounds) noexcept nogil:
     """Cut the sequences into `chunks` of about equal work, or more where one would have more than `most`: at most
     N // most + 1 more. Returns how many there are; `bounds` gets their beginnings and the end."""
@@ -734,6 +742,8 @@ cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil:
         return 1
     return n_threads if n_threads > 0 else worth(run, count, min(limit, -n_threads) if n_threads else limit)
 
+
+# --- one call forwards ------------------------------------------------------------------------------------------------
 
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil:
     """Run one layer in one or both directions, with as many threads as `wanted` says. The workspace is
