@@ -14,7 +14,7 @@ from ._kernels.cell import Cell
 from ._kernels.step import Stack
 from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
 from .layers import as_nonlinearity
-from .recurrent import NAMES, RNG, State, States, pack, recurrent_shapes, uniform
+from .recurrent import NAMES, RNG, State, States, packs, recurrent_shapes, uniform
 from .tape import Tape, open_tape
 from .weights import Module, Weights, renamed
 
@@ -146,7 +146,7 @@ class _RecurrentCell(Module, Generic[State]):
 
     def _stack(self, weights: Weights) -> Stack:
         """Return what runs a step with these weights where nothing needs a conversion."""
-        weights.stack = stack = Stack(self._cell, (pack(weights, ""),), self.dtype, False)
+        weights.stack = stack = Stack(self._cell, packs(weights), self.dtype, False)
         return stack
 
     def _advance(self, weights: Weights, x: ArrayLike, state: Any, keep: bool) -> tuple[State, tuple[Any, ...]]:
@@ -155,7 +155,7 @@ class _RecurrentCell(Module, Generic[State]):
         finals = tuple(np.empty_like(s) for s in initial)
         run = self._cell.forward if keep else self._cell.infer
         initial_1, finals_1 = tuple(s[None] for s in initial), tuple(s[None] for s in finals)
-        kept = run((pack(weights, ""),), seq, initial_1, 0, None, finals_1, (False,))
+        kept = run(packs(weights), seq, initial_1, 0, None, finals_1, (False,))
         return self._state_as_given(finals, unbatched), (unbatched, seq, kept)
 
     def backward(self, tape: Tape, dstate: Any = None) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
@@ -199,7 +199,7 @@ class _RecurrentCell(Module, Generic[State]):
         grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
         named = {short: grads[name] for short, name in NAMES.items() if name in grads}
         self._cell.backward(
-            (pack(tape._weights, ""),), seq, kept, None, 0, tuple(s[None] for s in dstates), 0, (dx,),
+            packs(tape._weights), seq, kept, None, 0, tuple(s[None] for s in dstates), 0, (dx,),
             (named,), (False,),
         )  # fmt: skip
         return dx[0, 0] if unbatched else dx[0], self._state_as_given(dstates, unbatched), grads

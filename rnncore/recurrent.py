@@ -40,7 +40,7 @@ from .stream import Stream
 from .tape import Tape, open_tape
 from .weights import Module, Weights, renamed
 
-__all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "pack", "recurrent_shapes", "uniform"]
+__all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "packs", "recurrent_shapes", "uniform"]
 
 # By name: `import numpy` leaves its random out, which takes long.
 RNG = Union["np.random.Generator", "np.random.SeedSequence", int, None]
@@ -83,13 +83,15 @@ def uniform(shapes: Mapping[str, tuple[int, ...]], H: int, dtype: np.dtype[Any],
     return {name: generator.uniform(-bound, bound, shape).astype(dtype) for name, shape in shapes.items()}
 
 
-def pack(weights: Weights, suffix: str, names: Mapping[str, str] = NAMES) -> Pack:
-    """Return what the kernels read of one layer in one direction; made once per `weights`."""
+def packs(weights: Weights, named: Sequence[Mapping[str, str]] = (NAMES,)) -> tuple[Pack, ...]:
+    """Return what the kernels read, made once per `weights`, of each layer and direction: `named` are their parameters'
+    names by those that kernels have for them."""
 
-    def make() -> Pack:
-        return Pack(**{k: weights[name + suffix] for k, name in names.items() if name + suffix in weights})
+    def make() -> tuple[Pack, ...]:
+        arrays = dict(weights.items())
+        return tuple([Pack(**{short: arrays[name] for short, name in own.items() if name in arrays}) for own in named])
 
-    return weights.packed(suffix, make)
+    return weights.packed(None, make)
 
 
 class _Recurrent(Module, Generic[State]):
@@ -275,7 +277,7 @@ class _Recurrent(Module, Generic[State]):
 
     def _packs(self, weights: Weights) -> tuple[Pack, ...]:
         """Return what the kernels read, in the same order."""
-        return weights.packed(None, lambda: tuple(pack(weights, suffix, self._names) for suffix in self._suffixes))
+        return packs(weights, self._named)
 
     # --- the runner ---------------------------------------------------------------------------------------------------
 
@@ -317,6 +319,17 @@ class _Recurrent(Module, Generic[State]):
     def _whole(self) -> Part:
         L, D = self.num_layers, len(self._directions)
         return Part(range(L), range(D), slice(0, L * D))
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether `Stack` knows the layer's training passes."""
+        return self._stacked and not self.bidirectional and not (self.dropout and self.num_layers > 1)
+
+    def _in_time(self, array: Any) -> Any:
+        """Return a batched sequence with time first, or back as the caller has it; anything else as it is."""
+        if self.batch_first and type(array) is np.ndarray and array.ndim == 3:
+            return array.swapaxes(0, 1)
+        return array
 
     def _run(
         self,
@@ -612,6 +625,13 @@ class _Recurrent(Module, Generic[State]):
         """
         weights = self._weights
         threads = as_threads(n_threads)
+        if self._plain and lengths is None and checkpoint is None:
+            stack = weights.stack or self._stack(weights)
+            most = CHECKPOINT_FROM // self._kept
+            quick = stack.taped(self._in_time(x), state, self.reverse, most, threads)
+            if quick is not None:
+                y, final, kept = quick
+                return self._in_time(y), final, Tape(self, weights, (False, y.shape[:2], None, None, 0, *kept))
         seq, unbatched = self._sequence(x, self.input_size, "x")
         y, final, kept = self._taped(weights, seq, unbatched, state, lengths, checkpoint, rng, threads)
         return y, final, Tape(self, weights, kept)
@@ -757,8 +777,17 @@ class _Recurrent(Module, Generic[State]):
         >>> dx.shape, dh_0.shape, list(grads)
         ((7, 2, 3), (1, 2, 5), ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'])
         """
-        kept = open_tape(tape, self)
-        return self._back(tape._weights, kept, dy, dstate, accumulate, flow, check_finite, as_threads(n_threads))
+        kept, threads = open_tape(tape, self), as_threads(n_threads)
+        weights = self._weights
+        unbatched, _, ragged, _, steps, *layers = kept
+        whole = ragged is None and not unbatched and not steps
+        if self._plain and whole and accumulate is None and flow is False and check_finite is False:
+            stack = weights.stack or self._stack(weights)
+            upstream, names = self._in_time(dy), self._named
+            quick = stack.back(tuple(layers), upstream, dstate, weights, names, self.reverse, threads)
+            if quick is not None:
+                return self._in_time(quick[0]), *quick[1:]
+        return self._back(weights, kept, dy, dstate, accumulate, flow, check_finite, threads)
 
     def _back(
         self,

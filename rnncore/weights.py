@@ -53,11 +53,10 @@ class Weights(Mapping[str, np.ndarray]):
         return self._arrays.items()
 
     def packed(self, key: Any, make: Callable[[], Packed]) -> Packed:
-        """Return what `make()` returned for `key`, made on first use; should two threads make it, one result stays."""
-        try:
-            return self._packed[key]  # type: ignore[no-any-return]
-        except KeyError:
-            return self._packed.setdefault(key, make())  # type: ignore[no-any-return]
+        """Return what `make()` returned for `key`, not None, made on first use; should two threads make it, one result
+        stays."""
+        found = self._packed.get(key)
+        return self._packed.setdefault(key, make()) if found is None else found  # type: ignore[no-any-return]
 
     def with_packed(self, key: Any, made: Any) -> Weights:
         """Return weights of the same arrays for which `packed` returns `made` for `key`."""

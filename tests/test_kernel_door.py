@@ -331,6 +331,43 @@ def test_stacks_of_packs():
     assert stack.advance(x[0], (h[0], h[0])) is None
 
 
+def test_training_passes_of_stacks():
+    """What they cannot do is left to the general path; what they were not made for is refused."""
+    pack, above = weights(4), Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4))
+    stack = Stack(lstm.cell, (pack, above), np.dtype(f4))
+    x, y, h = np.zeros((4, 2, 3), f4), np.zeros((4, 2, 5), f4), np.zeros((2, 2, 5), f4)
+    arrays = {f"W_{of}h{k}": np.zeros((20, 3 if of == "i" and k == 0 else 5), f4) for k in range(2) for of in "ih"}
+    names = tuple([{name: f"{name}{k}" for name in ("W_ih", "W_hh", "b_ih")} for k in range(2)])
+    _, _, kept = stack.taped(x, (h, h), False, 8)
+    dx, (dh_0, _), grads = stack.back(kept, y, None, arrays, names, False)
+    assert dx.shape == x.shape and dh_0.shape == h.shape and grads.keys() == arrays.keys()
+    assert stack.taped(x, (h, h), False, 7) is None
+    for x_wrong, state in (
+        (x[:, :, :2], (h, h)), (x[:0], (h, h)), (x[:, :0], None), (x[0], None), (x.swapaxes(0, 1), None),
+        (x.astype(float), None), (x.view(Plain), None), (None, None), (x, (h, h[:1])), (x, (h,)), (x, h),
+        (x, (h, h.astype(float))),
+    ):  # fmt: skip
+        assert stack.taped(x_wrong, state, False, 8) is None
+    for dy, dstate in (
+        (y[:3], None), (y[:, :, :4], None), (y.astype(float), None), (y[0], None), (y, (h, h[:, :1])), (y, (h,)),
+        (y, h), (y, (h, None)),
+    ):  # fmt: skip
+        assert stack.back(kept, dy, dstate, arrays, names, False) is None
+    (of_x, (of_one,)), second = kept
+    for layers in (
+        (), kept[:1], (second, second), ((x[:3], (of_one,)), second), ((of_x, ()), second), ((of_x, None), second),
+        ((of_x, (of_one[:3],)), second), ((None, (of_one,)), second), list(kept),
+    ):  # fmt: skip
+        with pytest.raises(REFUSED):
+            stack.back(layers, None, None, arrays, names, False)
+    for own, own_names in (
+        (arrays, names[:1]), (arrays, (None, None)), ({}, names), (arrays, ({}, {})), (None, names),
+        ({**arrays, "W_ih0": arrays["W_hh0"]}, names), ({**arrays, "W_hh1": None}, names),
+    ):  # fmt: skip
+        with pytest.raises(REFUSED):
+            stack.back(kept, y, None, own, own_names, False)
+
+
 def test_a_stack_whose_states_have_no_axis_of_layers_has_one_layer():
     """Made, not called: the second layer's state would be memory behind that of the first."""
     above = Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4))

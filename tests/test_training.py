@@ -25,6 +25,23 @@ def trained(layer, case, checkpoint=0, n_threads=None, **options):
     return (y, as_tuple(final), dx, as_tuple(dstate), grads, *[as_tuple(f) for f in flow]), tape
 
 
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(layer=layers(), N=st.integers(0, 12), T=st.integers(0, 30), data=st.data())
+@pytest.mark.parametrize("use", ["panels", "blas"])
+def test_the_short_way_through_the_door_changes_no_bit(use, layer, N, T, data):
+    """That of ordinary calls; `checkpoint` and `check_finite` go another."""
+    case = random_case(layer, T, N)
+    missing = data.draw(st.sets(st.sampled_from(["state", "dy", "dstate"])))
+    case |= dict.fromkeys(missing)
+    driver.use(use)
+    try:
+        short, tape = trained(layer, case, None)
+        long, other = trained(layer, case, 0, check_finite=True)
+    finally:
+        driver.use(runtime.engine)
+    assert equal(short, long) and tape.nbytes == other.nbytes
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@ from .driver cimport Run, Schedule, Table
 from .pack cimport Pack
 
 
+cdef tuple taped(Run *run, object dtype)
+
 cdef class Ragged:
     cdef object places, sizes, starts   # order, lengths, offsets
     cdef readonly Py_ssize_t T

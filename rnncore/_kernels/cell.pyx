@@ -273,6 +273,26 @@ cdef char *workspace(list alive, const Run *run, Py_ssize_t rows, Py_ssize_t col
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>alive[-1])
 
 
+cdef tuple taped(Run *run, object dtype):
+    """Have a prepared forward run keep what the way back needs; return where: the gates and what lies between two phases (or
+    None), then each state's rows before the first step and after each."""
+    cdef Py_ssize_t rows = row_at(&run.schedule, run.schedule.T), CH = run.cell.columns * run.H
+    cdef int k
+    gates = inner = None
+    run.tape = True
+    if run.cell.keeps_gates:
+        gates = empty((rows, CH), dtype)
+        run.gates = data(gates, run, True, rows, CH)
+    if run.cell.keeps_inner or run.projects:
+        inner = empty((rows, run.H), dtype)
+        run.inner = data(inner, run, True, rows, run.H)
+    states = []
+    for k in range(run.cell.states):
+        states.append(empty((state_rows(&run.schedule), run.width[k]), dtype))
+        run.state[k] = data(states[k], run, True, state_rows(&run.schedule), run.width[k])
+    return (gates, inner, *states)
+
+
 cdef double *doubles(object array, Py_ssize_t n) except NULL:
     """The first of n writable float64."""
     if (
@@ -452,8 +472,7 @@ cdef class Cell:
 
     def forward(self, tuple packs not None, x not None, tuple initial not None, Py_ssize_t k, y, tuple final not None,
                 tuple reverses not None, int n_threads=0, Ragged ragged=None, Py_ssize_t column=0):
-        """Run forwards and return, for each direction, what `backward` needs: the gates and what lies between two phases
-        (or None), then each state's rows before the first step and after each."""
+        """Run forwards and return, for each direction, what `backward` needs."""
         return self._forward(packs, x, initial, k, y, final, reverses, n_threads, ragged, True, column)
 
     def _forward(self, tuple packs, x, tuple initial, Py_ssize_t k, y, tuple final, tuple reverses, int n_threads,
@@ -461,7 +480,6 @@ cdef class Cell:
         cdef Run runs[2]
         cdef Run *run
         cdef int r, j, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
-        cdef Py_ssize_t rows
         cdef Pack pack
         numbers = np.dtype(np.float32 if dtype == FLOAT32 else np.float64)
         if not 1 <= count <= 2 or len(reverses) != count:
@@ -472,7 +490,6 @@ cdef class Cell:
             pack = packs[r]
             alive.append(self.prepare(run, pack, dtype))
             timed(run, x, reverses[r], ragged)
-            rows = row_at(&run.schedule, run.schedule.T)
             if pack.rows is None:
                 run.x = padded_in(x, run, ragged, False, run.I, &run.x_step, &run.x_sequence)
             else:
@@ -482,23 +499,11 @@ cdef class Cell:
                 check_dimension(max(run.schedule.N, BLAS_ROWS))
             run.y = column_of(y, run, ragged, column, True)
             column += run.width[0]
-            run.tape = tape
             for j in range(run.cell.states):
                 run.initial[j] = states_at(initial[j], run, False, k + r, j)
                 run.final[j] = states_at(final[j], run, True, k + r, j)
             if tape:
-                gates = inner = None
-                if self.table.keeps_gates:
-                    gates = empty((rows, run.cell.columns * run.H), numbers)
-                    run.gates = data(gates, run, True, rows, run.cell.columns * run.H)
-                if self.table.keeps_inner or run.projects:
-                    inner = empty((rows, run.H), numbers)
-                    run.inner = data(inner, run, True, rows, run.H)
-                states = []
-                for j in range(run.cell.states):
-                    states.append(empty((state_rows(&run.schedule), run.width[j]), numbers))
-                    run.state[j] = data(states[j], run, True, state_rows(&run.schedule), run.width[j])
-                kept.append((gates, inner, *states))
+                kept.append(taped(run, numbers))
         if (
             runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf
             or runs[0].H != runs[count - 1].H or runs[0].width[0] != runs[count - 1].width[0]

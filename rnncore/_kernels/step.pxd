@@ -1,5 +1,6 @@
 cimport numpy as cnp
 
+from .cell cimport Cell
 from .driver cimport MAX_STATES, Run, Scratch
 
 
@@ -9,6 +10,8 @@ cdef class Stack:
     cdef Py_ssize_t I
     cdef Py_ssize_t width[MAX_STATES]   # of states
     cdef bint stacked
+    cdef Cell cell
+    cdef tuple packs
     cdef object alive
     cdef bint usable(self) noexcept
     cdef tuple states_of(self, object state, bint stacked, bint batched, Py_ssize_t N)

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
@@ -10,6 +11,17 @@ from .pack import Pack
 class Stack:
     def __new__(cls, cell: Cell, packs: tuple[Pack, ...], dtype: np.dtype[Any], stacked: bool = True) -> Stack: ...
     def call(self, x: object, state: object, batch_first: bool, reverse: bool, n_threads: int = 0) -> Any: ...
+    def taped(self, x: object, state: object, reverse: bool, most: int, n_threads: int = 0) -> Any: ...
+    def back(
+        self,
+        layers: tuple[Any, ...],
+        dy: object,
+        dstate: object,
+        weights: Mapping[str, np.ndarray],
+        names: tuple[dict[str, str], ...],
+        reverse: bool,
+        n_threads: int = 0,
+    ) -> Any: ...
     def advance(self, x: object, state: object) -> Any: ...
 
 @disjoint_base

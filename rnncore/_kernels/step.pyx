@@ -1,5 +1,5 @@
-"""Single steps, and sequences through one layer, compiled from the door down: where inputs need no conversion, what a
-layer's or a cell's Python does before it reaches the kernels would take longer than these.
+"""Single steps, sequences through one layer, and training passes, compiled from the door down: where inputs need no
+conversion, what a layer's or a cell's Python does before it reaches the kernels would take longer than these.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
-from .cell cimport Cell
+from .cell cimport Cell, taped
 from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
 from .pool cimport Counter, counter_peek, counter_reset, counter_take
@@ -70,15 +70,15 @@ cdef inline char *first(object array) noexcept:
 @cython.final
 @cython.auto_pickle(False)
 cdef class Stack:
-    """The layers of a stack in one direction, ready for single steps, or sequences if it is one layer; `stacked` says
-    whether states have an axis of layers. Immutable; made for one set of weights."""
+    """The layers of a stack in one direction, ready for single steps, sequences if it is one layer, and training passes;
+    `stacked` says whether states have an axis of layers. Immutable; made for one set of weights."""
 
     def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None, bint stacked=True):
         cdef int k
         if len(packs) == 0 or len(packs) > 1 and not stacked:
             raise ValueError(f"expected at least one pack, and one alone where states are not stacked, got {len(packs)}")
         self.dtype = FLOAT32 if dtype == np.float32 else FLOAT64
-        self.layers, self.stacked = len(packs), stacked
+        self.cell, self.packs, self.layers, self.stacked = cell, packs, len(packs), stacked
         self.runs = <Run *>PyMem_Calloc(self.layers, sizeof(Run))
         if self.runs == NULL:
             raise MemoryError()
@@ -208,6 +208,75 @@ cdef class Stack:
             before[k], after[k] = first(initial[k]), first(final[k])
         self.run(T, N, reverse, False, first(x), before, after, first(y), NULL, n_threads)
         return y, self.result(final)
+
+    def taped(self, x, state, bint reverse, Py_ssize_t most, int n_threads=0):
+        """What a layer's `forward` returns for x (T, N, I): y, the final state, and what a tape keeps of each layer. None for
+        what needs a conversion, no steps at all, and more than `most` rows."""
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef Run run
+        cdef Py_ssize_t T, N, size
+        cdef int k, l
+        if not fits(x, self.dtype) or cnp.PyArray_NDIM(<cnp.ndarray>x) != 3 or not self.usable():
+            return None
+        T, N = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+        if T == 0 or N == 0 or cnp.PyArray_DIM(<cnp.ndarray>x, 2) != self.I or T > most // N:
+            return None
+        initial = self.states_of(state, True, True, N)
+        if initial is None:
+            return None
+        final = self.new(self.state_shape(shape, True, True, N), shape, False)
+        dtype, kept = (<cnp.ndarray>x).dtype, []
+        for l in range(self.layers):
+            run = self.runs[l]
+            run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverse
+            y = empty((T, N, self.width[0]), dtype)
+            run.x, run.y = first(x), first(y)
+            for k in range(self.states):
+                size = N * self.width[k] * run.item
+                run.initial[k], run.final[k] = first(initial[k]) + l * size, first(final[k]) + l * size
+            if run.engine == BLAS:
+                check_dimension(max(N, BLAS_ROWS))
+            kept.append((x, (taped(&run, dtype),)))
+            with nogil:
+                forward(&run, 1, n_threads, NULL)
+            x = y
+        return y, self.result(final), tuple(kept)
+
+    def back(self, tuple layers not None, dy, dstate, weights not None, tuple names not None, bint reverse, int n_threads=0):
+        """What a layer's `backward` returns for what `taped` keeps of each layer: dx, the initial state's gradient, and those
+        of the `weights`; None for what needs a conversion, and no steps at all. `names` are these gradients', layer by layer,
+        by the names that kernels have for them."""
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef int l, typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
+        cdef cnp.ndarray like
+        if len(layers) != self.layers or len(names) != self.layers:
+            raise ValueError(f"expected what {self.layers} layers keep, and as many names, got {len(layers)}, {len(names)}")
+        T, N, _ = layers[0][0].shape
+        if T * N == 0 or not self.usable():
+            return None
+        shape[0], shape[1], shape[2] = T, N, self.width[0]
+        if dy is not None and not (fits(dy, self.dtype) and has_shape(dy, 3, shape)):
+            return None
+        dstates = self.states_of(dstate, True, True, N)
+        if dstates is None:
+            return None
+        if dstate is not None:
+            dstates = tuple([cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER) for array in dstates])
+        grads = {}
+        for name, array in weights.items():
+            like = <cnp.ndarray?>array
+            if cnp.PyArray_NDIM(like) > 1:  # which is written, not added to
+                grads[name] = empty(array.shape, array.dtype)
+            else:
+                grads[name] = cnp.PyArray_ZEROS(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), typenum, 0)
+        for l in range(self.layers - 1, -1, -1):
+            x, directions = layers[l]
+            dx = empty(x.shape, x.dtype)
+            own = {short: grads[name] for short, name in (<dict?>names[l]).items() if name in grads}
+            self.cell.backward(
+                self.packs[l : l + 1], x, directions, dy, 0, dstates, l, (dx,), (own,), (reverse,), True, n_threads)
+            dy = dx
+        return dx, self.result(dstates), grads
 
     def advance(self, x, state):
         """What a cell returns; None for what needs a conversion."""

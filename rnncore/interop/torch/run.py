@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
@@ -231,6 +232,23 @@ class Plan:
             for h, width in zip(hx, self.widths, strict=True)
         ])  # fmt: skip
 
+    def plain(self, rows: Rows, key: Tensor | None) -> bool:
+        """Whether `Stack` knows the layer's training passes over such a sequence."""
+        return key is None and not (rows.packed or rows.unbatched or self.bidirectional)
+
+    def arrays(self, hx: Sequence[Tensor | None]) -> Any:
+        """Return states, or their gradients, as a layer takes them; None for zeros."""
+        arrays = [None if h is None else h.numpy(force=True) for h in hx]
+        if len(arrays) == 1:
+            return arrays[0]
+        return None if all([array is None for array in arrays]) else tuple(arrays)
+
+    def tensors(self, states: Any) -> list[Tensor]:
+        """Return what a layer returns for states."""
+        if type(states) is tuple:
+            return [torch.from_numpy(states[0]), torch.from_numpy(states[1])]
+        return [torch.from_numpy(states)]
+
     def empty(self, x: np.ndarray) -> np.ndarray:
         """Return memory for the output over x."""
         return empty((*x.shape[:-1], self.D * self.widths[0]), self.dtype)
@@ -251,17 +269,12 @@ class Plan:
         weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
         if batch_sizes is None and key is None:
             x = input.numpy(force=True)
-            state: Any = tuple([h.numpy(force=True) for h in hx]) or None
-            if state is not None and len(state) == 1:
-                state = state[0]
-            quick = None
+            state, quick = self.arrays(hx), None
             if not self.bidirectional:
                 stack = weights.stack or layer._stack(weights)
                 quick = stack.call(x, state, self.batch_first, False, threads)
             y, finals = quick or layer._general(weights, x, state, None, True, None, threads)
-            if type(finals) is tuple:
-                return torch.from_numpy(y), [torch.from_numpy(finals[0]), torch.from_numpy(finals[1])]
-            return torch.from_numpy(y), [torch.from_numpy(finals)]
+            return torch.from_numpy(y), self.tensors(finals)
         rows = self.rows(input, batch_sizes)
         x = self.view(input, rows)
         y = self.empty(x)
@@ -278,6 +291,12 @@ class Plan:
     ) -> tuple[Tensor, list[Tensor], Kept]:
         """The same, with what `backward` needs."""
         rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
+        if self.plain(rows, key):
+            stack = weights.stack or self.layer._stack(weights)
+            quick = stack.taped(self.view(input, rows), self.arrays(hx), False, sys.maxsize, self.threads(input.shape))
+            if quick is not None:
+                y, finals, layers = quick
+                return self.given(y, rows), self.tensors(finals), Kept(rows, weights, layers)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
         threads = self.threads(input.shape)
@@ -289,15 +308,23 @@ class Plan:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
         rows, weights, layers = kept
+        threads = self.threads(layers[0][0].shape)
+        if self.plain(rows, key):
+            stack = weights.stack or self.layer._stack(weights)
+            upstream = None if dy is None else self.view(dy, rows)
+            names = self.layer._named
+            quick = stack.back(tuple(layers), upstream, self.arrays(dhx), weights, names, False, threads)
+            if quick is not None:
+                dx, state, grads = quick
+                return self.given(dx, rows), self.tensors(state), list(map(torch.from_numpy, grads.values()))
         upstream = None if dy is None else np.ascontiguousarray(self.view(dy, rows))
         given = self.initial(dhx, rows)
         dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
         fresh = layers[0][0].size > 0
         grads = self.layer._grads(weights, None, fresh)
         dx = self.layer._run_back(
-            weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key),
-            self.threads(layers[0][0].shape), fresh=fresh,
-        )  # fmt: skip
+            weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key), threads, fresh=fresh
+        )
         return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
 
     def tape(self, kept: Kept) -> list[Tensor]:
