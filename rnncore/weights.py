@@ -126,7 +126,7 @@ class Module:
         >>> {name: array.shape for name, array in rc.RNNCell(3, 4).parameters().items()}
         {'weight_ih': (4, 3), 'weight_hh': (4, 4), 'bias_ih': (4,), 'bias_hh': (4,)}
         """
-        return dict(self._weights)
+        return dict(self._weights.items())
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return a copy of the parameters.

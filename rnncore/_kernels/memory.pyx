@@ -166,6 +166,11 @@ def blank(tuple shape not None, dtype not None):
     return np.ndarray(shape, dtype, data, -<uintptr_t><char *>data & (LINE - 1))
 
 
+def address(cnp.ndarray array not None):
+    """Return where an array's first element lies."""
+    return <uintptr_t>cnp.PyArray_DATA(array)
+
+
 def frozen(array not None):
     """Return an array's values in a `blank` one; if it is one already, without a copy."""
     owner = array
@@ -173,7 +178,7 @@ def frozen(array not None):
         owner = owner.base
     if (
         type(owner) is bytes and len(owner) == array.nbytes + LINE and array.flags.c_contiguous
-        and array.ctypes.data % LINE == 0
+        and address(array) % LINE == 0
     ):
         return array[...]
     cdef cnp.ndarray source = np.ascontiguousarray(array).reshape(array.shape), out = blank(array.shape, array.dtype)

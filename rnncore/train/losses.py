@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._kernels.memory import empty
 from ..checks import as_real, check_shape
 
 __all__ = ["mean_squared_error", "softmax_cross_entropy"]
@@ -76,37 +76,41 @@ def softmax_cross_entropy(
     if targets.dtype.kind not in "iu":
         raise TypeError(f"expected targets to be integers, got dtype {targets.dtype}")
     check_shape(targets.shape, logits.shape[:-1], "targets")
-    counts = _as_mask(mask, targets.shape)
+    counts = None if mask is None else _as_mask(mask, targets.shape)
     if ignore_index is not None:
-        counts = counts & (targets != operator.index(ignore_index))
+        others = targets != operator.index(ignore_index)
+        counts = others if counts is None else counts & others
 
     C = logits.shape[-1]
-    rows = np.flatnonzero(counts)
-    k = targets.reshape(-1)[rows]
+    k, rows = targets.reshape(-1), None
+    if counts is not None and not counts.all():
+        rows = np.flatnonzero(counts)
+        k = k[rows]
     if k.size and (k.min() < 0 or k.max() >= C):
         raise ValueError(f"expected targets from 0 to {C - 1}, got {k[(k < 0) | (k >= C)][0]}")
-    scale = _scale(reduction, len(rows))
+    scale = _scale(reduction, len(k))
 
     loss = 0.0
-    dlogits = np.zeros_like(logits)
-    z, dz = logits.reshape(-1, C), dlogits.reshape(-1, C)
+    z = logits.reshape(-1, C)
+    dz = empty(z.shape, z.dtype) if rows is None else np.zeros_like(z)
     n = max(1, _BLOCK // C)
-    for i in range(0, len(rows), n):
-        at: Any = rows[i : i + n] if len(rows) < len(z) else slice(i, i + n)
-        k_t = k[i : i + n]
-        z_t = z[at]
-        top = z_t.max(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: the NaN is the answer
-            e = z_t - top
-            np.exp(e, out=e)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: the NaN is the answer
+        for i in range(0, len(k), n):
+            k_t = k[i : i + n]
+            z_t = z[i : i + n] if rows is None else z[rows[i : i + n]]
+            e = dz[i : i + n] if rows is None else np.empty_like(z_t)
+            top = z_t.max(axis=1, keepdims=True)
+            np.exp(np.subtract(z_t, top, out=e), out=e)
             total = e.sum(axis=1, keepdims=True)
             loss_t = np.log(total[:, 0], dtype=np.float64)
-            loss_t += np.subtract(top[:, 0], z_t[np.arange(len(k_t)), k_t], dtype=np.float64)
-        loss += float(loss_t.sum())  # (1) loss = Σ_t log Σ_c exp(z_tc) - z_t,k
-        e *= scale / total  # (1') dz_t = softmax(z_t) - onehot(k)
-        e[np.arange(len(k_t)), k_t] -= scale
-        dz[at] = e
-    return loss * scale, dlogits
+            at = np.arange(len(k_t)), k_t
+            loss_t += np.subtract(top[:, 0], z_t[at], dtype=np.float64)
+            loss += float(loss_t.sum())  # (1) loss = Σ_t log Σ_c exp(z_tc) - z_t,k
+            e *= scale / total  # (1') dz_t = softmax(z_t) - onehot(k)
+            e[at] -= scale
+            if rows is not None:
+                dz[rows[i : i + n]] = e
+    return loss * scale, dz.reshape(logits.shape)
 
 
 def mean_squared_error(
@@ -184,9 +188,7 @@ def _as_float(value: ArrayLike, name: str) -> np.ndarray:
     return as_real(value, np.dtype(np.float32 if single else np.float64), name)
 
 
-def _as_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
-    if mask is None:
-        return np.ones(shape, bool)
+def _as_mask(mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     given = np.asarray(mask)
     if given.dtype != bool:
         raise TypeError(f"expected mask to be of bool, got dtype {given.dtype}")

@@ -86,11 +86,15 @@ class Optimiser:
         new = [Weights({name: memory.blank(w.shape, w.dtype) for name, w in group.items()}) for group in weights]
         moments: dict[str, np.ndarray] = {}
         passes, names = [], self._moment_names()
-        for i, group in enumerate(weights):
-            for name, w in group.items():
-                keys = [f"{i}.{name}.{moment}" for moment in names]
-                moments.update({key: old[key] if key in old else np.zeros(w.shape, w.dtype) for key in keys})
-                passes.append((new[i][name], w, grads[i][name], [moments[key] for key in keys]))
+        for i, (group, written, group_grads) in enumerate(zip(weights, new, grads, strict=True)):
+            for (name, w), (_, out) in zip(group.items(), written.items(), strict=True):
+                own = []
+                for moment in names:
+                    key = f"{i}.{name}.{moment}"
+                    found = old.get(key)
+                    moments[key] = array = np.zeros(w.shape, w.dtype) if found is None else found
+                    own.append(array)
+                passes.append((out, w, group_grads[name], own))
         changes: list[tuple[Any, str, Any, Any]] = [(self, "_moments", old, moments), (self, "steps", steps, steps + 1)]
         changes += zip(self.modules, repeat("_weights"), weights, new)
         locks = [module._changing for module in sorted(self.modules, key=id)]  # one order, whatever the optimiser
@@ -117,15 +121,16 @@ class Optimiser:
             if not isinstance(group, Mapping):
                 raise TypeError(f"expected gradients as a dict of names to arrays, got {type(group).__name__}")
             params = module.parameters()
-            missing, unexpected = [n for n in params if n not in group], [n for n in group if n not in params]
-            if missing or unexpected:
+            if group.keys() != params.keys():
+                missing, unexpected = [n for n in params if n not in group], [n for n in group if n not in params]
                 raise ValueError(
                     f"expected the gradients {sorted(params)} for module {i}, a {type(module).__name__}; "
                     f"missing {missing}, unexpected {unexpected}"
                 )
-            arrays = {n: as_real(group[n], module.dtype, f"the gradient of {n}") for n in params}
-            for n in params:
-                check_shape(arrays[n].shape, params[n].shape, f"the gradient of {n}")
+            arrays = {n: as_real(group[n], module.dtype, "the gradient of " + n) for n in params}
+            for n, array in arrays.items():
+                if array.shape != params[n].shape:
+                    check_shape(array.shape, params[n].shape, "the gradient of " + n)
             checked.append(arrays)
         return checked
 
