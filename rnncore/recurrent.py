@@ -497,9 +497,12 @@ class _Recurrent(Module, Generic[State]):
         """
         weights = self._weights
         threads = 0 if n_threads is None else as_threads(n_threads)
-        if return_sequence is True and out is None and lengths is None and not self.bidirectional:
+        if return_sequence is True and out is None and not self.bidirectional:
             stack = weights.stack or self._stack(weights)
-            quick = stack.call(x, state, self.batch_first, self.reverse, threads)
+            if lengths is None:
+                quick = stack.call(x, state, self.batch_first, self.reverse, threads)
+            else:
+                quick = stack.ragged(x, state, lengths, self.batch_first, self.reverse, threads)
             if quick is not None:
                 return quick  # type: ignore[no-any-return]
         return self._general(weights, x, state, lengths, return_sequence, out, threads)

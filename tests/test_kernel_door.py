@@ -331,6 +331,30 @@ def test_stacks_of_packs():
     assert stack.advance(x[0], (h[0], h[0])) is None
 
 
+def test_ragged_calls_of_stacks():
+    """What they cannot do is left to the general path."""
+    pack, above, dtype = weights(4), Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4)), np.dtype(f4)
+    stack = Stack(lstm.cell, (pack,), dtype)
+    x, h, lengths = np.zeros((4, 2, 3), f4), np.zeros((1, 2, 5), f4), np.array([3, 1])
+    good = {"x": x, "state": (h, h), "lengths": lengths, "batch_first": False, "reverse": False}
+    assert stack.ragged(**good)[0].shape == (4, 2, 5)
+    turned = good | {"x": np.zeros((2, 4, 3), f4), "batch_first": True}
+    assert stack.ragged(**turned)[0].shape == (2, 4, 5)
+    for wrong in (
+        {"x": x[:, :, :2]}, {"x": x[:, :0]}, {"x": x[:, 0]}, {"x": x[:, ::-1]}, {"x": x.astype(float)}, {"x": None},
+        {"x": x.view(Plain)}, {"state": (h,)}, {"state": h}, {"state": (h, h[:, :1])}, {"lengths": [3, 1]},
+        {"lengths": lengths[:1]}, {"lengths": lengths[::-1]}, {"lengths": lengths.astype(np.int32)},
+        {"lengths": lengths.astype("m8[s]")}, {"lengths": lengths[None]}, {"lengths": lengths * 0}, {"lengths": 3},
+        {"lengths": lengths.astype(">i8")}, {"lengths": lengths.view(Plain)}, {"batch_first": True},
+    ):  # fmt: skip
+        assert stack.ragged(**good | wrong) is None
+    for many in (Stack(lstm.cell, (pack, above), dtype), Stack(lstm.cell, (pack,), dtype, False)):
+        assert many.ragged(**good | {"state": None}) is None
+    for lengths in ([5, 1], [-1, 3]):
+        with pytest.raises(ValueError, match="expected lengths between 0 and 4"):
+            stack.ragged(**good | {"lengths": np.array(lengths)})
+
+
 def test_training_passes_of_stacks():
     """What they cannot do is left to the general path; what they were not made for is refused."""
     pack, above = weights(4), Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4))

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
-from .cell cimport Cell, taped
+from .cell cimport Cell, Ragged, taped
 from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
 from .pool cimport Counter, counter_peek, counter_reset, counter_take
@@ -208,6 +208,35 @@ cdef class Stack:
             before[k], after[k] = first(initial[k]), first(final[k])
         self.run(T, N, reverse, False, first(x), before, after, first(y), NULL, n_threads)
         return y, self.result(final)
+
+    def ragged(self, x, state, lengths, bint batch_first, bint reverse, int n_threads=0):
+        """What a layer returns for sequences of these lengths; None for several layers, and what needs a conversion."""
+        cdef cnp.npy_intp shape[MOST_DIMENSIONS]
+        cdef Py_ssize_t T, N
+        cdef Ragged order
+        if (
+            self.layers > 1 or not self.stacked or not fits(x, self.dtype) or cnp.PyArray_NDIM(<cnp.ndarray>x) != 3
+            or type(lengths) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>lengths) != 1
+            or cnp.PyArray_TYPE(<cnp.ndarray>lengths) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>lengths)
+        ):
+            return None
+        seq = cnp.PyArray_SwapAxes(<cnp.ndarray>x, 0, 1) if batch_first else x
+        T, N = cnp.PyArray_DIM(<cnp.ndarray>seq, 0), cnp.PyArray_DIM(<cnp.ndarray>seq, 1)
+        if N == 0 or cnp.PyArray_DIM(<cnp.ndarray>seq, 2) != self.I or cnp.PyArray_DIM(<cnp.ndarray>lengths, 0) != N:
+            return None
+        initial = self.states_of(state, True, True, N)
+        if initial is None:
+            return None
+        order = Ragged.__new__(Ragged, lengths, T)
+        if order.T == 0 or T > PY_SSIZE_T_MAX // 8 // self.width[0] // N:
+            return None
+        if order.T == T and order.full:
+            return self.call(x, state, batch_first, reverse, n_threads)
+        shape[0], shape[1], shape[2] = T, N, self.width[0]
+        y = cnp.PyArray_ZEROS(3, shape, cnp.PyArray_TYPE(<cnp.ndarray>x), 0)
+        final = self.new(self.state_shape(shape, True, True, N), shape, False)
+        self.cell.infer(self.packs, seq, initial, 0, y, final, (reverse,), n_threads, order)
+        return cnp.PyArray_SwapAxes(<cnp.ndarray>y, 0, 1) if batch_first else y, self.result(final)
 
     def taped(self, x, state, bint reverse, Py_ssize_t most, int n_threads=0):
         """What a layer's `forward` returns for x (T, N, I): y, the final state, and what a tape keeps of each layer. None for
