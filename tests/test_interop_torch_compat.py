@@ -1,145 +1,33 @@
-"""What people do to PyTorch's recurrent modules besides calling them: rnncore's must take it as these do.
-
-Each case runs twice, with the classes of `torch.nn` and with rnncore's, from the same seed; results must agree, and so
-must exceptions, in type and in message.
-"""
+"""What people do to PyTorch's recurrent modules besides calling them: rnncore's must take it as these do."""
 
 import copy
-import gc
 import io
 import pickle
-import warnings
 from functools import partial
 from importlib import import_module
 
 import numpy as np
 import pytest
-from common import import_peer
-
-torch = import_peer("torch")
-nn, rnn, utils = torch.nn, torch.nn.utils.rnn, torch.nn.utils
-ours, run = import_module("rnncore.interop.torch"), import_module("rnncore.interop.torch.run")
-
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        "LSTM with projections is not supported with oneDNN",
-        ".*torch.nn.utils.weight_norm.* is deprecated",
-        ".*torch.jit.* is deprecated",
-        "Named tensors and all their associated APIs",
-        "Anomaly Detection has been enabled",
-        "Converting a tensor to a Python",
-        "The PyTorch API of nested tensors",
-        "torch.quantize_per_tensor",
-        "There is a performance drop because we have not yet implemented the batching rule",
-    )
-]
-
-LAYERS, CELLS = ("RNN", "LSTM", "GRU"), ("RNNCell", "LSTMCell", "GRUCell")
-CASES = {}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more only wait for each other here
-    yield
-    torch.set_num_threads(threads)
-
-
-def case(function):
-    """Add a function of the library that has the modules, `torch.nn` or rnncore's, to those that are compared."""
-    CASES[function.__name__] = function
-    return function
-
-
-def outcome(function, lib):
-    """What a function returns, or the exception it raises."""
-    torch.manual_seed(0)
-    try:
-        return function(lib)
-    except Exception as error:
-        return error
-
-
-def assert_alike(got, want, where=""):
-    """Assert that results agree: types, shapes, what autograd would do with them, values; exceptions word by word."""
-    if isinstance(want, Exception):
-        assert isinstance(got, type(want)), f"expected {want!r}, got {got!r}"
-        assert str(got) == str(want)
-    elif isinstance(want, torch.Tensor):
-        assert isinstance(got, torch.Tensor), where
-        assert (got.shape, got.dtype, got.requires_grad, got.is_leaf) == (
-            want.shape, want.dtype, want.requires_grad, want.is_leaf
-        ), where  # fmt: skip
-        if want.is_floating_point() and not want.is_meta:
-            loose = {torch.float32: 1e-5, torch.float64: 1e-12}.get(want.dtype, 0)
-            torch.testing.assert_close(got, want, rtol=10 * loose, atol=loose, equal_nan=True, msg=lambda m: where + m)
-    elif isinstance(want, dict):
-        assert_alike(list(got.items()), list(want.items()), where)
-    elif isinstance(want, (tuple, list)):
-        assert type(got).__name__ == type(want).__name__ and len(got) == len(want), where
-        for k, (a, b) in enumerate(zip(got, want, strict=True)):
-            assert_alike(a, b, f"{where}[{k}] ")
-    else:
-        assert got == want, where
-
-
-def compare(function):
-    want = outcome(function, nn)
-    got = outcome(function, ours)
-    if isinstance(got, Exception) and not isinstance(want, Exception):
-        raise got
-    assert_alike(got, want)
-
-
-def x_of(*shape, **options):
-    return torch.randn(*(shape or (5, 2, 3)), **options)
-
-
-def grads(module, *more):
-    return [p.grad for p in module.parameters()] + [t.grad for t in more]
-
-
-def steps(module, n=2):
-    """Some steps of training: outputs, gradients and what becomes of the weights."""
-    results, optimizer = [], torch.optim.SGD(module.parameters(), 0.5)
-    for _ in range(n):
-        optimizer.zero_grad()
-        y, state = module(x_of())
-        (y.square().mean() + sum(h.sin().sum() for h in as_tuple(state))).backward()
-        results += [y, [g if g is None else g.clone() for g in grads(module)]]
-        optimizer.step()
-    return results, [p.detach().clone() for p in module.parameters()]
-
-
-def as_tuple(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
-class Net(nn.Module):
-    def __init__(self, lib, kind="LSTM", **options):
-        super().__init__()
-        self.rnn = getattr(lib, kind)(3, 4, **options)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x):
-        y, state = self.rnn(x)
-        return self.head(y), state
-
-
-class CellNet(nn.Module):
-    def __init__(self, lib, kind="LSTMCell"):
-        super().__init__()
-        self.cell = getattr(lib, kind)(3, 4)
-
-    def forward(self, x):
-        state, y = None, []
-        for part in x.unbind():
-            state = self.cell(part, state)
-            y.append(as_tuple(state)[0])
-        return torch.stack(y)
-
+from alike import (  # noqa: F401
+    CASES,
+    CELLS,
+    LAYERS,
+    CellNet,
+    Net,
+    as_tuple,
+    case,
+    compare,
+    grads,
+    nn,
+    one_thread,
+    outcome,
+    pytestmark,
+    rnn,
+    steps,
+    torch,
+    utils,
+    x_of,
+)  # fmt: skip
 
 # --- weights that others make -----------------------------------------------------------------------------------------
 
@@ -807,168 +695,3 @@ def test_mistakes_with_cells(kind):
         compare(call)
     for x in (None, [1.0], "x", torch.ones(2, 3, dtype=torch.int64)):
         compare(lambda lib, x=x: getattr(lib, kind)(3, 4)(x))
-
-
-# --- whole models, changed over in place ------------------------------------------------------------------------------
-
-
-class Dropped(nn.Module):
-    """A language model after AWD-LSTM: each call gives the layers other recurrent weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding, self.layers = nn.Embedding(20, 6), nn.ModuleList([nn.LSTM(6, 8), nn.LSTM(8, 6)])
-        for layer in self.layers:
-            w = layer.weight_hh_l0
-            del layer._parameters["weight_hh_l0"]
-            layer.register_parameter("raw", nn.Parameter(w.data))
-
-    def forward(self, words):
-        y = self.embedding(words)
-        for layer in self.layers:
-            layer.weight_hh_l0 = nn.functional.dropout(layer.raw, 0.5, self.training)
-            y, _ = layer(y)
-        return y @ self.embedding.weight.T
-
-
-class Reader(nn.Module):
-    """An encoder of packed sequences and a decoder of cells with attention, as for speech and translation."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True)
-        self.cells, self.out = nn.ModuleList([nn.LSTMCell(4 + 6, 6), nn.LSTMCell(6, 6)]), nn.Linear(6, 4)
-
-    def forward(self, x, lengths, targets):
-        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        y, state = self.encoder(packed)
-        memory, _ = rnn.pad_packed_sequence(y, batch_first=True)
-        h, c = (torch.cat([part[-2], part[-1]], 1) for part in state)
-        states, results = [(h, c), (c, h)], []
-        for part in targets.unbind(1):
-            weight = torch.softmax((memory * states[-1][0][:, None]).sum(2), 1)
-            below = torch.cat([part, (weight[..., None] * memory).sum(1)], 1)
-            for k, cell in enumerate(self.cells):
-                states[k] = cell(below, states[k])
-                below = states[k][0]
-            results.append(self.out(below))
-        return torch.stack(results, 1)
-
-
-class Stream(nn.Module):
-    """Steps of one, with states that are reset in between and detached in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.cell = nn.LSTM(4, 5), nn.GRUCell(5, 5)
-
-    def forward(self, x, ends):
-        h, c, s, results = torch.zeros(1, 3, 5).to(x), torch.zeros(1, 3, 5).to(x), None, []
-        for part, end in zip(x.unbind(), ends.unbind(), strict=True):
-            keep = (~end).view(1, -1, 1)
-            y, (h, c) = self.layer(part[None], (keep * h, keep * c))
-            s = self.cell(y[0], s)
-            results.append(s)
-            s = s.clone().detach_()
-        return torch.stack(results)
-
-
-MODELS = [
-    (Dropped, lambda: (torch.randint(0, 20, (7, 3)),)),
-    (Reader, lambda: (x_of(3, 6, 4, dtype=torch.float64), torch.tensor([3, 6, 1]), x_of(3, 4, 4, dtype=torch.float64))),
-    (Stream, lambda: (x_of(6, 3, 4, dtype=torch.float64), torch.rand(6, 3) < 0.3)),
-]
-
-
-@pytest.mark.parametrize("kind,inputs", MODELS)
-def test_models(kind, inputs):
-    def train(lib):
-        model = kind().double()
-        if lib is ours:
-            ours.accelerate(model)
-        optimizer, results = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), []
-        for _ in range(3):
-            y = model(*inputs())
-            optimizer.zero_grad()
-            y.square().mean().backward()
-            results += [y, [g.clone() for g in grads(model)]]
-            utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        with torch.no_grad():
-            return results, model.eval()(*inputs()), model.state_dict()
-
-    compare(train)
-
-
-# --- memory, processes, compilers -------------------------------------------------------------------------------------
-
-
-def known():
-    """How many sets of weights are packed at the moment."""
-    gc.collect()
-    return sum(len(plan.known) for plan in gc.get_objects() if type(plan) is run.Plan)
-
-
-@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_hh"])
-def test_fresh_weights_leave_nothing_behind(name):
-    """Whichever of the weights is another one each time."""
-    before = known()
-    layer, cell = ours.LSTM(3, 4), ours.GRUCell(3, 4)
-    for module, suffix in ((layer, "_l0"), (cell, "")):
-        w = getattr(module, name + suffix).detach()
-        delattr(module, name + suffix)
-        for _ in range(50):
-            setattr(module, name + suffix, nn.Parameter(w.clone()))
-            results = module(x_of(2, 3))
-            as_tuple(results)[0].sum().backward()
-            with torch.no_grad():
-                module(x_of(2, 3))
-    assert known() - before <= 2
-    del layer, cell, module, results
-    assert known() == before
-
-
-def change(module, asked, done):
-    asked.wait(60)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.mul_(2)
-    done.set()
-
-
-def test_another_process_changes_weights():
-    context = torch.multiprocessing.get_context("spawn")
-    module, x = ours.LSTM(3, 4).share_memory(), x_of()
-    asked, done = context.Event(), context.Event()
-    process = context.Process(target=change, args=(module, asked, done))
-    with torch.no_grad():
-        module(x)
-    process.start()
-    asked.set()
-    assert done.wait(60)
-    process.join()
-    plain = nn.LSTM(3, 4)
-    plain.load_state_dict(module.state_dict())
-    assert_alike(module(x)[0], plain(x)[0])
-
-
-def test_compiler_gives_up_quietly():
-    """Lengths of a packed sequence are data: Dynamo leaves the module alone then, and what runs in it."""
-
-    class Packed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = ours.GRU(3, 4, 2)
-
-        def forward(self, data, batch_sizes):
-            y, h = self.layer(rnn.PackedSequence(data, batch_sizes))
-            return y.data, h
-
-    module, arguments = Packed(), (x_of(8, 3), torch.tensor([3, 3, 2]))
-    torch._dynamo.reset()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        compiled = torch.compile(module, backend="aot_eager")(*arguments)
-    torch._dynamo.reset()
-    assert not [warning for warning in caught if "does not know how to trace" in str(warning.message)]
-    assert_alike(compiled, module(*arguments))
