@@ -42,6 +42,22 @@ def test_the_short_way_through_the_door_changes_no_bit(use, layer, N, T, data):
     assert equal(short, long) and tape.nbytes == other.nbytes
 
 
+@pytest.mark.parametrize(("kind", "dtype", "H"), [(rc.LSTM, "f4", 1027), (rc.GRU, "f8", 730)])
+@pytest.mark.parametrize(("N", "T"), [(1, 5), (7, 3), (300, 1)])
+def test_weights_that_no_cache_holds(kind, dtype, H, N, T):
+    """Gradients take such matrices in parts, and read columns of rows that are far apart side by side."""
+    layer = kind(70, H, dtype=dtype, rng=0)
+    case = random_case(layer, T, N)
+    panels, _ = trained(layer, case)
+    assert equal(trained(layer, case, n_threads=3)[0], panels)
+    driver.use("blas")
+    try:
+        blas, _ = trained(layer, case)
+    finally:
+        driver.use(runtime.engine)
+    assert_close(panels, blas, layer.dtype.name, "backward")
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 

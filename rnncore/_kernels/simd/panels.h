@@ -184,6 +184,12 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, 
 
 #define PLAIN_AHEAD 16 /* rows */
 
+/* Rows a page or more apart compete for few places in each cache, and no processor fetches the next ones of itself. A
+   matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
+#define PAGE (ptrdiff_t)(4096 / sizeof(real))
+#define LARGE (ptrdiff_t)((12 << 20) / sizeof(real))
+#define PART 256 /* rows */
+
 /* out[r][v] = sum over k of a[k * a_k + r * a_r] b[k][v], or += it: a tile of a product with a matrix that is not packed.
    The last vector has `first` elements, WIDTH if WHOLE. */
 INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE, real *out, ptrdiff_t out_row, const real *a,
@@ -295,24 +301,39 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
                                                    {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3)}};
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
-   from n steps. Every sum is one chain over the n, added at its end. */
-static void NAME(outer)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+   from n steps. Every sum is one chain over the n, added at its end. Columns of rows that are far apart are copied side by
+   side: all rows of out read them. */
+static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add)
 {
     PLAIN_TABLES(outer)
-    NAME(plain)(whole, few, (real *)out + m_0 * out_row, out_row, (const real *)a + m_0, 1, a_row, b, b_row, P, m_1 - m_0, n,
-                add);
+    const ptrdiff_t rows = m_1 - m_0, far = b_row >= PAGE && n <= PART && rows > 64, step = far ? 4 * WIDTH : P;
+    const real *a = (const real *)a_ + m_0, *b = b_;
+    real *out = (real *)out_ + m_0 * out_row, side[PART * 4 * WIDTH];
+    for (ptrdiff_t j = 0; j < P; j += step) {
+        const ptrdiff_t width = P - j < step ? P - j : step;
+        for (ptrdiff_t k = 0; far && k < n; k++)
+            memcpy(side + k * step, b + k * b_row + j, (size_t)width * sizeof(real));
+        NAME(plain)(whole, few, out + j, out_row, a, 1, a_row, far ? side : b, far ? step : b_row, width, rows, n, add);
+    }
 }
 
-/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. */
-static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
+/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. Every sum is one chain over the K, or over a part of them. */
+static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add)
 {
     PLAIN_TABLES(inner)
-    NAME(plain)(whole, few, out, out_row, a, a_row, a_row, b, b_row, P, n, K, add);
+    const real *a = a_, *b = b_;
+    const ptrdiff_t step = K * b_row >= LARGE ? PART : K;
+    for (ptrdiff_t k = 0; k < K; k += step)
+        NAME(plain)(whole, few, out, out_row, a + k, a_row, a_row, b + k * b_row, b_row, P, n, K - k < step ? K - k : step,
+                    add || k);
 }
 #undef PLAIN_ROWS
 #undef PLAIN_AHEAD
+#undef PAGE
+#undef LARGE
+#undef PART
 #undef PLAIN_TABLES
 #undef PLAIN_FEW
 #undef REGISTERS
