@@ -83,18 +83,30 @@ def ratios(model: Embedded[Any], tokens: np.ndarray, blocks: int) -> tuple[str, 
     )
 
 
+def of_steps(model: Embedded[Any], blocks: int) -> str:
+    """Return that of single steps of one stream, vectors at hand."""
+    vectors, tokens = list(model.embedding.parameters()["weight"]), tokens_of(model.embedding.num_embeddings, 100, 1)
+    numbers = tokens[:, 0].tolist()
+    own, plain = model.stream(), model.layer.stream()
+    assert all(np.array_equal(own.step(k), plain.step(vectors[k])) for k in numbers)
+    return compare(
+        lambda: [plain.step(vectors[k]) for k in numbers], lambda: [own.step(k) for k in numbers], lambda: None, blocks
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What train.Embedded saves.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=30)
     args = parser.parse_args()
     rc.set_num_threads(args.threads)
-    print(f"{'V, E, H, T, N':26}{'cell':6}{'inference':>20}{'training':>20}")
+    print(f"{'V, E, H, T, N':26}{'cell':6}{'inference':>20}{'training':>20}{'step of one stream':>20}")
     for V, E, H, T, N in CASES:
         for cell in ("RNN", "LSTM", "GRU"):
             model = Embedded(Embedding(V, E, rng=0), getattr(rc, cell)(E, H, rng=1))
             inference, training = ratios(model, tokens_of(V, T, N), args.blocks)
-            print(f"{f'{V}, {E}, {H}, {T}, {N}':26}{cell:6}{inference:>20}{training:>20}", flush=True)
+            step = of_steps(model, args.blocks)
+            print(f"{f'{V}, {E}, {H}, {T}, {N}':26}{cell:6}{inference:>20}{training:>20}{step:>20}", flush=True)
 
 
 if __name__ == "__main__":

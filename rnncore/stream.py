@@ -20,7 +20,7 @@ class Stream(Steps, Generic[State]):
 
     Parameters
     ----------
-    layer : RNN, LSTM, GRU or JordanRNN
+    layer : RNN, LSTM, GRU, JordanRNN or train.Embedded
         In one direction, forwards. Its weights at each step are those that count: a change is seen by the next one.
     batch_size : int
         N, the sequences.

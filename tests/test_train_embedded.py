@@ -301,3 +301,104 @@ def test_bad_parts():
         Embedded(embedding, rc.RNN(5, 4))
     with pytest.raises(ValueError, match="expected a layer of float32, got float64"):
         Embedded(embedding, rc.RNN(3, 4, dtype="float64"))
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "extra"), ALL)
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_stream_steps_through_the_sequence(kind, extra, num_layers, dtype, engine):
+    model = make(kind, extra, 19, 40, 7, dtype, num_layers=num_layers)
+    tokens, case = random_tokens(model, 12, 3)
+    y, final = model(tokens, case["state"])
+    stream, one = model.stream(3), model.stream()
+    stream.state = case["state"]
+    one.write([0], stream.read([1]))
+    steps = [stream.step(step) for step in tokens]
+    alone = [one.step(int(step)) for step in tokens[:, 1]]
+    if engine == "panels":
+        assert equal(np.stack(steps), y) and equal(as_tuple(stream.state), as_tuple(final))
+        assert equal(np.stack(alone), y[:, 1])
+    assert_close((np.stack(steps), np.stack(alone)), (y, y[:, 1]), dtype, "forward")
+
+
+def test_rows_of_a_stream_and_where_steps_go():
+    model = make("LSTM", {}, 5, 40, 7)
+    stream, other = model.stream(4), model.stream(2)
+    stream.step([1, 2, 3, 4]), other.step([4, 2])
+    out = np.empty((2, 5), np.float32)
+    assert stream.step(np.array([9, 8], np.uint8), out=out, rows=[3, 1]) is out
+    assert equal(out, other.step((9, 8)))
+    assert equal(as_tuple(stream.read([3, 1])), as_tuple(other.state))
+    shared = np.zeros(10, np.float32)
+    one = model.stream()
+    one.step(3)
+    want = one.step(5)
+    one.reset()
+    one.step(3)
+    tokens = shared[:2].view(np.int64)
+    tokens[0] = 5
+    assert one.step(tokens, out=shared.reshape(2, 5)[:1]).shape == (1, 5)  # over the token itself
+    assert equal(shared[:5], want)
+
+
+def test_a_stream_sees_what_changes():
+    model = make("GRU", {}, 5, 4, 3)
+    stream = model.stream()
+    stream.step(1)
+    for module in (model.embedding, model.layer):
+        with module.editing() as parameters:
+            for array in parameters.values():
+                array *= 1.5
+        before = stream.state
+        y = stream.step(2)
+        assert equal(y[None], model([2], before[:, 0])[0])
+    state = stream.state
+    for again in (copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))):
+        assert equal(again.step(3), model([3], state[:, 0])[0][0])
+    assert equal(stream.state, state)
+    driver.use("blas")  # in the middle of a stream
+    try:
+        assert_close(stream.step(3), again.state[0, 0], "float32", "forward")
+    finally:
+        driver.use(runtime.engine)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "words"),
+    [
+        ([0, 40], ValueError, "expected tokens from 0 to 39, got 40"),
+        ([-1, 0], ValueError, "expected tokens from 0 to 39, got -1"),
+        ([0.0, 1.0], TypeError, "expected tokens to be an array of integers"),
+        ([True, False], TypeError, "expected tokens to be an array of integers"),
+        (["a", "b"], TypeError, "expected tokens to be an array of integers"),
+        (None, TypeError, "expected tokens to be an array of integers"),
+        ([2**64, 0], TypeError, "expected tokens to be an array of integers"),
+        (np.array([2**63, 0], np.uint64), ValueError, "expected tokens of at most"),
+        ([1], ValueError, r"expected tokens of shape \(2,\), got \(1,\)"),
+        (1, ValueError, r"expected tokens of shape \(2,\), got \(\)"),
+        ([[1, 2]], ValueError, r"expected tokens of shape \(2,\), got \(1, 2\)"),
+    ],
+)
+def test_bad_steps_of_a_stream(tokens, error, words):
+    stream = make("LSTM", {}, 5, 40, 7).stream(2)
+    stream.step([3, 4])
+    before = as_tuple(stream.state)
+    with pytest.raises(error, match=words):
+        stream.step(tokens)
+    assert equal(as_tuple(stream.state), before)
+
+
+def test_one_token():
+    stream = make("RNN", {}, 5, 40, 7).stream()
+    y = stream.step(39)
+    for same in (np.int32(39), np.array(39), [39], np.array([39])):
+        stream.reset()
+        assert equal(stream.step(same).reshape(5), y)
+    for wrong, error in ((40, ValueError), (-1, ValueError), (True, TypeError), (2**70, TypeError), (1.0, TypeError)):
+        with pytest.raises(error, match="expected tokens"):
+            stream.step(wrong)
+    with pytest.raises(ValueError, match="expected a layer that runs forwards in time"):
+        make("GRU", {}, 5, 4, 3, direction="bidirectional").stream()

@@ -8,6 +8,7 @@ cdef class Stack:
     cdef Run *runs
     cdef int layers, states, dtype
     cdef Py_ssize_t I
+    cdef Py_ssize_t vocabulary          # of how many rows the first layer takes numbers; 0 if it takes vectors
     cdef Py_ssize_t width[MAX_STATES]   # of states
     cdef bint stacked
     cdef Cell cell
@@ -19,4 +20,4 @@ cdef class Stack:
     cdef tuple new(self, int ndim, cnp.npy_intp *shape, bint zeros)
     cdef object result(self, tuple states)
     cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
-                 char **final, char *y, Scratch *scratch, int n_threads=*) except -1
+                 char **final, char *y, Scratch *scratch, int n_threads=*, const Py_ssize_t *tokens=*) except -1

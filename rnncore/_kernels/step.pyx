@@ -4,19 +4,20 @@ conversion, what a layer's or a cell's Python does before it reaches the kernels
 
 import numpy as np
 
-from ..checks import as_real, as_rows, check_shape
+from ..checks import as_integers, as_real, as_rows, check_shape
 from .memory import empty
 
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
 from .cell cimport Cell, Ragged, taped
 from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Run, Scratch, engine, forward, work
 from .leaf cimport leaf_of
+from .pack cimport Pack
 from .pool cimport Counter, counter_peek, counter_reset, counter_take
 
 cnp.import_array()
@@ -71,7 +72,8 @@ cdef inline char *first(object array) noexcept:
 @cython.auto_pickle(False)
 cdef class Stack:
     """The layers of a stack in one direction, ready for single steps, sequences if it is one layer, and training passes;
-    `stacked` says whether states have an axis of layers. Immutable; made for one set of weights."""
+    `stacked` says whether states have an axis of layers. Where the first pack's input is `over` rows, steps take numbers of
+    these. Immutable; made for one set of weights."""
 
     def __cinit__(self, Cell cell not None, tuple packs not None, dtype not None, bint stacked=True):
         cdef int k
@@ -85,6 +87,9 @@ cdef class Stack:
         self.alive = []
         for k in range(self.layers):
             self.alive.append(cell.prepare(&self.runs[k], packs[k], self.dtype))
+            if (<Pack>packs[k]).rows is not None and k == 0:
+                self.alive.append(cell.table_of(&self.runs[k], packs[k]))
+                self.vocabulary = len((<Pack>packs[k]).rows)
             if (
                 self.runs[k].H != self.runs[0].H or self.runs[k].width[0] != self.runs[0].width[0]
                 or k > 0 and self.runs[k].I != self.runs[0].width[0]
@@ -103,8 +108,9 @@ cdef class Stack:
         return self.runs[0].engine == engine and self.runs[0].leaf == leaf_of(self.dtype)
 
     cdef int run(self, Py_ssize_t T, Py_ssize_t N, bint reverse, bint turned, const char *x, char **initial,
-                 char **final, char *y, Scratch *scratch, int n_threads=0) except -1:
-        """T steps, just one if there are several layers: x (T, N, I), states (L, N, ·), y (T, N, P) or NULL."""
+                 char **final, char *y, Scratch *scratch, int n_threads=0, const Py_ssize_t *tokens=NULL) except -1:
+        """T steps, just one if there are several layers: x (T, N, I), or tokens (T, N), states (L, N, ·), y (T, N, P) or
+        NULL."""
         cdef Run run
         cdef int k, l
         cdef Py_ssize_t size
@@ -114,7 +120,7 @@ cdef class Stack:
         for l in range(self.layers):
             run = self.runs[l]
             run.schedule.T, run.schedule.N, run.schedule.reverse = T, N, reverse
-            run.x, run.turned = x, turned
+            run.x, run.tokens, run.turned = x, tokens if l == 0 else NULL, turned
             run.y = y if l + 1 == self.layers else NULL
             for k in range(self.states):
                 size = N * self.width[k] * run.item
@@ -345,6 +351,7 @@ cdef class Steps:
     cdef tuple now, spare       # states (L, N, ·): of now; to be written by the next step
     cdef tuple some             # memory for the states of some rows, once a step of some was taken
     cdef char *marked           # (N) zeros, between checks of rows
+    cdef Py_ssize_t *tokens     # (N) of a step that takes them
     cdef Scratch scratch
     cdef bint turned            # whether the next step takes the weights from the other end than the last
     cdef bint busy
@@ -361,6 +368,7 @@ cdef class Steps:
     def __dealloc__(self):
         free(self.scratch.memory)
         free(self.marked)
+        free(self.tokens)
 
     cdef int refresh(self) except -1:
         """Take over the layer's weights as they are now."""
@@ -374,6 +382,7 @@ cdef class Steps:
         if self.stack is not None and (
             stack.I != self.stack.I or stack.width[0] != self.stack.width[0] or stack.width[1] != self.stack.width[1]
             or stack.layers != self.stack.layers or stack.states != self.stack.states or stack.dtype != self.stack.dtype
+            or stack.vocabulary != self.stack.vocabulary
         ):
             raise ValueError("expected weights of the sizes the stream was made for")
         self.weights, self.stack = weights, stack
@@ -408,7 +417,8 @@ cdef class Steps:
         Parameters
         ----------
         x_t : array_like (N, I), or (I,) where N is 1
-            The input of each sequence; or (len(rows), I), of those of `rows`, in their order.
+            The input of each sequence; or (len(rows), I), of those of `rows`, in their order. Of a stream over tokens
+            these, integers (N,), or one where N is 1; or (len(rows),).
         out : ndarray, optional
             Where to write the result: an array of its shape and the layer's dtype.
         rows : array_like of int, optional
@@ -423,9 +433,11 @@ cdef class Steps:
         Raises
         ------
         TypeError
-            If `x_t` is no array of real numbers, `out` no writable array of the layer's dtype, or `rows` holds no integers.
+            If `x_t` is no array of real numbers, or of integers for tokens, `out` no writable array of the layer's dtype, or
+            `rows` holds no integers.
         ValueError
-            If a shape does not fit, or `rows` has a row that is not the stream's, or one twice.
+            If a shape does not fit, a token is not of the vocabulary, or `rows` has a row that is not the stream's, or one
+            twice.
         RuntimeError
             If another thread is inside this stream.
 
@@ -471,6 +483,28 @@ cdef class Steps:
             as_rows(rows, self.batch_size, True)  # says what is wrong
         return (<object>rows).ravel()
 
+    cdef int read_tokens(self, object given, Py_ssize_t N, bint may_be_one) except -1:
+        """Copy the tokens of N rows to where no other thread changes them; return the dimensions of their result."""
+        cdef Py_ssize_t U = self.stack.vocabulary, k
+        cdef const cnp.int64_t *all_
+        if self.tokens == NULL:
+            self.tokens = <Py_ssize_t *>malloc(self.batch_size * sizeof(Py_ssize_t))
+            if self.tokens == NULL:
+                raise MemoryError()
+        if type(given) is int and 0 <= given < U and N == 1 and may_be_one:
+            self.tokens[0] = given
+            return 1
+        array = np.ascontiguousarray(as_integers(given, "tokens"))
+        one = np.ndim(given) == 0 and N == 1 and may_be_one
+        if not one:
+            check_shape(np.shape(given), (N,), "tokens")
+        all_ = <const cnp.int64_t *>cnp.PyArray_DATA(<cnp.ndarray?>array)
+        for k in range(cnp.PyArray_SIZE(<cnp.ndarray>array)):
+            if not 0 <= all_[k] < U:
+                raise ValueError(f"expected tokens from 0 to {U - 1}, got {all_[k]}")
+            self.tokens[k] = all_[k]
+        return 1 if one else 2
+
     cdef int move_rows(self, object rows, bint back) except -1:
         """Copy the state of some rows into `some`, or theirs after a step from `spare` to where they belong."""
         cdef Stack stack = self.stack
@@ -496,24 +530,31 @@ cdef class Steps:
         cdef char *before[MAX_STATES]
         cdef char *after[MAX_STATES]
         cdef Py_ssize_t N = self.batch_size if rows is None else len(rows), P, size
+        cdef const Py_ssize_t *tokens = NULL
+        cdef const char *x = NULL
         cdef int k, ndim
         cdef tuple now = self.now
         self.refresh()
         cdef Stack stack = self.stack
         P, size = stack.width[0], stack.runs[0].item
-        if not fits(x_t, stack.dtype):
-            x_t = as_real(x_t, self.now[0].dtype, "x_t")
-        ndim = 1 if N == 1 and rows is None and cnp.PyArray_NDIM(<cnp.ndarray>x_t) == 1 else 2
-        shape[0], shape[ndim - 1] = N, stack.I
-        if not has_shape(x_t, ndim, shape):
-            check_shape(x_t.shape, (N, stack.I), "x_t")
+        if stack.vocabulary:
+            ndim = self.read_tokens(x_t, N, rows is None)
+            tokens = self.tokens
+        else:
+            if not fits(x_t, stack.dtype):
+                x_t = as_real(x_t, self.now[0].dtype, "x_t")
+            ndim = 1 if N == 1 and rows is None and cnp.PyArray_NDIM(<cnp.ndarray>x_t) == 1 else 2
+            shape[0], shape[ndim - 1] = N, stack.I
+            if not has_shape(x_t, ndim, shape):
+                check_shape(x_t.shape, (N, stack.I), "x_t")
+            x = first(x_t)
         shape[0], shape[ndim - 1] = N, P
         y = out
         if out is None or not (
             fits(out, stack.dtype)
             and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
             and has_shape(out, ndim, shape)
-            and (first(out) + N * P * size <= first(x_t) or first(x_t) + N * stack.I * size <= first(out))
+            and (x == NULL or first(out) + N * P * size <= x or x + N * stack.I * size <= first(out))
         ):
             y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(<cnp.ndarray>self.now[0]), 0)
             if out is not None:
@@ -526,7 +567,7 @@ cdef class Steps:
         for k in range(stack.states):
             before[k], after[k] = first(now[k]), first(self.spare[k])
         if N > 0:
-            stack.run(1, N, False, self.turned, first(x_t), before, after, first(y), &self.scratch)
+            stack.run(1, N, False, self.turned, x, before, after, first(y), &self.scratch, 0, tokens)
         if rows is None:
             self.now, self.spare = self.spare, now
         else:

@@ -7,9 +7,11 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._kernels.step import Stack
 from ..checks import as_lengths, as_threads
 from ..layers import GRU, LSTM, RNN
 from ..recurrent import RNG, State, _Recurrent
+from ..stream import Stream
 from ..tape import Tape, open_tape
 from ..weights import Weights
 from .embedding import Embedding
@@ -26,6 +28,7 @@ class _Pair:
         self.embedding, self.layer = embedding, layer
         self.whole: Weights | None = None  # with the whole vocabulary's sums
         self.seen = 0  # tokens without them
+        self.stack: Stack | None = None  # of streams
 
 
 class Embedded(Generic[State]):
@@ -135,8 +138,8 @@ class Embedded(Generic[State]):
 
         Notes
         -----
-        A single step, which has no token twice to speak of, is a lookup and a call of the layer. So is a call with more
-        than 64 MB of sums: `x` is then stored.
+        A single step, which has no token twice to speak of, is a lookup and a call of the layer; many are for `stream`.
+        A call with more than 64 MB of sums is a lookup and a call, too: `x` is then stored.
 
         Examples
         --------
@@ -268,6 +271,44 @@ class Embedded(Generic[State]):
             dE[used] += layer._cell.rows_backward(pack, grads.pop("table" + s), grads["weight_ih" + s], len(used) > 0)
         return dstates, {"weight": dE}, grads, *flows
 
+    def stream(self, batch_size: int = 1) -> Stream[State]:
+        """Return a stream over tokens: `batch_size` sequences that move on step by step, with a state of their own.
+
+        Parameters
+        ----------
+        batch_size : int
+            N, the sequences.
+
+        Returns
+        -------
+        Stream
+            Its ``step(tokens)`` takes integers (N,), or one where N is 1, and returns (N, H), or (H,).
+
+        Raises
+        ------
+        TypeError
+            If `batch_size` is no integer.
+        ValueError
+            If the layer is bidirectional or reversed, or `batch_size` is below 1.
+
+        Notes
+        -----
+        A step multiplies with W_hh alone: what W_ih makes of the whole vocabulary, V*4*H elements for an LSTM (3 for a
+        GRU, 1 for an RNN), is formed when the stream is made, and once more whenever a parameter has changed. All
+        streams and calls share it.
+
+        Examples
+        --------
+        >>> import rnncore as rc
+        >>> from rnncore.train import Embedded, Embedding
+        >>> model = Embedded(Embedding(10, 3, rng=0), rc.LSTM(3, 5, rng=1))
+        >>> stream = model.stream()
+        >>> y = [stream.step(token) for token in (1, 7, 1)]
+        >>> bool((y[2] == model([1, 7, 1])[0][2]).all())
+        True
+        """
+        return Stream(self, batch_size)
+
     # --- the door -----------------------------------------------------------------------------------------------------
 
     def _tokens(self, tokens: ArrayLike, lengths: Any) -> tuple[np.ndarray, bool]:
@@ -317,6 +358,35 @@ class Embedded(Generic[State]):
                 return None
             pair.whole = self._over(pair, pair.embedding["weight"])
         return pair.whole
+
+    # --- what a stream asks of a layer --------------------------------------------------------------------------------
+
+    _stacked = True
+
+    @property
+    def _state_names(self) -> tuple[str, ...]:
+        return self.layer._state_names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.layer.dtype
+
+    @property
+    def bidirectional(self) -> bool:
+        return self.layer.bidirectional
+
+    @property
+    def reverse(self) -> bool:
+        return self.layer.reverse
+
+    def _state_shapes(self, N: int) -> list[tuple[int, ...]]:
+        return self.layer._state_shapes(N)
+
+    def _stack(self, pair: _Pair) -> Stack:
+        if pair.whole is None:
+            pair.whole = self._over(pair, pair.embedding["weight"])
+        pair.stack = stack = Stack(self.layer._cell, self.layer._packs(pair.whole), self.dtype)
+        return stack
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embedding": self.embedding, "layer": self.layer}
