@@ -331,6 +331,10 @@ def test_rows_of_a_stream_and_where_steps_go():
     out = np.empty((2, 5), np.float32)
     assert stream.step(np.array([9, 8], np.uint8), out=out, rows=[3, 1]) is out
     assert equal(out, other.step((9, 8)))
+    lying = np.zeros(17, np.uint8)[1:].view(np.int64)  # as no processor likes it
+    lying[:] = 7, 6
+    stream.step(np.array([1, 6, 2, 7])[::2][::-1], rows=[1, 3]), other.step([1, 2])
+    assert equal(stream.step(lying, rows=[3, 1]), other.step([7, 6]))
     assert equal(as_tuple(stream.read([3, 1])), as_tuple(other.state))
     shared = np.zeros(10, np.float32)
     one = model.stream()

@@ -494,11 +494,13 @@ cdef class Steps:
         if type(given) is int and 0 <= given < U and N == 1 and may_be_one:
             self.tokens[0] = given
             return 1
-        array = np.ascontiguousarray(as_integers(given, "tokens"))
+        array = as_integers(given, "tokens")
+        if not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>array):
+            array = cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
         one = np.ndim(given) == 0 and N == 1 and may_be_one
         if not one:
             check_shape(np.shape(given), (N,), "tokens")
-        all_ = <const cnp.int64_t *>cnp.PyArray_DATA(<cnp.ndarray?>array)
+        all_ = <const cnp.int64_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
         for k in range(cnp.PyArray_SIZE(<cnp.ndarray>array)):
             if not 0 <= all_[k] < U:
                 raise ValueError(f"expected tokens from 0 to {U - 1}, got {all_[k]}")
