@@ -64,6 +64,7 @@ def test_what_is_kept_is_bounded():
 
 def fill(sizes):
     """Hold an array of each so many megabytes, and give all of them back; return where they were."""
+    gc.collect()  # or what other tests left behind could come back in between
     held = [memory.empty((size << 18,), F4) for size in sizes]
     return {array.ctypes.data for array in held}
 
