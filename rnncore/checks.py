@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 __all__ = [
+    "DTYPES",
     "as_bool",
     "as_dtype",
     "as_int",
@@ -27,7 +28,7 @@ __all__ = [
     "positive_int",
 ]
 
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -42,7 +43,7 @@ def as_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
     except Exception:  # of many kinds, SyntaxError among them
         found = None
-    if found is None or found not in _DTYPES:
+    if found is None or found not in DTYPES:
         raise ValueError(f"expected dtype float32 or float64, got {dtype!r}")
     return found
 

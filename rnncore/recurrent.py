@@ -91,7 +91,7 @@ def packs(weights: Weights, named: Sequence[Mapping[str, str]] = (NAMES,)) -> tu
         arrays = dict(weights.items())
         return tuple([Pack(**{short: arrays[name] for short, name in own.items() if name in arrays}) for own in named])
 
-    return weights.packed(None, make)
+    return weights.packed(make)
 
 
 class _Recurrent(Module, Generic[State]):
@@ -882,6 +882,8 @@ class _Recurrent(Module, Generic[State]):
             for other in dxs[1:]:
                 upstream += other
         return upstream  # type: ignore[return-value]
+
+    # --- gradients ----------------------------------------------------------------------------------------------------
 
     def _norms(self, squares: Squares, T: int, N: int, ragged: Rows | None) -> States:
         """Return, per state, the norm at each time (L*D, T), of rows' sums of squares."""

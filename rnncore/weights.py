@@ -32,7 +32,7 @@ class Weights(Mapping[str, np.ndarray]):
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = {name: frozen(array) for name, array in arrays.items()}
-        self._packed: dict[Any, Any] = {}
+        self._packed: Any = None
         self.stack: Any = None
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -52,16 +52,16 @@ class Weights(Mapping[str, np.ndarray]):
     def items(self) -> ItemsView[str, np.ndarray]:
         return self._arrays.items()
 
-    def packed(self, key: Any, make: Callable[[], Packed]) -> Packed:
-        """Return what `make()` returned for `key`, not None, made on first use; should two threads make it, one result
-        stays."""
-        found = self._packed.get(key)
-        return self._packed.setdefault(key, make()) if found is None else found  # type: ignore[no-any-return]
+    def packed(self, make: Callable[[], Packed]) -> Packed:
+        """Return what `make()` returned, not None, on first use; should two threads make it, either may stay."""
+        if self._packed is None:
+            self._packed = make()
+        return self._packed  # type: ignore[no-any-return]
 
-    def with_packed(self, key: Any, made: Any) -> Weights:
-        """Return weights of the same arrays for which `packed` returns `made` for `key`."""
+    def with_packed(self, made: Any) -> Weights:
+        """Return weights of the same arrays for which `packed` returns `made`."""
         other = Weights.__new__(Weights)
-        other._arrays, other._packed, other.stack = self._arrays, {key: made}, None
+        other._arrays, other._packed, other.stack = self._arrays, made, None
         return other
 
     def __copy__(self) -> Weights:

@@ -211,7 +211,7 @@ def test_weights_are_a_mapping_that_keeps_what_was_packed():
     weights = Weights({"w": source})
     source[...] = 0
     assert weights["w"][1, 2] == 5 and list(weights) == ["w"] and len(weights) == 1
-    made = [weights.packed("key", lambda: object()) for _ in range(2)]
+    made = [weights.packed(object) for _ in range(2)]
     assert made[0] is made[1]
 
 

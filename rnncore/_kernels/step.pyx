@@ -68,6 +68,8 @@ cdef inline char *first(object array) noexcept:
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
+# --- a stack of layers: calls, training passes, single steps ----------------------------------------------------------
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class Stack:
@@ -339,6 +341,8 @@ cdef class Stack:
         self.run(1, N, False, False, first(x), before, after, NULL, NULL)
         return self.result(final)
 
+
+# --- streams: steps with a state of their own -------------------------------------------------------------------------
 
 @cython.auto_pickle(False)
 cdef class Steps:

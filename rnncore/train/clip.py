@@ -9,11 +9,9 @@ import numpy as np
 
 from .._kernels.memory import address
 from .._kernels.optim import sum_of_squares
-from ..checks import as_real, as_scalar
+from ..checks import DTYPES, as_real, as_scalar
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def clip_grad_norm(
@@ -124,7 +122,7 @@ def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]
         for name, array in group.items():
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"expected the gradient of {name} to be a NumPy array, got {type(array).__name__}")
-            if array.dtype not in FLOATS:
+            if array.dtype not in DTYPES:
                 raise TypeError(f"expected the gradient of {name} of float32 or float64, got dtype {array.dtype}")
             if not array.flags.writeable:
                 raise ValueError(f"expected the gradient of {name} to be writable, got a read-only array")

@@ -345,7 +345,7 @@ class Embedded(Generic[State]):
     def _over(self, pair: _Pair, rows: np.ndarray) -> Weights:
         """Return the layer's parameters for tokens that are numbers of these rows."""
         packs, D = self.layer._packs(pair.layer), len(self.layer._directions)
-        return pair.layer.with_packed(None, (*[pack.over(rows) for pack in packs[:D]], *packs[D:]))
+        return pair.layer.with_packed((*[pack.over(rows) for pack in packs[:D]], *packs[D:]))
 
     def _for_inference(self, pair: _Pair, ids: np.ndarray) -> Weights | None:
         """Return them for the whole vocabulary, if that pays by now."""
@@ -356,6 +356,11 @@ class Embedded(Generic[State]):
             pair.seen += ids.size
             if pair.seen < V:
                 return None
+        return self._whole(pair)
+
+    def _whole(self, pair: _Pair) -> Weights:
+        """Return them for the whole vocabulary; made once."""
+        if pair.whole is None:
             pair.whole = self._over(pair, pair.embedding["weight"])
         return pair.whole
 
@@ -383,9 +388,7 @@ class Embedded(Generic[State]):
         return self.layer._state_shapes(N)
 
     def _stack(self, pair: _Pair) -> Stack:
-        if pair.whole is None:
-            pair.whole = self._over(pair, pair.embedding["weight"])
-        pair.stack = stack = Stack(self.layer._cell, self.layer._packs(pair.whole), self.dtype)
+        pair.stack = stack = Stack(self.layer._cell, self.layer._packs(self._whole(pair)), self.dtype)
         return stack
 
     def __getstate__(self) -> dict[str, Any]:

@@ -129,8 +129,7 @@ class Optimiser:
                 )
             arrays = {n: as_real(group[n], module.dtype, "the gradient of " + n) for n in params}
             for n, array in arrays.items():
-                if array.shape != params[n].shape:
-                    check_shape(array.shape, params[n].shape, "the gradient of " + n)
+                check_shape(array.shape, params[n].shape, "the gradient of " + n)
             checked.append(arrays)
         return checked
 

@@ -40,7 +40,7 @@ class Borrowed(Weights):
     __slots__ = ()
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self._arrays, self._packed, self.stack = arrays, {}, None
+        self._arrays, self._packed, self.stack = arrays, None, None
 
 
 class Known:
