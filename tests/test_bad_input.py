@@ -27,6 +27,9 @@ CELLS = {
 H0 = np.zeros((1, 2, 5))
 
 
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("x,error,words", [
     (np.zeros((7, 2, 4)), ValueError, r"expected x of shape \(T, N, 3\), got \(7, 2, 4\)"),
@@ -82,6 +85,9 @@ def test_cells(kind):
 
 
 P0 = np.zeros((1, 2, 4))
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind,state,error,words", [
@@ -158,6 +164,9 @@ LENGTHS = [
     (np.array([7, 3], "m8[s]"), TypeError, "expected lengths to be an array of integers, got dtype timedelta64"),
     ([[7], [7, 3]], ValueError, "expected lengths to be an array of integers: .*inhomogeneous"),
 ]
+
+
+# --- lengths, out, targets, masks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -280,6 +289,9 @@ def test_rng_of_dropout(kind, rng, error):
             layer.forward(np.zeros((7, 2, 3)), lengths=lengths, rng=rng)
 
 
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind,options,x,shape", [
     (kind, options, x, shape)
     for kind in KINDS
@@ -331,6 +343,9 @@ def test_accumulate(kind):
         with pytest.raises(ValueError, match="expected accumulate with the names"):
             layer.backward(tape, accumulate=wrong)
     assert not any(np.any(array) for array in good.values())
+
+
+# --- sizes and options ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [rc.RNN, rc.LSTM, rc.GRU, rc.RNNCell, rc.LSTMCell, rc.GRUCell])
@@ -480,6 +495,9 @@ TWICE = [([1, 1], ValueError, r"expected each row at most once, got \[1, 1\]"),
          ([2, 0, 2], ValueError, r"expected each row at most once, got \[2, 0, 2\]")]  # fmt: skip
 
 
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows,error,words", ROWS + TWICE)
 def test_rows_of_a_stream(kind, rows, error, words):
@@ -556,6 +574,9 @@ def test_states_of_streams_are_named():
 def test_a_stream_of_no_layer(no_layer):
     with pytest.raises(TypeError):
         rc.Stream(no_layer)
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
 
 
 def test_sizes_that_do_not_fit_an_address():

@@ -42,6 +42,9 @@ def assert_same(lm, other):
 # text
 
 
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
 def test_text_of_python():
     text = load_text()
     assert len(text) > 300_000
@@ -95,6 +98,9 @@ def test_encode():
 
 
 # training
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"cell": "rnn"}, {"layers": 2}])
@@ -183,6 +189,9 @@ def raise_interrupt():
     raise KeyboardInterrupt
 
 
+# --- interruptions, bad arguments -------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("ask", [raise_interrupt, lambda: signal.raise_signal(signal.SIGINT)])
 def test_interrupt_between_steps(ask):
     lm, whole = small(), []
@@ -256,6 +265,9 @@ def test_bad_vocabulary(letters):
 # reading and writing
 
 
+# --- bits -------------------------------------------------------------------------------------------------------------
+
+
 def test_bits_are_those_of_the_distribution():
     """Against the probabilities of one character after the other, all in one piece."""
     lm = small()
@@ -281,6 +293,9 @@ def test_bits_need_text_and_context():
         lengths = f"{len(text)} and {len(context)}"
         with pytest.raises(ValueError, match=f"at least one character of text and one of context, got {lengths}"):
             small().bits_per_character(text, context)
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
 
 
 def test_sample():
@@ -330,6 +345,9 @@ def test_bad_prompt():
 
 
 # files
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"cell": "rnn", "layers": 2, "hidden": 5, "embedding": 3}])
@@ -525,6 +543,9 @@ def text_file(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text(TEXT)
     return path
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def test_run(text_file):

@@ -91,6 +91,9 @@ def lies(array, writes, longer=()):
         yield locked
 
 
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
 def test_what_the_kernels_must_not_believe():
     array = np.zeros((7, 2, 3), f4)
     for lie in lies(array, True):
@@ -222,6 +225,9 @@ def test_lies_that_an_array_can_be_told_to_tell(engine):
         for run in (cell.infer, cell.forward):
             with pytest.raises(REFUSED):
                 run(**(good | change))
+
+
+# --- packs, cells, stacks ---------------------------------------------------------------------------------------------
 
 
 def test_packs(engine):
@@ -397,6 +403,9 @@ def test_a_stack_whose_states_have_no_axis_of_layers_has_one_layer():
     above = Pack(np.zeros((20, 5), f4), np.zeros((20, 5), f4))
     with pytest.raises(ValueError):
         Stack(lstm.cell, (weights(4), above), np.dtype(f4), False)
+
+
+# --- orders and tokens ------------------------------------------------------------------------------------------------
 
 
 def test_orders_of_sequences():

@@ -91,6 +91,9 @@ def everything(owners: list[Module]) -> np.ndarray:
     return np.concatenate([array.ravel() for module in owners for array in module.parameters().values()])
 
 
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_like_torch(rule: Any, options: dict[str, Any], dtype: str) -> None:
@@ -195,6 +198,9 @@ def test_adam_by_hand() -> None:
     m = (0.5 * 0.5 * 2 + 0.5 * -1) / (1 - 0.25)
     v = (0.75 * 0.25 * 4 + 0.25 * 1) / (1 - 0.5625)
     np.testing.assert_allclose(head.parameters()["weight"], [[0.9 - 0.1 * m / math.sqrt(v)], [1.2]], rtol=1e-14)
+
+
+# --- moments and parameters -------------------------------------------------------------------------------------------
 
 
 @each_rule
@@ -304,6 +310,9 @@ def test_moments_that_fade_away_end_at_zero() -> None:
     opt.step(zero)
     np.testing.assert_array_equal(opt._moments["0.weight.momentum_buffer"], np.float32([[0], [4 * tiny], [0.5]]))
     assert np.float32(tiny) / np.float32(4) > 0  # the caller's arithmetic is as before
+
+
+# --- whole steps or none ----------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_not_changed() -> None:
@@ -427,6 +436,9 @@ def test_wherever_a_signal_comes_steps_are_whole() -> None:
         np.testing.assert_array_equal(value, twin_opt.state_dict()[key])
 
 
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("change", ["weights", "moments"])
 def test_a_change_meanwhile_comes_before_the_step(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (head, opt), (twin, twin_opt) = [(head, Adam(head, lr=0.1)) for head in (Linear(2, 2, rng=0), Linear(2, 2, rng=0))]
@@ -505,6 +517,9 @@ def test_a_state_taken_meanwhile_is_one_steps() -> None:
     stop.set()
     thread.join(30)
     assert not thread.is_alive()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 def test_the_kernels_own_door() -> None:
@@ -620,6 +635,9 @@ def test_bad_state_changes_nothing() -> None:
     assert target.state_dict() == Adam(head, lr=0.5).state_dict()
     target.load_state_dict(Adam(head, lr=0.25).state_dict())  # from before its first step
     assert target.lr == 0.25 and target.steps == 0
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
 
 
 def test_training_finds_the_answer() -> None:
