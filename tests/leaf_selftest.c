@@ -599,7 +599,8 @@ static void check_map(const char *what, map_function map, number (*f)(number), d
     release(0);
 }
 
-/* A vector of a panel; and the products with matrices as they are, written and added to, rows of all arrays apart. */
+/* A vector of a panel; and gradients' products, written and added to, rows of all arrays apart; with matrices as they are and
+   in strips, from either end. */
 static void check_products(int P, int K)
 {
     const int width = leaf->width, rows = P < width ? P : width, step = 2 * width;
@@ -617,7 +618,9 @@ static void check_products(int P, int K)
         const int mark = used;
         for (int add = 0; add < 2; add++, release(mark)) {
             void *out = copy(before, (long)(n - 1) * out_row + P);
-            leaf->inner(out, out_row, a, a_row, b, b_row, P, n, K, add);
+            const int strip = 4 * width, p = P / 2; /* in two parts of the columns */
+            leaf->inner(out, out_row, a, a_row, b, b_row, strip, 0, p, n, K, add, 0);
+            leaf->inner(out, out_row, a, a_row, b, b_row, strip, p, P, n, K, add, 1);
             for (int r = 0; r < n; r++)
                 for (int j = 0; j < P; j++) {
                     double sum = add ? get(before, (long)r * out_row + j) : 0;
@@ -625,10 +628,19 @@ static void check_products(int P, int K)
                         sum += get(a, (long)r * a_row + k) * get(b, (long)k * b_row + j);
                     check("inner", get(out, (long)r * out_row + j), sum);
                 }
+            void *strips = array((long)(P + strip - 1) / strip * strip * K), *same = copy(before, (long)(n - 1) * out_row + P);
+            for (int j = 0; j < P; j++)
+                for (int k = 0; k < K; k++)
+                    put(strips, (long)j / strip * strip * K + (long)k * strip + j % strip, get(b, (long)k * b_row + j));
+            leaf->inner(same, out_row, a, a_row, strips, strip, (ptrdiff_t)strip * K, 0, P, n, K, add, add);
+            for (int r = 0; r < n; r++)
+                for (int j = 0; j < P; j++)
+                    check("inner, strips", get(same, (long)r * out_row + j), get(out, (long)r * out_row + j));
             out = copy(before, (long)(K - 1) * out_row + P);
             const int m = K / 3; /* in two parts of the rows */
-            leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add);
-            leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add);
+            void *side = array((long)(n < SIDE_ROWS ? n : SIDE_ROWS) * SIDE_STRIPS * strip);
+            leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add, side);
+            leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add, NULL);
             for (int k = 0; k < K; k++)
                 for (int j = 0; j < P; j++) {
                     double sum = add ? get(before, (long)k * out_row + j) : 0;
@@ -638,6 +650,25 @@ static void check_products(int P, int K)
                 }
         }
         release(0);
+    }
+    release(0);
+}
+
+/* A weight matrix's gradient whose rows are far apart, and more than are copied at once. */
+static void check_wide_product(int P, int M, int n)
+{
+    const int most = n < SIDE_ROWS ? n : SIDE_ROWS;
+    const void *a = draw((long)n * M, 1), *b = draw((long)n * P, 1), *before = draw((long)M * P, 1);
+    for (int add = 0; add < 2; add++) {
+        void *out = copy(before, (long)M * P), *side = array((long)most * SIDE_STRIPS * 4 * leaf->width);
+        leaf->outer(out, P, a, M, b, P, P, 0, M, n, add, side);
+        for (int k = 0; k < M; k++)
+            for (int j = 0; j < P; j++) {
+                double sum = add ? get(before, (long)k * P + j) : 0;
+                for (int r = 0; r < n; r++)
+                    sum += get(a, (long)r * M + k) * get(b, (long)r * P + j);
+                check("outer, copied", get(out, (long)k * P + j), sum);
+            }
     }
     release(0);
 }
@@ -763,6 +794,8 @@ int main(void)
                 check_softmax(H);
                 check_products(H, I);
             }
+            check_wide_product(261, 71, 20);
+            check_wide_product(1101, 67, SIDE_ROWS + 44);
             for (int n = 0; n < 140; n++) {
                 check_training(n < 139 ? n : 997);
                 check_digest(n);

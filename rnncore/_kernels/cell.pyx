@@ -14,10 +14,10 @@ from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
 from .driver cimport (
-    BLAS, BLAS_ROWS, PANELS, SOFTMAX, Run, Schedule, Table, back_block, backward, engine, forward, project_blas,
-    input_gradients, project_panels, row_at, softmax_rows, state_rows, sums_of_rows,
+    BLAS, BLAS_ROWS, PANELS, SOFTMAX, Matrix, Run, Schedule, Table, back_block, backward, engine, forward, project_blas,
+    input_gradients, project_panels, row_at, softmax_rows, state_rows, sums_of_rows, wanted,
 )
-from .leaf cimport leaf_of
+from .leaf cimport SIDE_ROWS, SIDE_STRIPS, leaf_of
 from .pack cimport Pack
 
 cnp.import_array()
@@ -26,6 +26,8 @@ cdef enum:
     TOKENS = 2      # what `data` takes for a dtype besides: NumPy's intp
     TABLE_ROWS = 64 # of a table, made at once
     BACK_TABLE_ROWS = 256
+    STRIP_ROWS = 32 # of a sequence: with fewer, weights are multiplied as they are, for copies would take longer
+    SIDE_BYTES = 1024   # of a row that products copy before they read it
 
 cdef double TABLE_WORK = 1e9    # floating-point operations between two looks for Ctrl-C, without the GIL: some 10 ms
 
@@ -273,6 +275,31 @@ cdef char *workspace(list alive, const Run *run, Py_ssize_t rows, Py_ssize_t col
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>alive[-1])
 
 
+cdef int matrix_in(object W, const Run *run, Matrix *matrix, Py_ssize_t K, Py_ssize_t P) except -1:
+    """A matrix (K, P) that gradients are multiplied with: as it is, or if it has one dimension in strips, or blas' blocks."""
+    cdef Py_ssize_t strip = 4 * run.leaf.width
+    if type(W) is not np.ndarray or cnp.PyArray_NDIM(<cnp.ndarray>W) == 2:
+        matrix.first, matrix.row, matrix.step = data(W, run, False, K, P), P, strip
+    elif run.engine == BLAS:
+        matrix.first = data(W, run, False, K * P)
+    else:
+        matrix.first, matrix.row, matrix.step = data(W, run, False, K * ((P + strip - 1) // strip * strip)), strip, K * strip
+    return 0
+
+
+cdef int at_the_side(list alive, Run *run, int members) except -1:
+    """Memory for what the weights' gradients copy, if there are rows wide enough, for each of so many members."""
+    cdef Py_ssize_t strip = 4 * run.leaf.width, most = run.width[0] if run.tokens != NULL else max(run.I, run.width[0])
+    cdef Py_ssize_t rows = min(back_block(run) * run.schedule.N, row_at(&run.schedule, run.schedule.T), <Py_ssize_t>SIDE_ROWS)
+    if run.inner != NULL:
+        most = max(most, run.H)
+    if run.engine == PANELS and most * run.item >= SIDE_BYTES:
+        most = min((most + strip - 1) // strip, <Py_ssize_t>SIDE_STRIPS) * strip
+        run.side_size = rows * most * run.item
+        run.side = workspace(alive, run, members * rows, most)
+    return 0
+
+
 cdef tuple taped(Run *run, object dtype):
     """Have a prepared forward run keep what the way back needs; return where: the gates and what lies between two phases (or
     None), then each state's rows before the first step and after each."""
@@ -384,7 +411,7 @@ cdef class Cell:
             run.vectors = run.gate_panels = 1
             for p in range(run.phases):
                 run.phase_vectors[p] = 1
-            run.W_ih = data(weights[0], run, False, GH, run.I)
+            run.W_ih.first = data(weights[0], run, False, GH, run.I)
             run.W_hh_T = data(weights[1], run, False, GH * P)
             run.bias = data(weights[2], run, False, CH)
             if run.projects:
@@ -451,8 +478,8 @@ cdef class Cell:
             check_dimension(max(BACK_TABLE_ROWS, run.I, CH))
         drows = empty((U, I), pack.rows.dtype)
         E, dE, sums = data(pack.rows, &run, False, U, I), data(drows, &run, True, U, I), data(dtable, &run, False, U, CH)
-        W_ih = pack.plain()[0]
-        run.W_ih = data(W_ih, &run, False, run.cell.G * run.H, I)
+        W_ih = pack.in_strips(0, run.leaf.width)
+        matrix_in(W_ih, &run, &run.W_ih, run.cell.G * run.H, I)
         run.dW_ih = data(dW_ih, &run, True, run.cell.G * run.H, I)
         step = rows_at_once(BACK_TABLE_ROWS, 2 * CH, I)
         for start in range(0, U, step):
@@ -527,7 +554,7 @@ cdef class Cell:
         gradient of W_ih but `table`, as `dtable` makes it, which is added to.
         """
         cdef Run runs[2]
-        cdef int r, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
+        cdef int r, members, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
         if not 1 <= count <= 2 or not count == len(reverses) == len(kept) == len(dxs) == len(grads) or (
             squares is not None and len(squares) != count
         ):
@@ -541,9 +568,12 @@ cdef class Cell:
             column += runs[r].width[0]
         if runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf:
             raise ValueError("expected directions of one engine and instruction set")
+        members = wanted(&runs[0], count, n_threads)
+        for r in range(count):
+            at_the_side(alive, &runs[r], (members + count - 1) // count)
         if row_at(&runs[0].schedule, runs[0].schedule.T) > 0:
             with nogil:
-                backward(runs, count, n_threads)
+                backward(runs, count, members)
 
     def block(self, Pack pack not None, bint double, Py_ssize_t N):
         """Return in how many steps at a time `backward` sums gradients up: a power of two."""
@@ -585,9 +615,10 @@ cdef class Cell:
             load()
             check_dimension(max(rows, spread(CH * run.item), run.I, P))
         rows = min(rows, all_rows)
-        weights = pack.for_backward(run.cell.split) if blocked else pack.plain()
-        run.W_ih = data(weights[0], run, False, GH, run.I)
-        run.W_hh = data(weights[1], run, False, GH * P) if blocked else data(weights[1], run, False, GH, P)
+        weights = pack.for_backward(run.cell.split) if blocked else pack.for_gradients(
+            run.leaf.width if all_rows >= STRIP_ROWS else 0, pack.rows is None)
+        matrix_in(weights[0], run, &run.W_ih, GH, run.I)
+        matrix_in(weights[1], run, &run.W_hh, GH, P)
         run.tape = True
         for j in range(self.table.states):
             run.state[j] = data(kept[2 + j], run, False, state_rows(&run.schedule), run.width[j])
@@ -611,7 +642,7 @@ cdef class Cell:
             run.inner = data(kept[1], run, False, all_rows, H)
             run.dinner = workspace(alive, run, N, H)
         if run.projects:
-            run.W_hr = data(weights[2], run, False, H * P) if blocked else data(weights[2], run, False, P, H)
+            matrix_in(weights[2], run, &run.W_hr, P, H)
             run.dout = workspace(alive, run, rows, P)
             run.dW_hr = data(grads["W_hr"], run, True, P, H)
             run.db_hr = data(grads["b_hr"], run, True, P) if "b_hr" in grads else NULL

@@ -65,6 +65,12 @@ cdef struct Table:
     int back_phases
     Phase backward[MAX_BACK_PHASES]
 
+# Weights that gradients are multiplied with: in strips (simd/panels.h) that begin `step` elements after each other, or as they
+# are, which is the same with other numbers.
+cdef struct Matrix:
+    const char *first
+    Py_ssize_t row, step        # elements from row to row, and from strip to strip
+
 # One pass of one layer in one direction over a sequence. Pointers are to row-major memory of `dtype`. P is width[0].
 cdef struct Run:
     const Table *cell
@@ -79,11 +85,11 @@ cdef struct Run:
     int phases
     Phase phase[MAX_PHASES]
     Py_ssize_t phase_vectors[MAX_PHASES]    # that members of a crew share; 0: they share rows
-    const char *W_ih            # (G*H, I)
-    const char *W_hh            # (G*H, P)  blas: in blocks
+    Matrix W_ih                 # (G*H, I)
+    Matrix W_hh                 # (G*H, P)  blas: in blocks
     const char *W_hh_T          # (P, G*H)  in blocks
     const char *bias            # (columns*H)
-    const char *W_hr            # (P, H)    blas: in blocks
+    Matrix W_hr                 # (P, H)    blas: in blocks
     const char *W_hr_T          # (H, P)    in blocks
     const char *b_hr            # (P)
     const char *peephole        # (3*H)     i f o, or NULL
@@ -114,6 +120,8 @@ cdef struct Run:
     const char *dy              # as y, or NULL
     char *dgates                # (block's rows, columns*H), dgates_row elements from row to row
     Py_ssize_t dgates_row
+    char *side                  # where products copy what they read: each member's own `side_size` bytes, or NULL
+    Py_ssize_t side_size
     char *dout                  # (block's rows, P)
     char *dinner                # (N, H)
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
@@ -165,6 +173,7 @@ cdef void sums_of_rows(const Run *run, char *table, const char *x, Py_ssize_t n,
 cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
                           int member, int size) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
-cdef int backward(Run *runs, int count, int n_threads) except -1 nogil
+cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil
+cdef int backward(Run *runs, int count, int members) except -1 nogil
 cdef Py_ssize_t back_block(const Run *run) noexcept nogil
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil

@@ -4,7 +4,7 @@ Forward, per block: one product for W_ih x of all its steps, then step by step t
 both. They are done by one of two engines: `panels`, packed weights and one pass for product, gates and state; `blas`,
 products by BLAS.
 Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
-each for dW_ih, dW_hh and dx, and a sum for db. All of them are our own in the panels engine, with the weights as they are
+each for dW_ih, dW_hh and dx, and a sum for db. All of them are our own in the panels engine, with the weights in strips
 (simd/panels.h), or BLAS's.
 
 In place of x there may be *tokens*, numbers of rows of a matrix: their sums over x are formed once, in a *table*, and
@@ -160,9 +160,11 @@ cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil:
 cdef void input_product(const Run *run, Py_ssize_t rows, const char *x, char *gates) noexcept nogil:
     """gates (rows, columns*H) = x (rows, I) W_ih^T; gate g in column (g + shift) % G."""
     cdef Py_ssize_t row = run.cell.columns * run.H, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
-    product(run.dtype, False, True, rows, most, run.I, x, run.I, run.W_ih, run.I, 0, gates + shift * run.item, row)
+    product(run.dtype, False, True, rows, most, run.I, x, run.I, run.W_ih.first, run.I, 0, gates + shift * run.item,
+            row)
     if shift:
-        product(run.dtype, False, True, rows, shift, run.I, x, run.I, run.W_ih + most * run.I * run.item, run.I, 0, gates, row)
+        product(run.dtype, False, True, rows, shift, run.I, x, run.I, run.W_ih.first + most * run.I * run.item, run.I, 0, gates,
+                row)
 
 
 cdef void recur(const Run *run, const Step *s) noexcept nogil:
@@ -194,34 +196,34 @@ cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexc
 
 
 cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, const char *a, Py_ssize_t a_row,
-                       const char *W, Py_ssize_t K, bint add) noexcept nogil:
-    """out (n, P) = a (n, K) W (K, P), or += it: a member's share of the columns."""
+                       const Matrix *W, Py_ssize_t k_0, Py_ssize_t K, bint add) noexcept nogil:
+    """out (n, P) = a (n, K) times the K rows of W (·, P) from k_0 on, or += it: a member's share of the columns."""
     cdef Py_ssize_t first, count
     if run.engine == PANELS:
         count = share(P, run.leaf.width, s.member, s.size, &first)
-        first *= run.item
-        run.leaf.inner(out + first, P, a, a_row, W + first, P, count, s.n, K, add)
+        run.leaf.inner(out, P, a, a_row, W.first + k_0 * W.row * run.item, W.row, W.step, first, first + count, s.n, K, add,
+                       s.backwards)
     else:
-        product_blocked(run.dtype, s.n, P, K, a, a_row, W, 1 if add else 0, out, P)
+        product_blocked(run.dtype, s.n, P, K, a, a_row, W.first + k_0 * P * run.item, 1 if add else 0, out, P)
 
 
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
     """dh_{t-1} (n, P) = dgates (n, columns*H) W_hh, of the first `split` gates."""
     step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
-                 run.dgates_row, run.W_hh, run.cell.split * run.H, False)
+                 run.dgates_row, &run.W_hh, 0, run.cell.split * run.H, False)
 
 
 cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil:
     """The same added to what dh_{t-1} is already."""
     step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
-                 run.dgates_row, run.W_hh, run.cell.split * run.H, True)
+                 run.dgates_row, &run.W_hh, 0, run.cell.split * run.H, True)
 
 
 cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil:
     """dinner (n, H) = dgates W_hh, of the other gates."""
     cdef Py_ssize_t H = run.H, cut = run.cell.split * H
     step_product(run, s, <char *>s.dinner, H, <char *>s.dgates + cut * run.item, run.dgates_row,
-                 run.W_hh + cut * H * run.item, run.cell.G * H - cut, False)
+                 &run.W_hh, cut, run.cell.G * H - cut, False)
 
 
 # --- from hidden units to an output that is the state: projections, and Jordan networks -----------------------------------
@@ -280,7 +282,8 @@ cdef void output_back(const Run *run, const Step *s) noexcept nogil:
 
 cdef void project_back(const Run *run, const Step *s) noexcept nogil:
     """dinner (n, H) from dout."""
-    step_product(run, s, <char *>s.dinner, run.H, <char *>s.dout, run.width[0], run.W_hr, run.width[0], False)  # (8'), (3')
+    step_product(run, s, <char *>s.dinner, run.H, <char *>s.dout, run.width[0], &run.W_hr, 0, run.width[0],
+                 False)                                                                             # (8'), (3')
 
 
 # --- sums ---------------------------------------------------------------------------------------------------------------
@@ -915,19 +918,22 @@ cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_
     """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows."""
     cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
     if run.engine == PANELS:
-        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add)
+        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add,
+                       run.side + member * run.side_size if run.side != NULL else NULL)
     else:
         product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
 
 
-cdef void input_gradient(const Run *run, char *dx, const char *a, const char *W, Py_ssize_t row, Py_ssize_t K, Py_ssize_t n,
+cdef void input_gradient(const Run *run, char *dx, const char *a, Py_ssize_t a_row, Py_ssize_t k_0, Py_ssize_t K, Py_ssize_t n,
                          bint add, int member, int size) noexcept nogil:
-    """dx (n, I) = a (n, K) W (K, I), or += it: a member's share of the rows."""
+    """dx (n, I) = a (n, K) times the K rows of W_ih from k_0 on, or += it: a member's share of the rows."""
+    cdef const Matrix *W = &run.W_ih
     cdef Py_ssize_t first, count = share(n, 6, member, size, &first), item = run.item
     if run.engine == PANELS:
-        run.leaf.inner(dx + first * run.I * item, run.I, a + first * row * item, row, W, run.I, run.I, count, K, add)
+        run.leaf.inner(dx + first * run.I * item, run.I, a + first * a_row * item, a_row, W.first + k_0 * W.row * item, W.row,
+                       W.step, 0, run.I, count, K, add, False)
     else:
-        product(run.dtype, False, False, n, run.I, K, a, row, W, run.I, 1 if add else 0, dx, run.I)
+        product(run.dtype, False, False, n, run.I, K, a, a_row, W.first + k_0 * run.I * item, run.I, 1 if add else 0, dx, run.I)
 
 
 cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
@@ -962,10 +968,10 @@ cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, 
     """Write what n rows dgates are to W_ih, or add it, and write dx: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
     weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, member, size)
-    input_gradient(run, dx, dgates + shift * item, run.W_ih, a_row, most, n, False, member, size)
+    input_gradient(run, dx, dgates + shift * item, a_row, 0, most, n, False, member, size)
     if shift:
         weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, member, size)
-        input_gradient(run, dx, dgates, run.W_ih + most * I * item, a_row, shift, n, True, member, size)
+        input_gradient(run, dx, dgates, a_row, most, shift, n, True, member, size)
 
 
 cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, int member, int size) noexcept nogil:
@@ -1092,7 +1098,7 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
                 continue
             row = row_at(schedule, t) - row_at(schedule, t_0) + part.n_0
             step_at(run, t, part.n_0, part.n_0 + n, &s)
-            s.member, s.size = (0 if by_rows else member), (1 if by_rows else members)
+            s.member, s.size, s.backwards = (0 if by_rows else member), (1 if by_rows else members), t & 1
             s.dgates = run.dgates + row * run.dgates_row * run.item
             s.dinner, s.dh = run.dinner + part.n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]
             s.flow = run.flow[1] + row * H * run.item if run.flow[1] != NULL else NULL
@@ -1159,13 +1165,13 @@ cdef void backward_member(void *job_, int member) noexcept nogil:
         backward_part(job, &part, by_rows)
 
 
-cdef int backward(Run *runs, int count, int n_threads) except -1 nogil:
-    """Run one layer backwards in one or both directions, with as many threads as `wanted` says."""
+cdef int backward(Run *runs, int count, int members) except -1 nogil:
+    """Run one layer backwards in one or both directions, with up to so many threads."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
     cdef Job job
     cdef double all_work = 3 * work(run, row_at(schedule, schedule.T)) * count
-    cdef int r, members = wanted(run, count, n_threads)
+    cdef int r
     cdef bint quick = members == 1 and all_work < LOOK_WORK
     cdef unsigned long mode
     memset(&job, 0, sizeof(job))

@@ -76,9 +76,10 @@ cdef extern from "simd/leaf.h":
         void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t gates, Py_ssize_t K,
                         Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
         void (*inner)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
-                      Py_ssize_t P, Py_ssize_t n, Py_ssize_t K, int add) noexcept nogil
+                      Py_ssize_t b_step, Py_ssize_t p_0, Py_ssize_t p_1, Py_ssize_t n, Py_ssize_t K, int add,
+                      int backwards) noexcept nogil
         void (*outer)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
-                      Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add) noexcept nogil
+                      Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side) noexcept nogil
         void (*rnn_step[4])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
         void (*gru_step)(const PanelStep *step) noexcept nogil
@@ -91,6 +92,10 @@ cdef extern from "simd/leaf.h":
         void (*digest)(void *state, const void *x, Py_ssize_t n) noexcept nogil
         double (*multiply_add)(void *chains, Py_ssize_t rounds) noexcept nogil
         void (*read)(void *sink, const void *x, Py_ssize_t n, Py_ssize_t times) noexcept nogil
+
+    enum:
+        SIDE_ROWS
+        SIDE_STRIPS
 
     const Leaf *leaf_tables(int k) nogil
 

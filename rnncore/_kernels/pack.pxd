@@ -1,6 +1,7 @@
 cdef class Pack:
     cdef object arrays
     cdef object blas_forward, blas_backward, panels
+    cdef dict strips            # of W_ih, W_hh and W_hr: 0, 1 and 4 of `arrays`
     cdef Py_ssize_t gates, input_size, hidden_size, state_size
     cdef bint projects, peeps
     cdef Pack base              # of what `over` returned
@@ -8,7 +9,8 @@ cdef class Pack:
     cdef object sums            # what W_ih makes of them, and for which engine
     cdef object bias(self, int shift)
     cdef tuple for_blas(self, int shift, int split)
-    cdef tuple plain(self)
+    cdef tuple for_gradients(self, int width, bint of_x)
+    cdef object in_strips(self, int k, int width)
     cdef tuple for_backward(self, int split)
     cdef tuple for_panels(self, int width, tuple form)
 

@@ -11,7 +11,7 @@ from .leaf cimport DIGEST, Leaf, leaf_of
 cimport cython
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cnp.import_array()
 
@@ -55,6 +55,26 @@ cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
     with nogil:
         fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source), cnp.PyArray_ITEMSIZE(source),
                     gates, H, K, factors, interleaved)
+    return out
+
+
+cdef object in_strips(W, Py_ssize_t strip):
+    """Return a matrix (K, P) as simd/panels.h lays it out for gradients: all rows of the first `strip` columns, then of the
+    next; what the last ones lack is not set."""
+    cdef cnp.ndarray source = W, out
+    cdef Py_ssize_t K = cnp.PyArray_DIM(source, 0), P = cnp.PyArray_DIM(source, 1), item = cnp.PyArray_ITEMSIZE(source), k, p
+    cdef const char *row = <const char *>cnp.PyArray_DATA(source)
+    cdef char *at
+    if not cnp.PyArray_ISCARRAY_RO(source):
+        raise ValueError(f"expected a C-contiguous matrix, got {W!r:.80}")
+    out = empty(((P + strip - 1) // strip * strip * K,), W.dtype)
+    at = <char *>cnp.PyArray_DATA(out)
+    with nogil:
+        for k in range(K):
+            p = 0
+            while p < P:
+                memcpy(at + (p * K + k * strip) * item, row + (k * P + p) * item, min(strip, P - p) * item)
+                p += strip
     return out
 
 
@@ -115,7 +135,7 @@ cdef class Pack:
             return value
 
         self.gates, self.input_size, self.hidden_size, self.state_size = len(W_hh) // H, W_ih.shape[1], H, P
-        self.projects, self.peeps = W_hr is not None, w_peephole is not None
+        self.projects, self.peeps, self.strips = W_hr is not None, w_peephole is not None, {}
         self.arrays = (
             W_ih, W_hh, vector(b_ih, len(W_ih), "b_ih"), vector(b_hh, len(W_ih), "b_hh"), W_hr, vector(b_hr, P, "b_hr"),
             vector(w_peephole, 3 * H, "w_peephole"),
@@ -155,10 +175,25 @@ cdef class Pack:
             self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole, (shift, split)
         return self.blas_forward
 
-    cdef tuple plain(self):
-        """W_ih, W_hh, W_hr and the peepholes as they are: what gradients are multiplied with."""
+    cdef tuple for_gradients(self, int width, bint of_x):
+        """W_ih, W_hh and W_hr in strips of four vectors of `width` units, W_ih only if there is an x; or if `width` is 0 as
+        they are; and the peepholes."""
         W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
+        if width:
+            W_ih = self.in_strips(0, width) if of_x else W_ih
+            W_hh, W_hr = self.in_strips(1, width), self.in_strips(4, width)
         return W_ih, W_hh, W_hr, w_peephole
+
+    cdef object in_strips(self, int k, int width):
+        """One of these; itself if it is a strip."""
+        if self.base is not None:
+            return self.base.in_strips(k, width)
+        W, key = self.arrays[k], (k, width)
+        if W is None or cnp.PyArray_DIM(<cnp.ndarray>W, 1) <= 4 * width:
+            return W
+        if key not in self.strips:
+            self.strips[key] = in_strips(W, 4 * width)
+        return self.strips[key]
 
     cdef tuple for_backward(self, int split):
         """W_ih; W_hh in blocks, of the first `split` gates and of the others; W_hr in blocks; the peepholes."""

@@ -88,14 +88,19 @@ struct panel_step {
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 
-/* out (n, P) = a (n, K) b (K, P), or += it. Each sum is one chain over the K. */
+/* out (n, P) = a (n, K) b (K, P), or += it, of out the columns from p_0 to p_1. Of b, a *strip* of four vectors' columns
+   begins b_step elements after the one before, and its rows are b_row apart: of a matrix as usual, four vectors and P; of one
+   in strips that lie one behind the other, all of a strip and four vectors. `backwards` takes the last strip first: steps that
+   do so by turns find what the one before read last still in the cache. */
 typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
-                               ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add);
+                               ptrdiff_t b_step, ptrdiff_t p_0, ptrdiff_t p_1, ptrdiff_t n, ptrdiff_t K, int add,
+                               int backwards);
 
-/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. Each sum is one chain over the
-   n. */
+/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. `side`, unless NULL, has room for
+   up to SIDE_ROWS of the n rows, of four vectors' columns each time up to SIDE_STRIPS times. */
+enum { SIDE_ROWS = 256, SIDE_STRIPS = 4 };
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
-                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add);
+                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side);
 
 /* Training. An optimiser's step on n parameters in one pass: w from w_before and the gradient g; the moments, b or m and v,
    change in place. Equations are those of `rnncore.train`'s rules. */

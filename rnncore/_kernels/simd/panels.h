@@ -31,7 +31,7 @@
 #endif
 
 /* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
-   constants: the sums are registers. Meanwhile as many bytes as AHEAD of the vectors have are fetched from `ahead` into the
+   constants: the sums are registers. Meanwhile as many bytes as AHEAD vectors a term have are fetched from `ahead` into the
    second-level cache: weights that do not fit there arrive while the ones before them are at work. */
 INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int AHEAD, real *out,
                           const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
@@ -72,29 +72,41 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
     {                                                                                                                  \
         enum { PART = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };                  \
         for (int at = 0; at < (VECTORS) * WIDTH; at += PART * WIDTH)                                                   \
-            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 2, out + at, init + at, init_row, a, K, panel + at,      \
-                          FETCH ? ahead + at / 2 * K : NULL);                                                          \
+            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, K, panel + at,      \
+                          FETCH ? ahead + at * FETCH / 4 * K : NULL);                                                  \
     }
 #define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
-TILE(4, 4, 1, _ahead) TILE(5, 4, 1, _ahead) TILE(6, 4, 1, _ahead)
+TILE(4, 4, 2, _half) TILE(5, 4, 2, _half) TILE(6, 4, 2, _half)
+#if REGISTERS == 32
+TILE(4, 4, 1, _quarter) TILE(5, 4, 1, _quarter) TILE(6, 4, 1, _quarter)
+#define QUARTERS(rows) NAME(tile_##rows##x4_quarter)
+#else
+#define QUARTERS(rows) NAME(tile_##rows##x4_half)
+#endif
 #undef TILE
 #undef TILES
 
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K,
                                     const real *panel, const real *ahead);
 
-/* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel. Unless it is NULL, half a panel is fetched from
-   `ahead` by a tile of 4 to 6 rows and 4 vectors; smaller ones are too fast for it. */
+/* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel: the at-th tile of n rows. If `next` is not NULL, tiles
+   of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each, or where they are few a half; smaller ones are
+   too fast for it. More at once, and what this tile needs itself waits behind what comes from far. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
-                       ptrdiff_t K, const real *panel, const real *ahead)
+                       ptrdiff_t K, const real *panel, const real *next, ptrdiff_t n, ptrdiff_t at)
 {
 #define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
     static const NAME(tile_function) tiles[TILE_ROWS][3] = {TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6)},
-        with_ahead[] = {NAME(tile_4x4_ahead), NAME(tile_5x4_ahead), NAME(tile_6x4_ahead)};
+        halves[] = {NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
+        quarters[] = {QUARTERS(4), QUARTERS(5), QUARTERS(6)};
 #undef TILES
-    NAME(tile_function) f = ahead && rows >= 4 && vectors == 4 ? with_ahead[rows - 4] : tiles[rows - 1][vectors / 2];
-    f(out, init, init_row, a, K, panel, ahead);
+#undef QUARTERS
+    const int parts = n > 3 * TILE_ROWS && REGISTERS == 32 ? 4 : 2;
+    if (next && n > TILE_ROWS && at < parts && rows >= 4 && vectors == 4)
+        (parts == 4 ? quarters : halves)[rows - 4](out, init, init_row, a, K, panel, next + at * K * (4 / parts) * WIDTH);
+    else
+        tiles[rows - 1][vectors / 2](out, init, init_row, a, K, panel, NULL);
 }
 
 /* Vectors of the panel that begins where `left` are left. */
@@ -110,12 +122,6 @@ INLINE ptrdiff_t NAME(tile_rows)(ptrdiff_t left)
         return left; /* divisions take as long as a small step's other work */
     ptrdiff_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
     return (left + tiles - 1) / tiles;
-}
-
-/* What the tile-th tile of rows of a panel of 4 is to fetch ahead: a half of the next panel each, if there are two. */
-INLINE const real *NAME(ahead)(const real *next, ptrdiff_t K, ptrdiff_t n, ptrdiff_t tile)
-{
-    return n > TILE_ROWS && tile < 2 ? next + tile * K * 2 * WIDTH : NULL;
 }
 
 /* Fetch n elements into the first-level cache. */
@@ -141,7 +147,7 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
                 if (at == v_0 * gates) /* a comes from far: the next tile's rows */
                     NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
                 NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K,
-                           panel, at + 8 <= v_1 * gates ? NAME(ahead)(panel + 4 * WIDTH * K, K, n, k) : NULL);
+                           panel, at + 8 <= v_1 * gates ? panel + 4 * WIDTH * K : NULL, n, k);
             }
         }
     }
@@ -180,13 +186,18 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, 
     }
 }
 
-/* --- gradients: products with matrices as they are ------------------------------------------------------------- */
+/* --- gradients: products with matrices in strips ----------------------------------------------------------------- */
 
-#define PLAIN_AHEAD 16 /* rows */
+/* A *strip* is the columns of 4 neighbouring vectors of a matrix, all of its rows one after the other. Rows as they are in
+   a wide matrix are far apart: they compete for few places in each cache, no processor fetches the next one of itself, and
+   each is on another page. Weights are copied to strips once (`../pack.pyx`); rows of x and h, side by side for each block. A
+   matrix of up to 4 vectors is a strip. */
+#define STRIP (4 * WIDTH)
+#define NEAR (ptrdiff_t)(1024 / sizeof(real)) /* elements of a row that need no copy */
+#define STRIP_AHEAD 8                         /* rows */
+#define TILE_STEP 8                           /* elements from row to row of a tile's columns, where they are copied */
 
-/* Rows a page or more apart compete for few places in each cache, and no processor fetches the next ones of itself. A
-   matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
-#define PAGE (ptrdiff_t)(4096 / sizeof(real))
+/* A matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
 #define LARGE (ptrdiff_t)((12 << 20) / sizeof(real))
 #define PART 256 /* rows */
 
@@ -205,12 +216,11 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
         UNROLL for (int v = 0; v < VECTORS; v++)
             __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
     for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
-        if (ROWS > 2) { /* What lies that far away, processors do not fetch of themselves. Into the second level: rows a
-                           power of two apart have few places in the first, and would be gone before their turn. */
+        if (ROWS > 2) {
             UNROLL for (int v = 0; v < VECTORS; v++)
-                __builtin_prefetch(b + PLAIN_AHEAD * b_row + v * WIDTH, 0, 2);
-            if (a_k > 1)
-                __builtin_prefetch(a + PLAIN_AHEAD * a_k, 0, 3);
+                __builtin_prefetch(b + STRIP_AHEAD * b_row + v * WIDTH, 0, 3);
+            if (a_k > TILE_STEP)
+                __builtin_prefetch(a + 2 * STRIP_AHEAD * a_k, 0, 3);
         }
         UNROLL for (int v = 0; v < VECTORS; v++) {
             w[v] = v + 1 < VECTORS ? NAME(load)(b + v * WIDTH) : LOAD(b + v * WIDTH);
@@ -268,21 +278,21 @@ PLAIN(3, 1) PLAIN(3, 2) PLAIN(3, 3) PLAIN(3, 4)
 typedef void (*NAME(plain_function))(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b,
                                      ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add);
 
-/* A product of `rows` rows, a_step elements apart in a, with b (K, P). */
-INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][3], real *out, ptrdiff_t out_row,
-                        const real *a, ptrdiff_t a_step, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t P,
-                        ptrdiff_t rows, ptrdiff_t K, int add)
+/* Rows of the next tile of a product with a strip of `width` columns, where `left` are left. */
+INLINE ptrdiff_t NAME(plain_rows)(ptrdiff_t left, ptrdiff_t width)
 {
-    for (ptrdiff_t j = 0; j < P; j += 4 * WIDTH) {
-        const ptrdiff_t left = P - j < 4 * WIDTH ? P - j : 4 * WIDTH, vectors = (left + WIDTH - 1) / WIDTH;
-        const ptrdiff_t first = left - (vectors - 1) * WIDTH, most = vectors == 4 ? PLAIN_ROWS : 3;
-        for (ptrdiff_t r = 0, count; r < rows; r += count) {
-            const ptrdiff_t tiles = (rows - r + most - 1) / most;
-            count = (rows - r + tiles - 1) / tiles;
-            (vectors == 4 ? whole[count - 1] : few[vectors - 1][count - 1])(out + r * out_row + j, out_row, a + r * a_step,
-                                                                            a_row, b + j, b_row, K, first, add);
-        }
-    }
+    const ptrdiff_t most = width > 3 * WIDTH ? PLAIN_ROWS : 3, tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
+
+/* One tile of so many rows, with a strip b (K, width). */
+INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][3], ptrdiff_t rows, real *out,
+                        ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t width,
+                        ptrdiff_t K, int add)
+{
+    const ptrdiff_t vectors = (width + WIDTH - 1) / WIDTH;
+    (vectors == 4 ? whole : few[vectors - 1])[rows - 1](out, out_row, a, a_row, b, b_row, K, width - (vectors - 1) * WIDTH,
+                                                        add);
 }
 
 #if PLAIN_ROWS == 6
@@ -301,37 +311,72 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
                                                    {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3)}};
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
-   from n steps. Every sum is one chain over the n, added at its end. Columns of rows that are far apart are copied side by
-   side: all rows of out read them. */
+   from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows of b are
+   far apart, strips of them are copied to `side`, and with them each tile's columns of a. */
 static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
-                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add)
+                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_)
 {
     PLAIN_TABLES(outer)
-    const ptrdiff_t rows = m_1 - m_0, far = b_row >= PAGE && n <= PART && rows > 64, step = far ? 4 * WIDTH : P;
-    const real *a = (const real *)a_ + m_0, *b = b_;
-    real *out = (real *)out_ + m_0 * out_row, side[PART * 4 * WIDTH];
-    for (ptrdiff_t j = 0; j < P; j += step) {
-        const ptrdiff_t width = P - j < step ? P - j : step;
-        for (ptrdiff_t k = 0; far && k < n; k++)
-            memcpy(side + k * step, b + k * b_row + j, (size_t)width * sizeof(real));
-        NAME(plain)(whole, few, out + j, out_row, a, 1, a_row, far ? side : b, far ? step : b_row, width, rows, n, add);
+    const int far = side_ && P >= NEAR && m_1 - m_0 > STRIP;
+    const ptrdiff_t most = far ? SIDE_STRIPS * STRIP : STRIP;
+    real tile[SIDE_ROWS * TILE_STEP], *out = out_, *side = side_;
+    for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
+        K = n - k_0 < SIDE_ROWS ? n - k_0 : SIDE_ROWS;
+        for (ptrdiff_t j_0 = 0, columns; j_0 < P; j_0 += columns) {
+            const real *a = (const real *)a_ + k_0 * a_row, *b = (const real *)b_ + k_0 * b_row + j_0;
+            columns = P - j_0 < most ? P - j_0 : most;
+            for (ptrdiff_t k = 0; far && k < K; k++)
+                for (ptrdiff_t j = 0; j < columns; j += STRIP)
+                    memcpy(side + j * K + k * STRIP, b + k * b_row + j,
+                           (size_t)(columns - j < STRIP ? columns - j : STRIP) * sizeof(real));
+            for (ptrdiff_t m = m_0, rows; m < m_1; m += rows) {
+                rows = NAME(plain_rows)(m_1 - m, columns);
+                for (ptrdiff_t k = 0; far && k < K; k++) {
+                    const real *of_k = a + k * a_row + m;
+                    __builtin_prefetch(of_k + 3 * STRIP_AHEAD * a_row, 0, 3);
+                    if (m + PLAIN_ROWS <= m_1)
+                        memcpy(tile + k * TILE_STEP, of_k, PLAIN_ROWS * sizeof(real));
+                    else
+                        memcpy(tile + k * TILE_STEP, of_k, (size_t)rows * sizeof(real));
+                }
+                for (ptrdiff_t j = 0, width; j < columns; j += STRIP) {
+                    width = columns - j < STRIP ? columns - j : STRIP;
+                    for (ptrdiff_t r = 0, count; r < rows; r += count) {
+                        count = NAME(plain_rows)(rows - r, width);
+                        NAME(plain)(whole, few, count, out + (m + r) * out_row + j_0 + j, out_row, far ? tile + r : a + m + r,
+                                    far ? TILE_STEP : a_row, far ? side + j * K : b + j, far ? STRIP : b_row, width, K, add);
+                    }
+                }
+            }
+        }
     }
 }
 
-/* out (n, P) = a (n, K) b (K, P), or += it: the gradient of x. Every sum is one chain over the K, or over a part of them. */
-static void NAME(inner)(void *out, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
-                        ptrdiff_t P, ptrdiff_t n, ptrdiff_t K, int add)
+/* out (n, P) = a (n, K) b (K, P), or += it, and of out the columns from p_0 to p_1: the gradient of x, or of h. A strip of b
+   begins b_step elements after the one before. Every sum is one chain over the K, or over PART of them at a time. */
+static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
+                        ptrdiff_t b_step, ptrdiff_t p_0, ptrdiff_t p_1, ptrdiff_t n, ptrdiff_t K, int add, int backwards)
 {
     PLAIN_TABLES(inner)
     const real *a = a_, *b = b_;
-    const ptrdiff_t step = K * b_row >= LARGE ? PART : K;
+    real *out = out_;
+    const ptrdiff_t step = K * out_row >= LARGE ? PART : K, first = p_0 / STRIP, strips = (p_1 + STRIP - 1) / STRIP - first;
     for (ptrdiff_t k = 0; k < K; k += step)
-        NAME(plain)(whole, few, out, out_row, a + k, a_row, a_row, b + k * b_row, b_row, P, n, K - k < step ? K - k : step,
-                    add || k);
+        for (ptrdiff_t s = 0; s < strips; s++) {
+            const ptrdiff_t at = first + (backwards ? strips - 1 - s : s);
+            const ptrdiff_t j = at * STRIP > p_0 ? at * STRIP : p_0, end = (at + 1) * STRIP < p_1 ? (at + 1) * STRIP : p_1;
+            for (ptrdiff_t r = 0, rows; r < n; r += rows) {
+                rows = NAME(plain_rows)(n - r, end - j);
+                NAME(plain)(whole, few, rows, out + r * out_row + j, out_row, a + r * a_row + k, a_row,
+                            b + at * b_step + k * b_row + j - at * STRIP, b_row, end - j, K - k < step ? K - k : step, add || k);
+            }
+        }
 }
 #undef PLAIN_ROWS
-#undef PLAIN_AHEAD
-#undef PAGE
+#undef STRIP_AHEAD
+#undef TILE_STEP
+#undef STRIP
+#undef NEAR
 #undef LARGE
 #undef PART
 #undef PLAIN_TABLES
@@ -368,14 +413,12 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
     const real *panels = s->panels, *panels_ih = s->panels_ih, *z = out;
     if (s->x)
         NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I,
-                   panels_ih + at * WIDTH * s->I,
-                   next >= 0 ? NAME(ahead)(panels_ih + next * WIDTH * s->I, s->I, s->n, tile) : NULL);
+                   panels_ih + at * WIDTH * s->I, next >= 0 ? panels_ih + next * WIDTH * s->I : NULL, s->n, tile);
     else
         z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
     if (recurrent)
         NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K,
-                   panels + at * WIDTH * s->K,
-                   next >= 0 ? NAME(ahead)(panels + next * WIDTH * s->K, s->K, s->n, tile) : NULL);
+                   panels + at * WIDTH * s->K, next >= 0 ? panels + next * WIDTH * s->K : NULL, s->n, tile);
 }
 
 /* Fetch what comes from far while the sums of `rows` rows from r on are formed: the next tile's rows of x, at the first
