@@ -673,6 +673,26 @@ static void check_wide_product(int P, int M, int n)
     release(0);
 }
 
+/* Rows added, and their sums. */
+static void check_rows(int n, int m)
+{
+    const int a_row = m + 3, out_row = m + 1;
+    const void *a = draw((long)(n - 1) * a_row + m, 1), *before = draw((long)(n - 1) * out_row + m, 1);
+    void *out = copy(before, (long)(n - 1) * out_row + m), *sums = array(m);
+    leaf->add_rows(out, out_row, a, a_row, n, m);
+    leaf->sum_rows(sums, a, a_row, n, m);
+    for (int j = 0; j < m; j++) {
+        double sum = 0;
+        for (int r = 0; r < n; r++) {
+            const double a_rj = get(a, (long)r * a_row + j);
+            check("add_rows", get(out, (long)r * out_row + j), get(before, (long)r * out_row + j) + a_rj);
+            sum += a_rj;
+        }
+        check("sum_rows", get(sums, j), sum);
+    }
+    release(0);
+}
+
 /* --- training ----------------------------------------------------------------------------------------------------- */
 
 static void check_sgd(int n, const struct sgd *s, int has_momentum)
@@ -794,6 +814,9 @@ int main(void)
                 check_softmax(H);
                 check_products(H, I);
             }
+            for (int n = 1; n < 10; n++)
+                for (int m = 1; m < 40; m++)
+                    check_rows(n, m);
             check_wide_product(261, 71, 20);
             check_wide_product(1101, 67, SIDE_ROWS + 44);
             for (int n = 0; n < 140; n++) {

@@ -286,35 +286,6 @@ cdef void project_back(const Run *run, const Step *s) noexcept nogil:
                  False)                                                                             # (8'), (3')
 
 
-# --- sums ---------------------------------------------------------------------------------------------------------------
-
-cdef void add_rows(real *out, Py_ssize_t out_row, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    """out (n, m) += a, rows of each so many elements apart."""
-    cdef Py_ssize_t r, j
-    for r in range(n):
-        for j in range(m):
-            out[r * out_row + j] += a[r * a_row + j]
-
-
-cdef void add(const Run *run, char *out, Py_ssize_t out_row, const char *a, Py_ssize_t a_row, Py_ssize_t n,
-              Py_ssize_t m) noexcept nogil:
-    """The same of the run's dtype."""
-    if run.dtype == FLOAT32:
-        add_rows(<float *>out, out_row, <const float *>a, a_row, n, m)
-    else:
-        add_rows(<double *>out, out_row, <const double *>a, a_row, n, m)
-
-
-cdef void sum_rows(real *out, const real *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil:
-    """out (m) = the column sums of a (n, m)."""
-    cdef Py_ssize_t r, j
-    for j in range(m):
-        out[j] = 0
-    for r in range(n):
-        for j in range(m):
-            out[j] += a[r * a_row + j]
-
-
 # --- one call's work, and its members ---------------------------------------------------------------------------------
 
 cdef struct Team:
@@ -943,24 +914,21 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
     cdef Py_ssize_t first, count = share(m, 1, member, size, &first), item = run.item
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
     cdef char *sums = run.sums + (first + (run.cell.columns * run.H if a == run.dout else 0)) * item
-    if run.dtype == FLOAT32:
-        sum_rows(<float *>sums, <const float *>a + first, a_row, n, count)
-    else:
-        sum_rows(<double *>sums, <const double *>a + first, a_row, n, count)
+    run.leaf.sum_rows(sums, a + first * item, a_row, n, count)
     if a == run.dout:
         if run.db_hr != NULL:
-            add(run, run.db_hr + first * item, count, sums, count, 1, count)
+            run.leaf.add_rows(run.db_hr + first * item, count, sums, count, 1, count)
         return
     # gate g's sum over x is in column (g + shift) % G, that over h in column g + shift
     if run.db_hh != NULL and last > shift:
         at = max(first, shift)
-        add(run, run.db_hh + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
+        run.leaf.add_rows(run.db_hh + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
     if run.db_ih != NULL:
         if first < shift:
-            add(run, run.db_ih + (most + first) * item, last, sums, last, 1, min(last, shift) - first)
+            run.leaf.add_rows(run.db_ih + (most + first) * item, last, sums, last, 1, min(last, shift) - first)
         at, last = max(first, shift), min(last, most + shift)
         if at < last:
-            add(run, run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
+            run.leaf.add_rows(run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
 
 
 cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
@@ -979,7 +947,8 @@ cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n
     cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first
     cdef Py_ssize_t count = share(CH, run.leaf.width, member, size, &first)
     for r in range(n):
-        add(run, run.dtable + (tokens[r] * CH + first) * item, CH, run.dgates + (r * a_row + first) * item, a_row, 1, count)
+        run.leaf.add_rows(run.dtable + (tokens[r] * CH + first) * item, CH, run.dgates + (r * a_row + first) * item, a_row, 1,
+                          count)
 
 
 cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
@@ -1064,10 +1033,11 @@ cdef void add_dy(const Run *run, const Step *s, Py_ssize_t t, Py_ssize_t n_0) no
     part_of_dh(run, s, &r, &n, &u, &m)
     dh = <char *>s.dstate[0] + (r * P + u) * run.item
     if not run.y_step:
-        add(run, dh, P, run.dy + (row_at(schedule, t) + n_0 + r) * y_row + u * run.item, run.y_stride, n, m)
+        run.leaf.add_rows(dh, P, run.dy + (row_at(schedule, t) + n_0 + r) * y_row + u * run.item, run.y_stride, n, m)
         return
     for k in range(n):
-        add(run, dh + k * P * run.item, P,
+        run.leaf.add_rows(
+            dh + k * P * run.item, P,
             run.dy + (t * run.y_step + schedule.order[n_0 + r + k] * run.y_sequence) * y_row + u * run.item, P, 1, m)
 
 

@@ -80,6 +80,8 @@ cdef extern from "simd/leaf.h":
                       int backwards) noexcept nogil
         void (*outer)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
                       Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side) noexcept nogil
+        void (*add_rows)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
+        void (*sum_rows)(void *out, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*rnn_step[4])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
         void (*gru_step)(const PanelStep *step) noexcept nogil

@@ -102,6 +102,12 @@ enum { SIDE_ROWS = 256, SIDE_STRIPS = 4 };
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side);
 
+/* out (n, m) += a (n, m) */
+typedef void (*add_rows_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m);
+
+/* out (m) = the sums of the columns of a (n, m), from the first row to the last */
+typedef void (*sum_rows_function)(void *out, const void *a, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m);
+
 /* Training. An optimiser's step on n parameters in one pass: w from w_before and the gradient g; the moments, b or m and v,
    change in place. Equations are those of `rnncore.train`'s rules. */
 
@@ -160,6 +166,8 @@ struct leaf {
     project_function project;
     inner_function inner;
     outer_function outer;
+    add_rows_function add_rows;
+    sum_rows_function sum_rows;
     panel_step_function rnn_step[NONLINEARITIES];
     panel_step_function lstm_step;
     panel_step_function gru_step;                    /* reset after the product */

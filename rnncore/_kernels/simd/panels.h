@@ -372,6 +372,28 @@ static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
             }
         }
 }
+
+static void NAME(add_rows)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m)
+{
+    real *out = out_;
+    const real *a = a_;
+    for (; n > 0; n--, out += out_row, a += a_row)
+        FOR_VECTORS(m, { STORE(out + j, LOAD(out + j) + LOAD(a + j)); });
+}
+
+/* A few rows at a time: fewer passes over the sums. */
+static void NAME(sum_rows)(void *out_, const void *a_, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m)
+{
+    real *out = out_;
+    const real *a = a_;
+    FOR_VECTORS(m, { STORE(out + j, ALL(0)); });
+    for (; n >= 4; n -= 4, a += 4 * a_row)
+        FOR_VECTORS(m, {
+            const real *p = a + j;
+            STORE(out + j, LOAD(out + j) + LOAD(p) + LOAD(p + a_row) + LOAD(p + 2 * a_row) + LOAD(p + 3 * a_row));
+        });
+    NAME(add_rows)(out, 0, a, a_row, n, m);
+}
 #undef PLAIN_ROWS
 #undef STRIP_AHEAD
 #undef TILE_STEP
