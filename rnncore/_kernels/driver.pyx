@@ -39,9 +39,26 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # leaves the exception where the caller of all this finds it
     void *PyErr_Occurred()
 
+cdef extern from *:
+    """
+    #include <unistd.h>
+
+    /* Bytes of a core's second-level cache, between those that block sizes have been measured for; the least if the system
+       does not tell. */
+    static Py_ssize_t second_level_cache(void)
+    {
+        const Py_ssize_t least = 1 << 20, most = 2 << 20;
+        long found = 0;
+    #if defined(_SC_LEVEL2_CACHE_SIZE)
+        found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    #endif
+        return found < least ? least : found > most ? most : found;
+    }
+    """
+    Py_ssize_t second_level_cache()
+
 cdef enum:
-    PANEL_ROWS = 64    # panels: of a block, unless the sums over x take more than PANEL_BYTES, which are to stay in the
-    PANEL_BYTES = 524288   # second-level cache until the step that needs them
+    FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     SMALL = 32768      # bytes of workspace that go on the stack
     SHARE_ROWS = 24    # of a share of such a product, which a member of a crew takes at once
 
@@ -51,6 +68,10 @@ MOST_THREADS = POOL_MOST
 cdef double BLOCK_WORK = 1e9   # floating-point operations of a block of BLAS products: some 10 to 50 ms
 cdef double LOOK_WORK = 2e7    # between two looks at the clock, and LOOK_SECONDS between two looks for Ctrl-C
 cdef double LOOK_SECONDS = 0.02
+
+# Panels: rows of a block, unless the sums over x take more than so many bytes, which are to stay in the second-level cache
+# until the step that needs them.
+cdef Py_ssize_t panel_rows = second_level_cache() // (1 << 14), panel_bytes = second_level_cache() // 2
 
 engine = PANELS
 cdef int limit = 1             # threads of a call that does not say how many
@@ -692,7 +713,7 @@ cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
 cdef bint fuses(const Run *run, Py_ssize_t rows) noexcept nogil:
     """Whether the product with W_ih is faster as part of each step: where the weights stay in the second-level cache, and
     there are rows enough for a step to be busy with more than reading them."""
-    return rows >= 4 and weight_bytes(run) <= PANEL_BYTES
+    return rows >= 4 and weight_bytes(run) <= FUSED_BYTES
 
 
 cdef int worth(const Run *run, int count, int most) noexcept nogil:
@@ -755,8 +776,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
     most = BLAS_ROWS
     if run.engine == PANELS:
-        most = PANEL_BYTES // (run.vectors * run.gate_panels * run.leaf.width * run.item)
-        most = max(min(most, <Py_ssize_t>PANEL_ROWS), <Py_ssize_t>SHARE_ROWS)
+        most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
+        most = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:
         job.chunks = (N + rows - 1) // rows
