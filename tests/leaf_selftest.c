@@ -638,9 +638,9 @@ static void check_products(int P, int K)
                     check("inner, strips", get(same, (long)r * out_row + j), get(out, (long)r * out_row + j));
             out = copy(before, (long)(K - 1) * out_row + P);
             const int m = K / 3; /* in two parts of the rows */
-            void *side = array((long)(n < SIDE_ROWS ? n : SIDE_ROWS) * SIDE_STRIPS * strip);
-            leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add, side);
-            leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add, NULL);
+            void *side = array((long)n * strip);
+            leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add, side, 1);
+            leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add, NULL, 0);
             for (int k = 0; k < K; k++)
                 for (int j = 0; j < P; j++) {
                     double sum = add ? get(before, (long)k * out_row + j) : 0;
@@ -660,8 +660,9 @@ static void check_wide_product(int P, int M, int n)
     const int most = n < SIDE_ROWS ? n : SIDE_ROWS;
     const void *a = draw((long)n * M, 1), *b = draw((long)n * P, 1), *before = draw((long)M * P, 1);
     for (int add = 0; add < 2; add++) {
-        void *out = copy(before, (long)M * P), *side = array((long)most * SIDE_STRIPS * 4 * leaf->width);
-        leaf->outer(out, P, a, M, b, P, P, 0, M, n, add, side);
+        const int strips = 2 + add;
+        void *out = copy(before, (long)M * P), *side = array((long)most * strips * 4 * leaf->width);
+        leaf->outer(out, P, a, M, b, P, P, 0, M, n, add, side, strips);
         for (int k = 0; k < M; k++)
             for (int j = 0; j < P; j++) {
                 double sum = add ? get(before, (long)k * P + j) : 0;

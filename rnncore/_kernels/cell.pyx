@@ -15,9 +15,9 @@ from libc.string cimport memset
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
 from .driver cimport (
     BLAS, BLAS_ROWS, PANELS, SOFTMAX, Matrix, Run, Schedule, Table, back_block, backward, engine, forward, project_blas,
-    input_gradients, project_panels, row_at, softmax_rows, state_rows, sums_of_rows, wanted,
+    input_gradient, input_weight_gradient, project_panels, row_at, softmax_rows, state_rows, sums_of_rows, wanted,
 )
-from .leaf cimport SIDE_ROWS, SIDE_STRIPS, leaf_of
+from .leaf cimport SIDE_ROWS, leaf_of
 from .pack cimport Pack
 
 cnp.import_array()
@@ -26,8 +26,11 @@ cdef enum:
     TOKENS = 2      # what `data` takes for a dtype besides: NumPy's intp
     TABLE_ROWS = 64 # of a table, made at once
     BACK_TABLE_ROWS = 256
-    STRIP_ROWS = 32 # of a sequence: with fewer, weights are multiplied as they are, for copies would take longer
-    SIDE_BYTES = 1024   # of a row that products copy before they read it
+    STRIP_ROWS = 128    # of x and y: with fewer, weights are multiplied as they are, for copies would take longer
+    FAR_STRIP_ROWS = 32 # the same where weights' rows are so far apart that they fall out of every cache in between
+    FAR_BYTES = 2048
+    SIDE_BYTES = 1024   # of a row of x or h that products copy before they read it, in so many strips at a time
+    SIDE_STRIPS = 4
 
 cdef double TABLE_WORK = 1e9    # floating-point operations between two looks for Ctrl-C, without the GIL: some 10 ms
 
@@ -288,15 +291,15 @@ cdef int matrix_in(object W, const Run *run, Matrix *matrix, Py_ssize_t K, Py_ss
 
 
 cdef int at_the_side(list alive, Run *run, int members) except -1:
-    """Memory for what the weights' gradients copy, if there are rows wide enough, for each of so many members."""
+    """Memory for what the weights' gradients copy, if there are rows wide enough: of several members each has half."""
     cdef Py_ssize_t strip = 4 * run.leaf.width, most = run.width[0] if run.tokens != NULL else max(run.I, run.width[0])
     cdef Py_ssize_t rows = min(back_block(run) * run.schedule.N, row_at(&run.schedule, run.schedule.T), <Py_ssize_t>SIDE_ROWS)
     if run.inner != NULL:
         most = max(most, run.H)
     if run.engine == PANELS and most * run.item >= SIDE_BYTES:
-        most = min((most + strip - 1) // strip, <Py_ssize_t>SIDE_STRIPS) * strip
-        run.side_size = rows * most * run.item
-        run.side = workspace(alive, run, members * rows, most)
+        run.side_strips = min((most + strip - 1) // strip, <Py_ssize_t>(SIDE_STRIPS if members == 1 else SIDE_STRIPS // 2))
+        run.side_size = rows * run.side_strips * strip * run.item
+        run.side = workspace(alive, run, members * rows, run.side_strips * strip)
     return 0
 
 
@@ -468,7 +471,7 @@ cdef class Cell:
         add that of W_ih, or write it if it is `fresh`."""
         cdef Run run
         cdef Py_ssize_t U = len(pack.rows), I = pack.input_size, CH = self.table.columns * pack.hidden_size
-        cdef Py_ssize_t start, stop, step, u
+        cdef Py_ssize_t start, stop, step, u, n
         cdef char *sums
         cdef char *E
         cdef char *dE
@@ -486,8 +489,9 @@ cdef class Cell:
             u, stop = start, min(start + step, U)
             with nogil:
                 while u < stop:
-                    input_gradients(&run, sums + u * CH * run.item, CH, E + u * I * run.item, dE + u * I * run.item,
-                                    min(<Py_ssize_t>BACK_TABLE_ROWS, stop - u), u > 0 or not fresh, 0, 1)
+                    n = min(<Py_ssize_t>BACK_TABLE_ROWS, stop - u)
+                    input_weight_gradient(&run, sums + u * CH * run.item, CH, E + u * I * run.item, n, u > 0 or not fresh, 0, 1)
+                    input_gradient(&run, sums + u * CH * run.item, CH, dE + u * I * run.item, n, 0, 1)
                     u += BACK_TABLE_ROWS
             PyErr_CheckSignals()
         return drows
@@ -599,7 +603,7 @@ cdef class Cell:
         """Fill in a backward run; return what keeps its workspace and weights in memory."""
         cdef int j
         cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows
-        cdef bint blocked
+        cdef bint blocked, strips
         self.begin(run, pack, dtype)
         timed(run, x, reverse, ragged)
         N, H, P, GH, CH = run.schedule.N, run.H, run.width[0], run.cell.G * run.H, run.cell.columns * run.H
@@ -615,8 +619,9 @@ cdef class Cell:
             load()
             check_dimension(max(rows, spread(CH * run.item), run.I, P))
         rows = min(rows, all_rows)
+        strips = all_rows >= (FAR_STRIP_ROWS if max(run.I, P) * run.item >= FAR_BYTES else STRIP_ROWS)
         weights = pack.for_backward(run.cell.split) if blocked else pack.for_gradients(
-            run.leaf.width if all_rows >= STRIP_ROWS else 0, pack.rows is None)
+            run.leaf.width if strips else 0, pack.rows is None)
         matrix_in(weights[0], run, &run.W_ih, GH, run.I)
         matrix_in(weights[1], run, &run.W_hh, GH, P)
         run.tape = True
@@ -649,10 +654,8 @@ cdef class Cell:
         if pack.peeps:
             run.peephole = data(weights[3], run, False, 3 * H)
             run.dpeephole = data(grads["w_peephole"], run, True, 3 * H)
-        if run.x_step:
+        if run.x_step or run.dx_step:
             run.x_rows = workspace(alive, run, rows, run.I if pack.rows is None else sizeof(Py_ssize_t) // run.item)
-        if run.dx_step:
-            run.dx_rows = workspace(alive, run, rows, run.I)
         if ragged is not None and not reverse:
             run.h_before = workspace(alive, run, rows, P)
         if squares is not None:

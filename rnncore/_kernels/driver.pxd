@@ -120,15 +120,15 @@ cdef struct Run:
     const char *dy              # as y, or NULL
     char *dgates                # (block's rows, columns*H), dgates_row elements from row to row
     Py_ssize_t dgates_row
-    char *side                  # where products copy what they read: each member's own `side_size` bytes, or NULL
+    char *side                  # where products copy rows that they read: each member's own `side_size` bytes, or NULL
     Py_ssize_t side_size
+    int side_strips             # that have room there
     char *dout                  # (block's rows, P)
     char *dinner                # (N, H)
     char *dstate[MAX_STATES]    # (N, ·)    in: of the final states; out: of the initial states
     char *h_before              # (block's rows, P)     where they have to be copied
     char *dx                    # as x
-    char *x_rows                # (block's rows, I)     or tokens, gathered where x is padded
-    char *dx_rows               # (block's rows, I)     before they are scattered where dx is padded
+    char *x_rows                # (block's rows, I)     or tokens, gathered where x is padded; then dx, scattered where that is
     char *dtable                # (U, columns*H)    for tokens, in place of dx and dW_ih: of the sums, which it is added to
     bint fresh                  # the first block writes dW_ih, dW_hh and dW_hr; the others add to them
     char *dW_ih
@@ -170,8 +170,10 @@ cdef void project_panels(const Run *run, const Step *s) noexcept nogil
 cdef void project_blas(const Run *run, const Step *s) noexcept nogil
 cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil
 cdef void sums_of_rows(const Run *run, char *table, const char *x, Py_ssize_t n, char *z) noexcept nogil
-cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
-                          int member, int size) noexcept nogil
+cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,
+                                int member, int size) noexcept nogil
+cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, int member,
+                         int size) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
 cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil
 cdef int backward(Run *runs, int count, int members) except -1 nogil

@@ -911,13 +911,13 @@ cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_
     cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
     if run.engine == PANELS:
         run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add,
-                       run.side + member * run.side_size if run.side != NULL else NULL)
+                       run.side + member * run.side_size if run.side != NULL else NULL, run.side_strips)
     else:
         product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
 
 
-cdef void input_gradient(const Run *run, char *dx, const char *a, Py_ssize_t a_row, Py_ssize_t k_0, Py_ssize_t K, Py_ssize_t n,
-                         bint add, int member, int size) noexcept nogil:
+cdef void part_of_dx(const Run *run, char *dx, const char *a, Py_ssize_t a_row, Py_ssize_t k_0, Py_ssize_t K, Py_ssize_t n,
+                     bint add, int member, int size) noexcept nogil:
     """dx (n, I) = a (n, K) times the K rows of W_ih from k_0 on, or += it: a member's share of the rows."""
     cdef const Matrix *W = &run.W_ih
     cdef Py_ssize_t first, count = share(n, 6, member, size, &first), item = run.item
@@ -952,15 +952,22 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
             run.leaf.add_rows(run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
 
 
-cdef void input_gradients(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, char *dx, Py_ssize_t n, bint add,
-                          int member, int size) noexcept nogil:
-    """Write what n rows dgates are to W_ih, or add it, and write dx: (1'), of a GRU (1') and (2'). A member's share."""
+cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,
+                                int member, int size) noexcept nogil:
+    """Write what n rows dgates are to W_ih, or add it: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
     weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, member, size)
-    input_gradient(run, dx, dgates + shift * item, a_row, 0, most, n, False, member, size)
     if shift:
         weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, member, size)
-        input_gradient(run, dx, dgates, a_row, most, shift, n, True, member, size)
+
+
+cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, int member,
+                         int size) noexcept nogil:
+    """Write dx of n rows dgates: (1'), of a GRU (1') and (2'). A member's share."""
+    cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
+    part_of_dx(run, dx, dgates + shift * run.item, a_row, 0, most, n, False, member, size)
+    if shift:
+        part_of_dx(run, dx, dgates, a_row, most, shift, n, True, member, size)
 
 
 cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, int member, int size) noexcept nogil:
@@ -981,17 +988,25 @@ cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int membe
               run.x_sequence, bytes_, bytes_, 0, schedule.N, t_0, t_1, first, first + count, False)
 
 
-cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
-    """Write a block's part of the weights' gradients, or add it, and write its dx: (1'), of a GRU (1') and (2'). A member's
-    share of all that."""
+cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
+    """Write a block's dx: a member's share. Where it is padded, by way of the gathered rows of x, which nobody needs then."""
+    cdef const Schedule *schedule = &run.schedule
+    cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, width = run.I * run.item, first, count
+    input_gradient(run, run.dgates, run.dgates_row, run.x_rows if run.dx_step else run.dx + row * width, n, member, size)
+    if run.dx_step:
+        count = share(n, 6, member, size, &first)  # the rows that this member has just written
+        move_rows(schedule, run.x_rows, run.dx, run.dx_step, run.dx_sequence, width, width, 0, schedule.N, t_0, t_1, first,
+                  first + count, True)
+
+
+cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
+    """Write a block's part of the weights' gradients, or add it: a member's share."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
     cdef Py_ssize_t H = run.H, P = run.width[0], CH = run.cell.columns * H, a_row = run.dgates_row, t, first, count, at
     cdef Py_ssize_t shift = run.cell.shift * H, cut = run.cell.split * H
     cdef const char *h_before = run.h_before
     cdef const char *inner = run.inner + row * H * item if run.inner != NULL else NULL
-    cdef const char *x
-    cdef char *dx
     cdef const char *dgates
     cdef const char *c
     cdef const char *c_before
@@ -1001,13 +1016,8 @@ cdef void block_gradients(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint a
     if run.tokens != NULL:
         table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, member, size)
     else:
-        at = row * run.I * item
-        x, dx = run.x_rows if run.x_step else run.x + at, run.dx_rows if run.dx_step else run.dx + at
-        input_gradients(run, run.dgates, a_row, x, dx, n, add, member, size)
-        if run.dx_step:
-            count = share(n, 6, member, size, &first)  # the rows that this member has just written
-            move_rows(schedule, dx, run.dx, run.dx_step, run.dx_sequence, run.I * item, run.I * item, 0, schedule.N, t_0, t_1,
-                      first, first + count, True)
+        input_weight_gradient(run, run.dgates, a_row, run.x_rows if run.x_step else run.x + row * run.I * item, n, add, member,
+                              size)
     weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, member, size)
     if run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,
@@ -1124,7 +1134,13 @@ cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil
         meetings += 1
         if not meet(job, part, meetings):
             return
-        block_gradients(run, t_0, t_1, b > 0 or not run.fresh, member, members)
+        block_weights(run, t_0, t_1, b > 0 or not run.fresh, member, members)
+        if run.tokens == NULL:
+            if run.dx_step:
+                meetings += 1
+                if not meet(job, part, meetings):
+                    return
+            block_inputs(run, t_0, t_1, member, members)
         meetings += 1
         if not meet(job, part, meetings):
             return

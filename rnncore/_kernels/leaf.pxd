@@ -79,7 +79,8 @@ cdef extern from "simd/leaf.h":
                       Py_ssize_t b_step, Py_ssize_t p_0, Py_ssize_t p_1, Py_ssize_t n, Py_ssize_t K, int add,
                       int backwards) noexcept nogil
         void (*outer)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
-                      Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side) noexcept nogil
+                      Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side,
+                      int strips) noexcept nogil
         void (*add_rows)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*sum_rows)(void *out, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*rnn_step[4])(const PanelStep *step) noexcept nogil
@@ -97,7 +98,6 @@ cdef extern from "simd/leaf.h":
 
     enum:
         SIDE_ROWS
-        SIDE_STRIPS
 
     const Leaf *leaf_tables(int k) nogil
 

@@ -96,11 +96,12 @@ typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
                                ptrdiff_t b_step, ptrdiff_t p_0, ptrdiff_t p_1, ptrdiff_t n, ptrdiff_t K, int add,
                                int backwards);
 
-/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. `side`, unless NULL, has room for
-   up to SIDE_ROWS of the n rows, of four vectors' columns each time up to SIDE_STRIPS times. */
-enum { SIDE_ROWS = 256, SIDE_STRIPS = 4 };
+/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. `side` has room for so many `strips`
+   of rows of b: of all n, but SIDE_ROWS at most. */
+enum { SIDE_ROWS = 256 };
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
-                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side);
+                               ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
+                               int strips);
 
 /* out (n, m) += a (n, m) */
 typedef void (*add_rows_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m);

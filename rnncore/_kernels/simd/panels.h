@@ -314,11 +314,11 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
    from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows of b are
    far apart, strips of them are copied to `side`, and with them each tile's columns of a. */
 static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
-                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_)
+                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    const int far = side_ && P >= NEAR && m_1 - m_0 > STRIP;
-    const ptrdiff_t most = far ? SIDE_STRIPS * STRIP : STRIP;
+    const int far = strips > 0 && P >= NEAR && m_1 - m_0 > STRIP;
+    const ptrdiff_t most = far ? strips * STRIP : STRIP;
     real tile[SIDE_ROWS * TILE_STEP], *out = out_, *side = side_;
     for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
         K = n - k_0 < SIDE_ROWS ? n - k_0 : SIDE_ROWS;
