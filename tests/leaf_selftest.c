@@ -620,6 +620,7 @@ static void check_products(int P, int K)
             void *out = copy(before, (long)(n - 1) * out_row + P);
             const int strip = 4 * width, p = P / 2; /* in two parts of the columns */
             leaf->inner(out, out_row, a, a_row, b, b_row, strip, 0, p, n, K, add, 0);
+            leaf->inner(out, out_row, a, a_row, b, b_row, strip, p, p, n, K, add, 0);
             leaf->inner(out, out_row, a, a_row, b, b_row, strip, p, P, n, K, add, 1);
             for (int r = 0; r < n; r++)
                 for (int j = 0; j < P; j++) {

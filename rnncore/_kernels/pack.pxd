@@ -10,7 +10,7 @@ cdef class Pack:
     cdef object bias(self, int shift)
     cdef tuple for_blas(self, int shift, int split)
     cdef tuple for_gradients(self, int width, bint of_x)
-    cdef object in_strips(self, int k, int width)
+    cdef object strips_of(self, int k, int width)
     cdef tuple for_backward(self, int split)
     cdef tuple for_panels(self, int width, tuple form)
 

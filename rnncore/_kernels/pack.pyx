@@ -180,14 +180,14 @@ cdef class Pack:
         they are; and the peepholes."""
         W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
         if width:
-            W_ih = self.in_strips(0, width) if of_x else W_ih
-            W_hh, W_hr = self.in_strips(1, width), self.in_strips(4, width)
+            W_ih = self.strips_of(0, width) if of_x else W_ih
+            W_hh, W_hr = self.strips_of(1, width), self.strips_of(4, width)
         return W_ih, W_hh, W_hr, w_peephole
 
-    cdef object in_strips(self, int k, int width):
+    cdef object strips_of(self, int k, int width):
         """One of these; itself if it is a strip."""
         if self.base is not None:
-            return self.base.in_strips(k, width)
+            return self.base.strips_of(k, width)
         W, key = self.arrays[k], (k, width)
         if W is None or cnp.PyArray_DIM(<cnp.ndarray>W, 1) <= 4 * width:
             return W

@@ -361,7 +361,8 @@ static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
     PLAIN_TABLES(inner)
     const real *a = a_, *b = b_;
     real *out = out_;
-    const ptrdiff_t step = K * out_row >= LARGE ? PART : K, first = p_0 / STRIP, strips = (p_1 + STRIP - 1) / STRIP - first;
+    const ptrdiff_t step = K * out_row >= LARGE ? PART : K, first = p_0 / STRIP;
+    const ptrdiff_t strips = p_0 < p_1 ? (p_1 + STRIP - 1) / STRIP - first : 0; /* a member may have no columns */
     for (ptrdiff_t k = 0; k < K; k += step)
         for (ptrdiff_t s = 0; s < strips; s++) {
             const ptrdiff_t at = first + (backwards ? strips - 1 - s : s);
