@@ -100,6 +100,15 @@ def test_the_same_as_one_after_the_other(kind, more, H, V, E, T, N, dtype, ragge
         driver.use(runtime.engine)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wide_rows(dtype):
+    """Of embeddings and of units: gradients multiply with weights in strips."""
+    model = make("LSTM", {}, 267, 150, 270, dtype)
+    tokens, case = random_tokens(model, 20, 8)
+    for a, b in zip(fused(model, tokens, case), apart(model, tokens, case), strict=True):
+        assert_close(a, b, dtype, "backward")
+
+
 def test_gradients_against_differences():
     model = make("GRU", {}, 4, 5, 3, "float64", bidirectional=True)
     lengths = [6, 0, 3]

@@ -58,6 +58,35 @@ def test_weights_that_no_cache_holds(kind, dtype, H, N, T):
     assert_close(panels, blas, layer.dtype.name, "backward")
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (rc.RNN, {"reverse": True}),
+        (rc.LSTM, {"num_layers": 2, "bidirectional": True}),
+        (rc.LSTM, {"proj_size": 267}),
+        (rc.GRU, {"reverse": True}),
+        (rc.GRU, {"reset_after": False}),
+    ],
+)
+def test_wide_layers(kind, options, dtype, ragged):
+    """Gradients copy weights to strips, and rows of x and h before they read them; a part of few steps does not."""
+    T, N = 19, 8
+    layer = kind(261, 293, dtype=dtype, rng=0, **options)
+    case = random_case(layer, T, N, lengths=np.array([19, 3, 19, 0, 17, 18, 12, 19]) if ragged else None)
+    panels, _ = trained(layer, case)
+    for n_threads in (2, 3, 5):
+        assert equal(trained(layer, case, n_threads=n_threads)[0], panels)
+    assert equal(trained(layer, case, checkpoint=3)[0], panels)
+    driver.use("blas")
+    try:
+        blas, _ = trained(layer, case)
+    finally:
+        driver.use(runtime.engine)
+    assert_close(panels, blas, layer.dtype.name, "backward")
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
