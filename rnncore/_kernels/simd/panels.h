@@ -43,7 +43,7 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
             sum[r * VECTORS + v] = NAME(load)(init + r * init_row + v * WIDTH);
     if (K < 1)
         __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
-    _Pragma("GCC unroll 2") /* less to do beside the products: 2 % where two start in a cycle */
+    _Pragma("GCC unroll 2") /* less to do beside the products, where two start in a cycle */
     for (ptrdiff_t k = 0; k < K; k++, panel += STRIDE * WIDTH) {
         UNROLL for (int v = 0; v < AHEAD; v++)
             __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
