@@ -99,13 +99,13 @@ INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real 
 {
 #define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
     static const NAME(tile_function) tiles[TILE_ROWS][3] = {TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6)},
-        halves[] = {NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
-        quarters[] = {QUARTERS(4), QUARTERS(5), QUARTERS(6)};
+        ahead[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
+                       {QUARTERS(4), QUARTERS(5), QUARTERS(6)}};
 #undef TILES
 #undef QUARTERS
     const int parts = n > 3 * TILE_ROWS && REGISTERS == 32 ? 4 : 2;
     if (next && n > TILE_ROWS && at < parts && rows >= 4 && vectors == 4)
-        (parts == 4 ? quarters : halves)[rows - 4](out, init, init_row, a, K, panel, next + at * K * (4 / parts) * WIDTH);
+        ahead[parts == 4][rows - 4](out, init, init_row, a, K, panel, next + at * K * (4 / parts) * WIDTH);
     else
         tiles[rows - 1][vectors / 2](out, init, init_row, a, K, panel, NULL);
 }
