@@ -29,7 +29,7 @@ cdef enum:
     STRIP_ROWS = 128    # of x and y: with fewer, weights are multiplied as they are, for copies would take longer
     FAR_STRIP_ROWS = 32 # the same where weights' rows are so far apart that they fall out of every cache in between
     FAR_BYTES = 2048
-    SIDE_BYTES = 1024   # of a row of x or h that products copy before they read it, in so many strips at a time
+    SIDE_BYTES = 1024   # of a row of x or h that products copy first (NEAR in simd/panels.h), in so many strips at a time
     SIDE_STRIPS = 4
 
 cdef double TABLE_WORK = 1e9    # floating-point operations between two looks for Ctrl-C, without the GIL: some 10 ms

@@ -194,7 +194,7 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, 
    each is on another page. Weights are copied to strips once (`../pack.pyx`); rows of x and h, side by side for each block. A
    matrix of up to 4 vectors is a strip. */
 #define STRIP (4 * WIDTH)
-#define NEAR (ptrdiff_t)(1024 / sizeof(real)) /* elements of a row that need no copy */
+#define NEAR (ptrdiff_t)(1024 / sizeof(real)) /* elements of a row that need no copy; ../cell.pyx knows it, too */
 #define STRIP_AHEAD 8                         /* rows */
 #define TILE_STEP 8                           /* elements from row to row of a tile's columns, where they are copied */
 
@@ -407,6 +407,8 @@ static void NAME(sum_rows)(void *out_, const void *a_, ptrdiff_t a_row, ptrdiff_
 #undef PLAIN_FEW
 #undef REGISTERS
 #undef KEEP
+
+/* --- a step's sums ---------------------------------------------------------------------------------------------- */
 
 /* Panels times rows whose sums are formed before the cell's functions are applied to them: several panels where there
    are few rows. */
