@@ -46,7 +46,7 @@ setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
         extension("driver", "rnncore/_kernels/pool.c"),
-        *[extension(name) for name in ("blas", "cell", "pack", "rnn", "lstm", "gru", "step", "optim", "memory")],
+        *map(extension, ("blas", "matmul", "cell", "pack", "rnn", "lstm", "gru", "step", "optim", "memory")),
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

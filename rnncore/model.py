@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ._kernels.matmul import matmul
 from .checks import as_bool, as_integers, as_real, check_shape, positive_int
 from .layers import GRU, LSTM, RNN
 from .recurrent import RNG
@@ -555,7 +556,8 @@ class SequenceModel:
         y, state = self._reader(x, lengths=lengths, return_sequence=self.per_step, n_threads=n_threads)
         weights = self.modules["head"].parameters()
         rows = self._rows(y, state, lengths).astype(np.float64)
-        return rows @ weights["weight"].T + weights["bias"]  # type: ignore[no-any-return]
+        products: np.ndarray = matmul(rows, weights["weight"].astype(np.float64), trans_b=True)
+        return products + weights["bias"]  # type: ignore[no-any-return]
 
     def _mapped(self, X: Any, function: Callable[[np.ndarray], np.ndarray], n_threads: int | None) -> Any:
         """Return a function of the outputs (·, K): an array, or with `per_step` one for each sequence."""

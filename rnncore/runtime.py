@@ -86,8 +86,8 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     Calls for which threads would not pay use fewer, and so do calls made while other threads compute: together they use
-    no more. Results do not depend on it. Threads park in the kernel between calls. Passes of the `blas` engine, and
-    `train.Linear`, have the threads of SciPy's BLAS instead.
+    no more. Results do not depend on it. Threads park in the kernel between calls. `train.Linear` has as many, too.
+    The `blas` engine has the threads of SciPy's BLAS instead.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``; ``isa``, the instruction set of the kernels; ``engine``; ``threads``, how many a
-        pass of the `panels` engine may use; ``blas``, the library behind the other engine and `train.Linear`, with its
+        pass of the `panels` engine may use; ``blas``, the library behind the other engine, with its
         threads. Imports SciPy.
 
     Examples

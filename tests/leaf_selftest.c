@@ -604,12 +604,13 @@ static void check_map(const char *what, map_function map, number (*f)(number), d
 static void check_products(int P, int K)
 {
     const int width = leaf->width, rows = P < width ? P : width, step = 2 * width;
-    const void *W = draw((long)rows * K, 1);
+    const int W_row = K + 2;
+    const void *W = draw((long)(rows - 1) * W_row + K, 1);
     void *vector = array((long)(K - 1) * step + width);
-    leaf->pack(vector, W, rows, K, step, 2 * LOG2E);
+    leaf->pack(vector, W, W_row, rows, K, step, 2 * LOG2E);
     for (int k = 0; k < K; k++)
         for (int lane = 0; lane < width; lane++)
-            check("pack", get(vector, (long)k * step + lane), lane < rows ? get(W, (long)lane * K + k) * 2 * LOG2E : 0);
+            check("pack", get(vector, (long)k * step + lane), lane < rows ? get(W, (long)lane * W_row + k) * 2 * LOG2E : 0);
 
     const int a_row = K + 2, b_row = P + 3, out_row = P + 1;
     for (int n = 1; n <= 2 * N; n += n < 8 ? 1 : 3) {
@@ -675,10 +676,19 @@ static void check_wide_product(int P, int M, int n)
     release(0);
 }
 
-/* Rows added, and their sums. */
+/* Rows added, their sums, and their products with a vector. */
 static void check_rows(int n, int m)
 {
     const int a_row = m + 3, out_row = m + 1;
+    const void *v = draw(m, 1), *rows = draw((long)n * m, 1);
+    void *dots = array(n);
+    leaf->dots(dots, v, rows, n, m);
+    for (int r = 0; r < n; r++) {
+        double sum = 0;
+        for (int j = 0; j < m; j++)
+            sum += get(v, j) * get(rows, (long)r * m + j);
+        check("dots", get(dots, r), sum);
+    }
     const void *a = draw((long)(n - 1) * a_row + m, 1), *before = draw((long)(n - 1) * out_row + m, 1);
     void *out = copy(before, (long)(n - 1) * out_row + m), *sums = array(m);
     leaf->add_rows(out, out_row, a, a_row, n, m);

@@ -49,33 +49,6 @@ def test_dimensions_are_checked_before_they_are_narrowed(engine):
         cell.infer((pack,), huge, (huge,), 0, None, (huge,), (False,))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("trans_a", [False, True])
-@pytest.mark.parametrize("trans_b", [False, True])
-@pytest.mark.parametrize(
-    "m,n,k", [(1, 1, 1), (1, 7, 3), (5, 1, 4), (6, 7, 8), (40, 130, 33), (0, 3, 2), (2, 0, 3), (2, 3, 0)]
-)
-def test_matmul(m, n, k, trans_a, trans_b, dtype):
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
-    given = [np.ascontiguousarray(x.T if turned else x) for x, turned in ((a, trans_a), (b, trans_b))]
-    actual = blas.matmul(*given, trans_a, trans_b)
-    assert actual.dtype == dtype and actual.shape == (m, n)
-    np.testing.assert_allclose(actual, a.astype(float) @ b.astype(float), rtol=1e-5, atol=1e-5)
-
-
-def test_matmul_refuses_what_it_cannot_read():
-    a = np.zeros((2, 3))
-    for x, y in [
-        (a, a), (a, np.zeros((3, 2), "f4")), (a[:, ::2], np.zeros((2, 2))), (a, [1]), (a, np.zeros(3)),
-        (a.astype(int), np.zeros((3, 2), int)),
-    ]:  # fmt: skip
-        with pytest.raises(ValueError, match="expected"):
-            blas.matmul(x, y)
-    with pytest.raises(TypeError):
-        blas.matmul(a, None)
-
-
 def test_blocked():
     """Blocks of 64 columns, the last one narrower."""
     b = np.arange(3 * 150).reshape(3, 150)

@@ -64,7 +64,7 @@ def test_version():
 
 def test_types_are_shipped():
     assert resources.files("rnncore").joinpath("py.typed").is_file()
-    for module in ("blas", "cell", "driver", "gru", "leaf", "lstm", "memory", "optim", "pack", "rnn", "step"):
+    for module in ("blas", "cell", "driver", "gru", "leaf", "lstm", "matmul", "memory", "optim", "pack", "rnn", "step"):
         assert resources.files("rnncore._kernels").joinpath(f"{module}.pyi").is_file()
 
 

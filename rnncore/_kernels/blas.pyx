@@ -7,13 +7,9 @@ SciPy is imported at the first product, not with this module.
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 import numpy as np
 
-cimport numpy as cnp
-
 from libc.limits cimport INT_MAX
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
-
-cnp.import_array()
 
 # ?gemm and ?gemv as Fortran declares them, for 32-bit (LP64) and 64-bit (ILP64) integers
 ctypedef void (*sgemm_lp64)(char *, char *, int *, int *, int *, float *, const float *, int *, const float *, int *,
@@ -181,36 +177,3 @@ cdef void product_blocked(
                     <const char *>a + (i * lda + p) * item, lda, <const char *>b + (j * k + p * width) * item, width,
                     beta if p == 0 else 1, <char *>c + (i * ldc + j) * item, ldc,
                 )
-
-
-def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
-    """Return op(a) op(b) for C-contiguous matrices of one dtype, float32 or float64; without the GIL.
-
-    Raises
-    ------
-    ValueError
-        If they are not that, or their sizes do not match or exceed what BLAS counts.
-    """
-    cdef cnp.ndarray left, right, out
-    cdef Py_ssize_t lda, ldb, m, n, k
-    cdef int dtype
-    for array in (a, b):  # exactly arrays: a subclass could tell anything about its shape
-        if type(array) is not np.ndarray or array.ndim != 2 or array.dtype != a.dtype or not array.flags.c_contiguous:
-            raise ValueError(f"expected C-contiguous matrices of one dtype, got {array!r:.80}")
-    if a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"expected float32 or float64, got {a.dtype}")
-    left, right, dtype = a, b, FLOAT32 if a.dtype == np.float32 else FLOAT64
-    lda, ldb = a.shape[1], b.shape[1]
-    m, k = a.shape[::-1] if trans_a else a.shape
-    n = b.shape[0 if trans_b else 1]
-    if b.shape[1 if trans_b else 0] != k:
-        raise ValueError(f"expected matrices that match, got {a.shape}{'ᵀ' * trans_a} and {b.shape}{'ᵀ' * trans_b}")
-    load()
-    check_dimension(max(m, n, k))
-    if m == 0 or n == 0 or k == 0:
-        return np.zeros((m, n), a.dtype)
-    out = np.empty((m, n), a.dtype)
-    with nogil:
-        product(dtype, trans_a, trans_b, m, n, k, cnp.PyArray_DATA(left), lda, cnp.PyArray_DATA(right), ldb, 0,
-                cnp.PyArray_DATA(out), n)
-    return out

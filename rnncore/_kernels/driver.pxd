@@ -143,6 +143,8 @@ cdef struct Run:
     double *squares[MAX_STATES] # (rows)
 
 cdef int engine  # in use
+cdef int limit   # threads of a call that does not say how many
+cdef int side_strips  # of x and h that a weight's gradient copies at a time
 
 # Memory for a pass's workspace that outlives it; begins as {NULL, 0}, and its owner frees `memory`.
 cdef struct Scratch:
@@ -174,6 +176,7 @@ cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a
                                 int member, int size) noexcept nogil
 cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, int member,
                          int size) noexcept nogil
+cdef void share_out(void (*body)(void *job, int member) noexcept nogil, void *job, int members) noexcept nogil
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil
 cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil
 cdef int backward(Run *runs, int count, int members) except -1 nogil

@@ -28,7 +28,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, product_blocked, real
-from .leaf cimport IDENTITY, NONLINEARITIES, PanelStep, leaf_of
+from .leaf cimport IDENTITY, NONLINEARITIES, SIDE_ROWS, PanelStep, leaf_of
 from .pack cimport Pack, panel_vectors
 from .pool cimport (
     POOL_MOST, Barrier, Counter, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take,
@@ -73,8 +73,10 @@ cdef double LOOK_SECONDS = 0.02
 # until the step that needs them.
 cdef Py_ssize_t panel_rows = second_level_cache() // (1 << 14), panel_bytes = second_level_cache() // 2
 
+side_strips = second_level_cache() // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
+
 engine = PANELS
-cdef int limit = 1             # threads of a call that does not say how many
+limit = 1
 
 
 def use(str name not None):
@@ -736,6 +738,13 @@ cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil:
     if run.engine == BLAS:
         return 1
     return n_threads if n_threads > 0 else worth(run, count, min(limit, -n_threads) if n_threads else limit)
+
+
+cdef void share_out(void (*body)(void *job, int member) noexcept nogil, void *job, int members) noexcept nogil:
+    """Run body(job, k) for k = 0 .. members-1, or for fewer where more threads would run than `limit`."""
+    cdef Crew crew
+    pool_gather(&crew, members, limit)
+    pool_run(&crew, body, job)
 
 
 # --- one call forwards ------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t ite
             for q in range(count):
                 gate = (v + q) % gates if interleaved else set
                 unit = ((v + q) // gates if interleaved else v + q) * width
-                leaf.pack(out + ((v * sets + set * count) * K + q) * width * item, W + (gate * H + unit) * K * item, H - unit,
-                          K, count * width, scales[gate])
+                leaf.pack(out + ((v * sets + set * count) * K + q) * width * item, W + (gate * H + unit) * K * item, K,
+                          H - unit, K, count * width, scales[gate])
         v += count
 
 

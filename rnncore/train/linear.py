@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .._kernels.blas import matmul
+from .._kernels.matmul import matmul
 from ..checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
 from ..tape import Tape, open_tape
 from ..weights import Module, Weights
@@ -39,8 +39,9 @@ class Linear(Module):
 
     Notes
     -----
-    Parameters are ``weight`` (out_features, in_features), V below, and ``bias`` (out_features,), c below. The products
-    are BLAS's: their last bits may depend on how many rows x has.
+    Parameters are ``weight`` (out_features, in_features), V below, and ``bias`` (out_features,), c below. As many
+    threads as `rnncore.set_num_threads` allows share the products, if they are large, and results do not depend on
+    them. Their last bits may depend on how many rows x has.
 
     Math::
 

@@ -64,8 +64,10 @@ typedef void (*gru_reset_backward_function)(void *dgates, ptrdiff_t row, void *d
 /* The panels engine: weights packed as simd/panels.h says, `vectors` of them. They, and the bias, are multiplied by
    -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
 
-/* One vector of a panel whose lines are `step` elements apart, from up to `width` rows of W (rows, K) times a scale */
-typedef void (*pack_function)(void *out, const void *W, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step, double scale);
+/* One vector of a panel whose lines are `step` elements apart, from up to `width` rows of W (rows, K), which are
+   `row` elements apart, times a scale */
+typedef void (*pack_function)(void *out, const void *W, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
+                              double scale);
 
 /* z (vectors, rows) = bias + a (n, K) W^T for n of the rows, from `row` on, and the vectors from v_0 to v_1, which are
    whole blocks of so many gates' panels */
@@ -102,6 +104,9 @@ enum { SIDE_ROWS = 256 };
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
                                int strips);
+
+/* out (n) = b a for b (n, K): a vector's parts of each sum, then these from first to last */
+typedef void (*dots_function)(void *out, const void *a, const void *b, ptrdiff_t n, ptrdiff_t K);
 
 /* out (n, m) += a (n, m) */
 typedef void (*add_rows_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m);
@@ -167,6 +172,7 @@ struct leaf {
     project_function project;
     inner_function inner;
     outer_function outer;
+    dots_function dots;
     add_rows_function add_rows;
     sum_rows_function sum_rows;
     panel_step_function rnn_step[NONLINEARITIES];

@@ -154,10 +154,10 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
     }
 }
 
-/* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), each times the scale; the rest zero. Exact
+/* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), `row` elements apart, each times the scale; the rest zero. Exact
    products, rounded once. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the
    first half and those of the second are zipped. */
-static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step, double scale)
+static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step, double scale)
 {
     real *out = out_;
     const real *W = W_;
@@ -166,10 +166,10 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t rows, ptrdiff_t K, 
         V block[WIDTH], zipped[WIDTH];
         if (rows >= WIDTH && columns == WIDTH)
             UNROLL for (int r = 0; r < WIDTH; r++)
-                block[r] = NAME(scaled)(NAME(load)(W + r * K + k_0), scale);
+                block[r] = NAME(scaled)(NAME(load)(W + r * row + k_0), scale);
         else
             for (int r = 0; r < WIDTH; r++)
-                block[r] = r < rows ? NAME(scaled)(NAME(load_first)(W + r * K + k_0, columns), scale) : ALL(0);
+                block[r] = r < rows ? NAME(scaled)(NAME(load_first)(W + r * row + k_0, columns), scale) : ALL(0);
         UNROLL for (int half = 1; half < WIDTH; half *= 2) {
             UNROLL for (int r = 0; r < WIDTH / 2; r++) {
                 zipped[2 * r] = NAME(zip_first)(block[r], block[r + WIDTH / 2]);
@@ -395,6 +395,34 @@ static void NAME(sum_rows)(void *out_, const void *a_, ptrdiff_t a_row, ptrdiff_
             STORE(out + j, LOAD(out + j) + LOAD(p) + LOAD(p + a_row) + LOAD(p + 2 * a_row) + LOAD(p + 3 * a_row));
         });
     NAME(add_rows)(out, 0, a, a_row, n, m);
+}
+
+/* A few of b's rows at a time: sums that do not wait for each other. */
+INLINE void NAME(dots_of)(const int ROWS, real *out, const real *a, const real *b, ptrdiff_t K)
+{
+    V sum[4];
+    UNROLL for (int r = 0; r < ROWS; r++)
+        sum[r] = ALL(0);
+    FOR_VECTORS(K, {
+        V a_j = LOAD(a + j);
+        UNROLL for (int r = 0; r < ROWS; r++)
+            sum[r] = FMA(a_j, LOAD(b + r * K + j), sum[r]);
+    });
+    for (int r = 0; r < ROWS; r++) {
+        out[r] = 0;
+        for (int lane = 0; lane < WIDTH; lane++)
+            out[r] += sum[r][lane];
+    }
+}
+
+static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, ptrdiff_t K)
+{
+    real *out = out_;
+    const real *a = a_, *b = b_;
+    for (; n >= 4; n -= 4, out += 4, b += 4 * K)
+        NAME(dots_of)(4, out, a, b, K);
+    for (; n > 0; n--, out++, b += K)
+        NAME(dots_of)(1, out, a, b, K);
 }
 #undef PLAIN_ROWS
 #undef STRIP_AHEAD

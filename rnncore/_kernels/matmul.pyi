@@ -1,0 +1,3 @@
+import numpy as np
+
+def matmul(a: np.ndarray, b: np.ndarray, trans_a: bool = False, trans_b: bool = False) -> np.ndarray: ...

@@ -1,0 +1,178 @@
+"""Products of whole matrices, outside of time: a linear layer's. By BLAS in the blas engine; else our own, shared by as many
+threads as a layer's call has by itself, and with the same bits for any number of them.
+
+Parts of the product go to whoever comes first. In a part, products are those of some rows of op(a) with a strip of op(b), four
+vectors wide (simd/panels.h), of TERMS at a time. Rows of a^T are copied for that, and columns of b^T; those of b, where there
+are rows enough to pay for it. A row or a few times b^T is a vector product for each number.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
+from .driver cimport BLAS, PANELS, engine, limit, share_out
+from .leaf cimport Leaf, leaf_of
+from .memory import empty
+from .pool cimport Counter, counter_reset, counter_take
+
+cnp.import_array()
+
+cdef enum:
+    FEW = 32            # rows that do not pay for copies
+    ROWS = 256          # of a part
+    TERMS = 512         # at a time
+    NEAR = 1024         # bytes of a row of b that needs no copy
+    SINGLE = 3          # rows of a that are multiplied with b^T one by one
+
+cdef double WORK = 4e6  # floating-point operations that a thread is woken for
+
+cdef struct Job:
+    const Leaf *leaf
+    Py_ssize_t item, m, n, k
+    const char *a
+    const char *b
+    char *out
+    bint trans_a, trans_b
+    Py_ssize_t groups, spans    # of rows, of columns: a part of out is one of each
+    bint copies                 # strips of op(b)
+    char *memory                # of so many bytes for each member: a strip and, of a^T, what a part needs
+    size_t size
+    Counter next
+
+
+cdef inline Py_ssize_t copied_row(const Job *job) noexcept nogil:
+    """Elements of a row of a^T as it is copied: whole vectors, and whole cache lines, an odd number of them, so that rows are
+    not in each other's way."""
+    cdef Py_ssize_t line = 64 // job.item
+    return ((min(job.k, <Py_ssize_t>TERMS) + line - 1) // line | 1) * line
+
+
+cdef void copy_rows(const Job *job, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t k_0, Py_ssize_t k, char *to) noexcept nogil:
+    """Rows of a^T from `first` on, of their elements the k from k_0 on: a vector of these at a time."""
+    cdef Py_ssize_t width = job.leaf.width, row
+    for row from 0 <= row < k by width:
+        job.leaf.pack(to + row * job.item, job.a + ((k_0 + row) * job.m + first) * job.item, job.m, min(width, k - row), rows,
+                      copied_row(job), 1)
+
+
+cdef void copy_strip(const Job *job, Py_ssize_t j, Py_ssize_t columns, Py_ssize_t k_0, Py_ssize_t k, char *to) noexcept nogil:
+    """Columns of op(b) from j on, of their elements the k from k_0 on, as a strip."""
+    cdef Py_ssize_t width = job.leaf.width, item = job.item, row, v
+    if job.trans_b:
+        for v from 0 <= v < columns by width:
+            job.leaf.pack(to + v * item, job.b + ((j + v) * job.k + k_0) * item, job.k, min(width, columns - v), k, 4 * width, 1)
+    else:
+        for row in range(k):
+            memcpy(to + row * 4 * width * item, job.b + ((k_0 + row) * job.n + j) * item, columns * item)
+
+
+cdef void multiply(const Job *job, Py_ssize_t q, char *strip) noexcept nogil:
+    """The q-th part of out."""
+    cdef Py_ssize_t width = 4 * job.leaf.width, n = job.n, item = job.item, strips = (n + width - 1) // width
+    cdef Py_ssize_t g = q // job.spans, s = q % job.spans
+    cdef Py_ssize_t first = job.m * g // job.groups, rows = job.m * (g + 1) // job.groups - first
+    cdef Py_ssize_t j_0 = strips * s // job.spans * width, j_1 = min(strips * (s + 1) // job.spans * width, n)
+    cdef Py_ssize_t k_0 = 0, k, j, columns, row, a_row = job.k, b_row = n
+    cdef char *turned = strip + (TERMS * width * item if job.copies else 0)
+    cdef const char *a
+    cdef const char *b
+    if not job.copies and job.trans_b:
+        for row in range(rows):
+            job.leaf.dots(job.out + (row * n + j_0) * item, job.a + row * job.k * item, job.b + j_0 * job.k * item, j_1 - j_0, job.k)
+        return
+    while k_0 < job.k:
+        k = min(job.k - k_0, <Py_ssize_t>TERMS)
+        a = job.a + (first * job.k + k_0) * item
+        if job.trans_a:
+            copy_rows(job, first, rows, k_0, k, turned)
+            a, a_row = turned, copied_row(job)
+        j = j_0
+        while j < j_1:
+            columns = min(width, j_1 - j)
+            b = job.b + (k_0 * n + j) * item
+            if job.copies:
+                copy_strip(job, j, columns, k_0, k, strip)
+                b, b_row = strip, width
+            job.leaf.inner(job.out + (first * n + j) * item, n, a, a_row, b, b_row, 0, 0, columns, rows, k, k_0 > 0, 0)
+            j += width
+        k_0 += k
+
+
+cdef void member_of(void *job_, int member) noexcept nogil:
+    """What one member of a crew does."""
+    cdef Job *job = <Job *>job_
+    cdef Py_ssize_t q = counter_take(&job.next)
+    while q < job.groups * job.spans:
+        multiply(job, q, job.memory + member * job.size)
+        q = counter_take(&job.next)
+
+
+cdef int ours(Job *job) except -1 nogil:
+    """The product by our own kernels."""
+    cdef Py_ssize_t width = 4 * job.leaf.width
+    cdef Py_ssize_t members = <Py_ssize_t>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0)
+    cdef char *memory
+    job.groups = (job.m + ROWS - 1) // ROWS
+    job.spans = min((members + job.groups - 1) // job.groups, (job.n + width - 1) // width)
+    members = min(members, job.groups * job.spans)
+    job.copies = job.m > SINGLE if job.trans_b else job.n * job.item > NEAR and job.m >= FEW
+    job.size = TERMS * width * job.item if job.copies else 0
+    if job.trans_a:
+        job.size += min(job.m, <Py_ssize_t>ROWS) * copied_row(job) * job.item
+    memory = <char *>malloc(members * job.size + 64)
+    if memory == NULL:
+        with gil:
+            raise MemoryError("no memory for a product's workspace")
+    job.memory = <char *>((<uintptr_t>memory + 63) & ~<uintptr_t>63)
+    counter_reset(&job.next)
+    share_out(member_of, job, <int>members)
+    free(memory)
+    return 0
+
+
+def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
+    """Return op(a) op(b) for C-contiguous matrices of one dtype, float32 or float64; without the GIL. At most one of them is
+    transposed.
+
+    Raises
+    ------
+    ValueError
+        If they are not that, or their sizes do not match, or exceed what BLAS counts where it is asked.
+    """
+    cdef cnp.ndarray left, right, out
+    cdef Py_ssize_t lda, ldb, m, n, k
+    cdef int dtype
+    cdef Job job
+    for array in (a, b):  # exactly arrays: a subclass could tell anything about its shape
+        if type(array) is not np.ndarray or array.ndim != 2 or array.dtype != a.dtype or not array.flags.c_contiguous:
+            raise ValueError(f"expected C-contiguous matrices of one dtype, got {array!r:.80}")
+    if a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"expected float32 or float64, got {a.dtype}")
+    left, right, dtype = a, b, FLOAT32 if a.dtype == np.float32 else FLOAT64
+    lda, ldb = a.shape[1], b.shape[1]
+    m, k = a.shape[::-1] if trans_a else a.shape
+    n = b.shape[0 if trans_b else 1]
+    if trans_a and trans_b or b.shape[1 if trans_b else 0] != k:
+        raise ValueError(f"expected matrices that match, got {a.shape}{'ᵀ' * trans_a} and {b.shape}{'ᵀ' * trans_b}")
+    if m == 0 or n == 0 or k == 0:
+        return np.zeros((m, n), a.dtype)
+    if engine == PANELS and trans_b and (n <= SINGLE < m or SINGLE < m < min(n, <Py_ssize_t>FEW)):
+        return np.ascontiguousarray(matmul(b, a, False, True).T)  # the other way round there is less to copy
+    out = empty((m, n), a.dtype)
+    if engine == BLAS:
+        load()
+        check_dimension(max(m, n, k))
+        with nogil:
+            product(dtype, trans_a, trans_b, m, n, k, cnp.PyArray_DATA(left), lda, cnp.PyArray_DATA(right), ldb, 0,
+                    cnp.PyArray_DATA(out), n)
+        return out
+    job.leaf, job.item, job.m, job.n, job.k = leaf_of(dtype), cnp.PyArray_ITEMSIZE(left), m, n, k
+    job.a, job.b = <const char *>cnp.PyArray_DATA(left), <const char *>cnp.PyArray_DATA(right)
+    job.out, job.trans_a, job.trans_b = <char *>cnp.PyArray_DATA(out), trans_a, trans_b
+    with nogil:
+        ours(&job)
+    return out
