@@ -444,29 +444,39 @@ static void check_rnn(int function, int H)
 
 static void check_softmax(int P)
 {
-    static double o[N * MAX], ds[N * MAX];
+    static double o[N * MAX], ds[N * MAX], most[N], sums[N];
     void *y = draw(N * P, 3);
     const void *dout = draw(N * P, 1);
     for (int r = 0; r < N; r++) {
         const int first = r * P;
-        double most = -INFINITY, sum = 0, loss = 0;
+        double sum = 0, loss = 0;
+        most[r] = -INFINITY;
         for (int j = first; j < first + P; j++) {
             put(y, j, get(y, j) + 300 * (r % 3 - 1)); /* exp alone would leave the range of numbers */
-            most = get(y, j) > most ? get(y, j) : most;
+            most[r] = get(y, j) > most[r] ? get(y, j) : most[r];
         }
         for (int j = first; j < first + P; j++) {
-            const double e = exp(get(y, j) - most);
+            const double e = exp(get(y, j) - most[r]);
             sum += e, loss += get(dout, j) * e;
         }
+        sums[r] = sum;
         for (int j = first; j < first + P; j++) {
-            const number e = cexp(get(y, j) - most + STEP * _Complex_I);
+            const number e = cexp(get(y, j) - most[r] + STEP * _Complex_I);
             o[j] = creal(e) / sum;
             ds[j] = cimag((loss + get(dout, j) * (e - creal(e))) / (sum + e - creal(e))) / STEP;
         }
     }
-    void *back = array(N * P);
-    leaf->softmax(y, N, P);
+    void *back = array(N * P), *scaled = copy(y, N * P);
+    double parts[N][2];
+    leaf->softmax(scaled, parts, N, P, 0.25);
+    leaf->softmax(y, NULL, N, P, 1);
     check_all("softmax", y, o, N * P);
+    for (int r = 0; r < N; r++) {
+        check("softmax, largest", parts[r][0], most[r]);
+        check("softmax, sum", parts[r][1], sums[r]);
+        for (int j = r * P; j < (r + 1) * P; j++)
+            check("softmax, scaled", get(scaled, j), o[j] / 4);
+    }
     leaf->softmax_backward(back, dout, y, N, P);
     check_all("softmax_backward", back, ds, N * P);
     release(0);

@@ -279,7 +279,7 @@ cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil:
     """Of the rows from v_0 to v_1."""
     cdef Py_ssize_t P = run.width[0], r
     cdef char *o = <char *>s.after[0] + s.v_0 * P * run.item
-    run.leaf.softmax(o, s.v_1 - s.v_0, P)                                                           # (4)
+    run.leaf.softmax(o, NULL, s.v_1 - s.v_0, P, 1)                                                  # (4)
     if s.y != NULL and run.engine == PANELS:
         for r in range(s.v_1 - s.v_0):
             memcpy(<char *>s.y + (s.v_0 + r) * run.y_stride * run.item, o + r * P * run.item, P * run.item)

@@ -53,7 +53,7 @@ cdef extern from "simd/leaf.h":
         void (*rnn_forward[4])(void *h, const void *a, const void *bias, Py_ssize_t n, Py_ssize_t H) noexcept nogil
         void (*rnn_backward[4])(void *da, Py_ssize_t row, const void *dh, const void *h, Py_ssize_t n, Py_ssize_t H,
                                 Py_ssize_t units) noexcept nogil
-        void (*softmax)(void *y, Py_ssize_t n, Py_ssize_t P) noexcept nogil
+        void (*softmax)(void *y, double (*parts)[2], Py_ssize_t n, Py_ssize_t P, double scale) noexcept nogil
         void (*softmax_backward)(void *ds, const void *do_, const void *o, Py_ssize_t n, Py_ssize_t P) noexcept nogil
         void (*lstm_forward)(void *h, void *c, void *gates, const void *c_before, const void *bias,
                              const void *peephole, Py_ssize_t n, Py_ssize_t H) noexcept nogil

@@ -1,5 +1,5 @@
 """Training's passes over flat memory: an optimiser's step and, no Python code in between, its change of hands; the sum
-of squares that clipping needs."""
+of squares that clipping needs; the softmax of a loss."""
 
 import numpy as np
 
@@ -127,3 +127,21 @@ def sum_of_squares(x not None, double scale=1.0):
     with nogil:
         total = leaf.sum_of_squares(data, n, scale)
     return total
+
+
+def softmax(y not None, parts not None, double scale):
+    """Turn each row of y (n, C) into its softmax times a scale, in place, without the GIL and with denormal numbers flushed to
+    zero; leave in the rows of `parts`, (n, 2) of float64, its largest number, m, and the sum of all e^(y-m)."""
+    cdef cnp.ndarray array = checked(y, y, True), both = checked(parts, parts, True)
+    cdef const Leaf *leaf = leaf_for(array)
+    cdef unsigned long mode
+    cdef double (*of_rows)[2]
+    if array.ndim != 2 or cnp.PyArray_TYPE(both) != cnp.NPY_DOUBLE or both.ndim != 2 or both.shape[0] != array.shape[0] \
+            or both.shape[1] != 2:
+        raise ValueError(f"expected rows, and float64 (rows, 2), got {y.shape} and {parts.dtype} {parts.shape}")
+    of_rows = <double (*)[2]>cnp.PyArray_DATA(both)
+    if array.shape[1]:
+        with nogil:
+            mode = denormals_flush()
+            leaf.softmax(cnp.PyArray_DATA(array), of_rows, array.shape[0], array.shape[1], scale)
+            denormals_restore(mode)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._kernels.memory import empty
+from .._kernels.optim import softmax
 from ..checks import as_real, check_shape
 
 __all__ = ["mean_squared_error", "softmax_cross_entropy"]
@@ -98,18 +99,17 @@ def softmax_cross_entropy(
         for i in range(0, len(k), n):
             k_t = k[i : i + n]
             z_t = z[i : i + n] if rows is None else z[rows[i : i + n]]
-            e = dz[i : i + n] if rows is None else np.empty_like(z_t)
-            top = z_t.max(axis=1, keepdims=True)
-            np.exp(np.subtract(z_t, top, out=e), out=e)
-            total = e.sum(axis=1, keepdims=True)
-            loss_t = np.log(total[:, 0], dtype=np.float64)
+            dz_t = dz[i : i + n] if rows is None else z_t
             at = np.arange(len(k_t)), k_t
-            loss_t += np.subtract(top[:, 0], z_t[at], dtype=np.float64)
+            z_tk = z_t[at]
+            parts = np.empty((len(k_t), 2))
+            np.copyto(dz_t, z_t)
+            softmax(dz_t, parts, scale)
+            loss_t = np.log(parts[:, 1]) + (parts[:, 0] - z_tk)
             loss += float(loss_t.sum())  # (1) loss = Σ_t log Σ_c exp(z_tc) - z_t,k
-            e *= scale / total  # (1') dz_t = softmax(z_t) - onehot(k)
-            e[at] -= scale
+            dz_t[at] -= scale  # (1') dz_t = softmax(z_t) - onehot(k)
             if rows is not None:
-                dz[rows[i : i + n]] = e
+                dz[rows[i : i + n]] = dz_t
     return loss * scale, dz.reshape(logits.shape)
 
 

@@ -27,6 +27,26 @@
 
 #include "math.h"
 
+/* The sum of a vector's elements, of every fourth at first: no long chain. */
+INLINE real NAME(sum_of)(V v)
+{
+    real sum[4] = {0};
+    UNROLL for (int k = 0; k < WIDTH; k++)
+        sum[k % 4] += v[k];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* The largest of them; NaN may be passed over, unless it comes first. */
+INLINE real NAME(most_of)(V v)
+{
+    real most[4] = {v[0], v[0], v[0], v[0]};
+    UNROLL for (int k = 1; k < WIDTH; k++)
+        most[k % 4] = v[k] > most[k % 4] ? v[k] : most[k % 4];
+    UNROLL for (int k = 1; k < 4; k++)
+        most[0] = most[k] > most[0] ? most[k] : most[0];
+    return most[0];
+}
+
 #include "panels.h"
 
 #include "limits.h"
@@ -142,24 +162,31 @@ RNN_STEP(identity, identity)
 
 /* --- softmax ---------------------------------------------------------------------------------------------------- */
 
-/* Sums of a row are taken in WIDTH parts, element by element of a vector, then from first to last. */
-
-static void NAME(softmax)(void *y_, ptrdiff_t n, ptrdiff_t P)
+static void NAME(softmax)(void *y_, double (*parts)[2], ptrdiff_t n, ptrdiff_t P, double scale)
 {
     real *y = y_;
     for (; n > 0; n--, y += P) {
-        real most = y[0], sum = 0;
-        V part = {0};
-        for (ptrdiff_t j = 1; j < P; j++)
-            most = y[j] > most ? y[j] : most; /* NaN comes through the sum */
+        real most, sum;
+        V part = ALL(y[0]);
+        ptrdiff_t rest = 0;
+        for (; rest + WIDTH <= P; rest += WIDTH) {
+            V y_j = NAME(load)(y + rest);
+            part = NAME(select)(y_j > part, y_j, part); /* NaN comes through the sum */
+        }
+        most = NAME(most_of)(part);
+        for (; rest < P; rest++)
+            most = y[rest] > most ? y[rest] : most;
+        part = ALL(0);
         FOR_VECTORS(P, {
             V e = NAME(exp)(LOAD(y + j) - ALL(most));                                      /* (4) */
             STORE(y + j, e);
             part += LOAD(y + j);
         });
-        for (ptrdiff_t k = 0; k < WIDTH; k++)
-            sum += part[k];
-        FOR_VECTORS(P, { STORE(y + j, LOAD(y + j) / ALL(sum)); });
+        sum = NAME(sum_of)(part);
+        V factor = ALL((real)(scale / (double)sum));
+        FOR_VECTORS(P, { STORE(y + j, LOAD(y + j) * factor); });
+        if (parts)
+            (*parts)[0] = (double)most, (*parts++)[1] = (double)sum;
     }
 }
 
@@ -168,11 +195,9 @@ static void NAME(softmax_backward)(void *ds_, const void *do__, const void *o_, 
     real *ds = ds_;
     const real *do_ = do__, *o = o_;
     for (; n > 0; n--, ds += P, do_ += P, o += P) {
-        real sum = 0;
         V part = {0};
         FOR_VECTORS(P, { part = FMA(LOAD(do_ + j), LOAD(o + j), part); });
-        for (ptrdiff_t k = 0; k < WIDTH; k++)
-            sum += part[k];
+        const real sum = NAME(sum_of)(part);
         FOR_VECTORS(P, { STORE(ds + j, (LOAD(do_ + j) - ALL(sum)) * LOAD(o + j)); });      /* (4') */
     }
 }

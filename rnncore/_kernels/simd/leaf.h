@@ -21,8 +21,9 @@ typedef void (*rnn_forward_function)(void *h, const void *a, const void *bias, p
 typedef void (*rnn_backward_function)(void *da, ptrdiff_t row, const void *dh, const void *h, ptrdiff_t n, ptrdiff_t H,
                                       ptrdiff_t units);
 
-/* softmax of each row of y (n, P), in place: equation (4) of a Jordan network */
-typedef void (*softmax_function)(void *y, ptrdiff_t n, ptrdiff_t P);
+/* softmax of each row of y (n, P), in place, times the scale: equation (4) of a Jordan network. Each row's parts, unless NULL,
+   are its largest number, m, and the sum of all e^(y-m). */
+typedef void (*softmax_function)(void *y, double (*parts)[2], ptrdiff_t n, ptrdiff_t P, double scale);
 
 /* ds (n, P) from do and o = softmax(s): equation (4') of a Jordan network */
 typedef void (*softmax_backward_function)(void *ds, const void *do_, const void *o, ptrdiff_t n, ptrdiff_t P);

@@ -408,11 +408,8 @@ INLINE void NAME(dots_of)(const int ROWS, real *out, const real *a, const real *
         UNROLL for (int r = 0; r < ROWS; r++)
             sum[r] = FMA(a_j, LOAD(b + r * K + j), sum[r]);
     });
-    for (int r = 0; r < ROWS; r++) {
-        out[r] = 0;
-        for (int lane = 0; lane < WIDTH; lane++)
-            out[r] += sum[r][lane];
-    }
+    for (int r = 0; r < ROWS; r++)
+        out[r] = NAME(sum_of)(sum[r]);
 }
 
 static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, ptrdiff_t K)
