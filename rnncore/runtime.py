@@ -86,8 +86,8 @@ def set_num_threads(n: int) -> None:
     Notes
     -----
     Calls for which threads would not pay use fewer, and so do calls made while other threads compute: together they use
-    no more. Results do not depend on it. Threads park in the kernel between calls. `train.Linear` has as many, too.
-    The `blas` engine has the threads of SciPy's BLAS instead.
+    no more. Results do not depend on it. Threads park in the kernel between calls. `train.Linear` and
+    optimisers have as many, too. The `blas` engine has the threads of SciPy's BLAS instead.
 
     Examples
     --------

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from common import DTYPES, import_peer
 
+import rnncore as rc
 from rnncore import runtime
 from rnncore._kernels import leaf, memory
 from rnncore._kernels import optim as kernel
@@ -474,6 +475,24 @@ def test_an_edit_that_would_lose_a_step_is_refused() -> None:
         params["bias"][...] = 7
         SGD(head, 1.0).step({"weight": np.zeros((2, 2)), "bias": -np.ones(2)})
     assert (head.parameters()["bias"] <= 2).all()
+
+
+@pytest.mark.parametrize("rule,options", [RULES[2], RULES[-1]])
+def test_the_same_bits_for_any_threads(rule: Any, options: dict[str, Any]) -> None:
+    """Arrays of many parts, of one that is not whole, and of less than one."""
+    before, found = rc.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 5):
+            rc.set_num_threads(threads)
+            modules = [Linear(601, 703, rng=0), Embedding(3, 5, dtype="float64", rng=1)]
+            optimiser, rng = rule(modules, **options), np.random.default_rng(2)
+            for _ in range(3):
+                optimiser.step([{n: rng.standard_normal(w.shape) for n, w in m.parameters().items()} for m in modules])
+            found.append([w for m in modules for w in m.parameters().values()])
+    finally:
+        rc.set_num_threads(before)
+    for arrays in found[1:]:
+        assert all(np.array_equal(one, other) for one, other in zip(arrays, found[0], strict=True))
 
 
 def test_steps_of_many_threads_all_count() -> None:

@@ -8,18 +8,30 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdlib cimport free, malloc
 
 from .blas cimport FLOAT32, FLOAT64
+from .driver cimport limit, share_out
 from .leaf cimport Adam, Leaf, Sgd, leaf_of
-from .pool cimport denormals_flush, denormals_restore
+from .pool cimport Counter, counter_reset, counter_take, denormals_flush, denormals_restore
 
 cnp.import_array()
 
+cdef enum:
+    PART = 1 << 13          # elements that a thread takes at a time
+    SHARE = 1 << 16         # and for which one is woken
+
 cdef struct Pass:
     const Leaf *leaf
-    Py_ssize_t n
-    void *w
-    const void *before
-    const void *g
-    void *moments[2]
+    Py_ssize_t n, item
+    char *w
+    const char *before
+    const char *g
+    char *moments[2]
+
+cdef struct Job:
+    const Pass *passes
+    Py_ssize_t count
+    const Adam *adam            # or NULL, and
+    const Sgd *sgd
+    Counter next
 
 
 cdef cnp.ndarray checked(object array, cnp.ndarray like, bint writable=False):
@@ -33,6 +45,26 @@ cdef cnp.ndarray checked(object array, cnp.ndarray like, bint writable=False):
         ):
             return a
     raise ValueError(f"expected C-contiguous arrays of one shape, of float32 or float64, got {array!r:.80}")
+
+
+cdef void member_of(void *job_, int member) noexcept nogil:
+    """What one member of a crew does: whichever part of whichever pass comes next."""
+    cdef Job *job = <Job *>job_
+    cdef Py_ssize_t q = counter_take(&job.next), before = 0, k, parts, at, n
+    cdef const Pass *p
+    cdef char *b
+    for k in range(job.count):
+        p = &job.passes[k]
+        parts = (p.n + PART - 1) // PART
+        while q < before + parts:
+            at, n = (q - before) * PART * p.item, min(<Py_ssize_t>PART, p.n - (q - before) * PART)
+            b = p.moments[0] + at if p.moments[0] != NULL else NULL
+            if job.adam != NULL:
+                p.leaf.adam(p.w + at, b, p.moments[1] + at, p.before + at, p.g + at, n, job.adam)
+            else:
+                p.leaf.sgd(p.w + at, b, p.before + at, p.g + at, n, job.sgd)
+            q = counter_take(&job.next)
+        before += parts
 
 
 cdef const Leaf *leaf_for(cnp.ndarray array) noexcept:
@@ -62,14 +94,14 @@ def step(str rule not None, dict settings not None, list passes not None, list c
     Notes
     -----
     Only waiting for a lock can be interrupted: from then on no Python code runs until the function returns, hence no
-    signal's handler either, and nothing is allocated. The passes run without the GIL and flush denormal numbers to
-    zero.
+    signal's handler either, and no object is made. The passes run without the GIL, shared by as many threads as pay, and
+    flush denormal numbers to zero.
     """
     cdef Sgd sgd
     cdef Adam adam
     cdef bint is_adam = rule == "adam"
-    cdef Py_ssize_t count = len(passes), held = 0, k
-    cdef unsigned long mode
+    cdef Py_ssize_t count = len(passes), held = 0, total = 0, k
+    cdef Job job
     cdef Pass *p
     cdef Pass *run = <Pass *>malloc((count or 1) * sizeof(Pass))
     if run == NULL:
@@ -86,13 +118,17 @@ def step(str rule not None, dict settings not None, list passes not None, list c
             if len(moments) != 2 if is_adam else len(moments) > 1:
                 raise ValueError(f"expected the moments of {rule}, got {len(moments)}")
             p = &run[k]
-            p.w = cnp.PyArray_DATA(checked(w, w))
-            p.before = cnp.PyArray_DATA(checked(before, w))
-            p.g = cnp.PyArray_DATA(checked(g, w))
+            p.w = <char *>cnp.PyArray_DATA(checked(w, w))
+            p.before = <const char *>cnp.PyArray_DATA(checked(before, w))
+            p.g = <const char *>cnp.PyArray_DATA(checked(g, w))
             p.moments[0] = p.moments[1] = NULL
             for i, moment in enumerate(moments):
-                p.moments[<int>i] = cnp.PyArray_DATA(checked(moment, w, True))
-            p.leaf, p.n = leaf_for(w), cnp.PyArray_SIZE(w)
+                p.moments[<int>i] = <char *>cnp.PyArray_DATA(checked(moment, w, True))
+            p.leaf, p.n, p.item = leaf_for(w), cnp.PyArray_SIZE(w), cnp.PyArray_ITEMSIZE(w)
+            total += p.n
+        job.passes, job.count = run, count
+        job.adam, job.sgd = &adam if is_adam else NULL, &sgd
+        counter_reset(&job.next)
         for lock in locks:
             lock.acquire()
             held += 1
@@ -100,14 +136,7 @@ def step(str rule not None, dict settings not None, list passes not None, list c
             if getattr(owner, name) is not old:
                 return False
         with nogil:
-            mode = denormals_flush()
-            for k in range(count):
-                p = &run[k]
-                if is_adam:
-                    p.leaf.adam(p.w, p.moments[0], p.moments[1], p.before, p.g, p.n, &adam)
-                else:
-                    p.leaf.sgd(p.w, p.moments[0], p.before, p.g, p.n, &sgd)
-            denormals_restore(mode)
+            share_out(member_of, &job, <int>max(min(total // SHARE, <Py_ssize_t>limit), <Py_ssize_t>1))
         for owner, name, _, new in changes:
             PyObject_GenericSetAttr(owner, name, new)
         return True
