@@ -1,6 +1,6 @@
 """What `train.Embedded` saves: time of lookup and layer one after the other ÷ its own.
 
-    OPENBLAS_NUM_THREADS=1 python bench/embedded.py [--threads 1] [--blocks 30]
+    python bench/embedded.py [--threads 1] [--blocks 30]
 
 Forward passes are checked to have the same bits, gradients to be close. Then blocks of both alternate in one process; a
 ratio is the median over neighbouring blocks, with its 95 % confidence interval. In training, parameters change before

@@ -192,7 +192,7 @@ class SequenceModel:
         rng : numpy.random.Generator, int or None
             Draws orders and dropout masks: the same weights, data and seed give the same weights again.
         n_threads : int, optional
-            As for a layer.
+            Of the layer, as there; head and optimiser have as many as `rnncore.set_num_threads` allows.
 
         Returns
         -------
@@ -276,7 +276,7 @@ class SequenceModel:
         X
             Sequences, as the notes of the class have it.
         n_threads : int, optional
-            As for a layer.
+            Of the layer, as there; the head has as many as `rnncore.set_num_threads` allows.
 
         Returns
         -------
@@ -314,7 +314,7 @@ class SequenceModel:
         X
             Sequences, as the notes of the class have it.
         n_threads : int, optional
-            As for a layer.
+            Of the layer, as there; the head has as many as `rnncore.set_num_threads` allows.
 
         Returns
         -------

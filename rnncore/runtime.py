@@ -121,8 +121,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``; ``isa``, the instruction set of the kernels; ``engine``; ``threads``, how many a
-        pass of the `panels` engine may use; ``blas``, the library behind the other engine, with its
-        threads. Imports SciPy.
+        call may use with the `panels` engine; ``blas``, the library behind the other engine, with its threads. Imports
+        SciPy.
 
     Examples
     --------

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from rnncore import runtime
-from rnncore._kernels import driver
+from rnncore._kernels import driver, leaf
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 
@@ -18,6 +18,14 @@ def engine(request):
     driver.use(request.param)
     yield request.param
     driver.use(runtime.engine)
+
+
+@pytest.fixture
+def isa(request):
+    """An instruction set, one of `leaf.available()`."""
+    leaf.use(request.param)
+    yield request.param
+    leaf.use(runtime.isa)
 
 
 def pytest_collection_modifyitems(items):

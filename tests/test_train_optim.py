@@ -10,7 +10,6 @@ import random
 import signal
 import threading
 import tracemalloc
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,6 @@ import pytest
 from common import DTYPES, import_peer
 
 import rnncore as rc
-from rnncore import runtime
 from rnncore._kernels import leaf, memory
 from rnncore._kernels import optim as kernel
 from rnncore.train import SGD, Adam, AdamW, Embedding, Linear
@@ -58,13 +56,6 @@ def random_grads(owners: list[Module], rng: np.random.Generator) -> list[dict[st
         {name: rng.standard_normal(array.shape).astype(module.dtype) for name, array in module.parameters().items()}
         for module in owners
     ]
-
-
-@pytest.fixture
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    leaf.use(request.param)
-    yield request.param
-    leaf.use(runtime.isa)
 
 
 def reference(rule: Any, w: np.ndarray, gs: list[np.ndarray], **options: Any) -> np.ndarray:
@@ -565,6 +556,20 @@ def test_the_kernels_own_door() -> None:
     for x in (None, [1.0], np.ones(3, int), np.ones(6)[::2]):
         with pytest.raises((TypeError, ValueError)):
             kernel.sum_of_squares(x)  # type: ignore[arg-type]
+
+
+def test_the_kernels_door_for_softmax() -> None:
+    rows, parts = np.ones((3, 4), np.float32), np.zeros((3, 2))
+    for bad in [
+        (rows[0], parts), (rows, parts[:2]), (rows, parts[0]), (rows, np.empty((3, 3))), (rows, parts.astype("f4")),
+        (rows[:, ::2], parts), (memory.blank((3, 4), np.float32), parts), (rows.astype(int), parts), (rows, None),
+    ]:  # fmt: skip
+        with pytest.raises((TypeError, ValueError)):
+            kernel.softmax(*bad, 1.0)
+    kernel.softmax(rows, parts, 0.5)
+    assert (rows == 0.125).all() and (parts == [1, 4]).all()
+    kernel.softmax(np.empty((3, 0)), parts, 1.0)
+    assert (parts == [1, 4]).all()
 
 
 def test_momentum_may_begin_later() -> None:

@@ -80,7 +80,7 @@ limit = 1
 
 
 def use(str name not None):
-    """Use an engine, "panels" or "blas", for forward passes from now on, in the whole process."""
+    """Use an engine, "panels" or "blas", for forward passes and `matmul` from now on, in the whole process."""
     global engine
     engine = {"blas": BLAS, "panels": PANELS}[name]
 
@@ -741,7 +741,7 @@ cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil:
 
 
 cdef void share_out(void (*body)(void *job, int member) noexcept nogil, void *job, int members) noexcept nogil:
-    """Run body(job, k) for k = 0 .. members-1, or for fewer where more threads would run than `limit`."""
+    """Run body(job, k) for k = 0 .. members-1, or for the first few of them (pool.h): whoever comes takes what is left to do."""
     cdef Crew crew
     pool_gather(&crew, members, limit)
     pool_run(&crew, body, job)

@@ -9,8 +9,6 @@ are rows enough to pay for it. A row or a few times b^T is a vector product for 
 import numpy as np
 
 cimport numpy as cnp
-from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
@@ -38,9 +36,10 @@ cdef struct Job:
     char *out
     bint trans_a, trans_b
     Py_ssize_t groups, spans    # of rows, of columns: a part of out is one of each
+    Py_ssize_t members
     bint copies                 # strips of op(b)
     char *memory                # of so many bytes for each member: a strip and, of a^T, what a part needs
-    size_t size
+    Py_ssize_t size
     Counter next
 
 
@@ -59,12 +58,14 @@ cdef void copy_rows(const Job *job, Py_ssize_t first, Py_ssize_t rows, Py_ssize_
                       copied_row(job), 1)
 
 
-cdef void copy_strip(const Job *job, Py_ssize_t j, Py_ssize_t columns, Py_ssize_t k_0, Py_ssize_t k, char *to) noexcept nogil:
+cdef void copy_strip(const Job *job, Py_ssize_t j, Py_ssize_t columns, Py_ssize_t k_0, Py_ssize_t k,
+                     char *to) noexcept nogil:
     """Columns of op(b) from j on, of their elements the k from k_0 on, as a strip."""
     cdef Py_ssize_t width = job.leaf.width, item = job.item, row, v
     if job.trans_b:
         for v from 0 <= v < columns by width:
-            job.leaf.pack(to + v * item, job.b + ((j + v) * job.k + k_0) * item, job.k, min(width, columns - v), k, 4 * width, 1)
+            job.leaf.pack(to + v * item, job.b + ((j + v) * job.k + k_0) * item, job.k, min(width, columns - v), k,
+                          4 * width, 1)
     else:
         for row in range(k):
             memcpy(to + row * 4 * width * item, job.b + ((k_0 + row) * job.n + j) * item, columns * item)
@@ -82,7 +83,8 @@ cdef void multiply(const Job *job, Py_ssize_t q, char *strip) noexcept nogil:
     cdef const char *b
     if not job.copies and job.trans_b:
         for row in range(rows):
-            job.leaf.dots(job.out + (row * n + j_0) * item, job.a + row * job.k * item, job.b + j_0 * job.k * item, j_1 - j_0, job.k)
+            job.leaf.dots(job.out + (row * n + j_0) * item, job.a + row * job.k * item, job.b + j_0 * job.k * item,
+                          j_1 - j_0, job.k)
         return
     while k_0 < job.k:
         k = min(job.k - k_0, <Py_ssize_t>TERMS)
@@ -111,27 +113,22 @@ cdef void member_of(void *job_, int member) noexcept nogil:
         q = counter_take(&job.next)
 
 
-cdef int ours(Job *job) except -1 nogil:
-    """The product by our own kernels."""
-    cdef Py_ssize_t width = 4 * job.leaf.width
-    cdef Py_ssize_t members = <Py_ssize_t>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0)
-    cdef char *memory
-    job.groups = (job.m + ROWS - 1) // ROWS
-    job.spans = min((members + job.groups - 1) // job.groups, (job.n + width - 1) // width)
-    members = min(members, job.groups * job.spans)
+cdef void cut(Job *job) noexcept nogil:
+    """Into parts, for as many members as pay: some for each, or as many of one size as there are members where each part
+    makes copies of its own."""
+    cdef Py_ssize_t width = 4 * job.leaf.width, strips = (job.n + width - 1) // width
+    job.members = <Py_ssize_t>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0)
+    job.groups, job.spans = (job.m + ROWS - 1) // ROWS, 1
+    if job.trans_a and job.m >= 2 * FEW * job.members:
+        job.groups = (job.groups + job.members - 1) // job.members * job.members
+    elif job.members > 1:
+        job.spans = min(((1 if job.trans_a else 3) * job.members + job.groups - 1) // job.groups, strips)
+    job.members = min(job.members, job.groups * job.spans)
     job.copies = job.m > SINGLE if job.trans_b else job.n * job.item > NEAR and job.m >= FEW
     job.size = TERMS * width * job.item if job.copies else 0
     if job.trans_a:
         job.size += min(job.m, <Py_ssize_t>ROWS) * copied_row(job) * job.item
-    memory = <char *>malloc(members * job.size + 64)
-    if memory == NULL:
-        with gil:
-            raise MemoryError("no memory for a product's workspace")
-    job.memory = <char *>((<uintptr_t>memory + 63) & ~<uintptr_t>63)
     counter_reset(&job.next)
-    share_out(member_of, job, <int>members)
-    free(memory)
-    return 0
 
 
 def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
@@ -143,7 +140,7 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
     ValueError
         If they are not that, or their sizes do not match, or exceed what BLAS counts where it is asked.
     """
-    cdef cnp.ndarray left, right, out
+    cdef cnp.ndarray left, right, out, workspace
     cdef Py_ssize_t lda, ldb, m, n, k
     cdef int dtype
     cdef Job job
@@ -173,6 +170,9 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
     job.leaf, job.item, job.m, job.n, job.k = leaf_of(dtype), cnp.PyArray_ITEMSIZE(left), m, n, k
     job.a, job.b = <const char *>cnp.PyArray_DATA(left), <const char *>cnp.PyArray_DATA(right)
     job.out, job.trans_a, job.trans_b = <char *>cnp.PyArray_DATA(out), trans_a, trans_b
+    cut(&job)
+    workspace = empty((job.members * job.size // <Py_ssize_t>sizeof(double),), np.dtype(np.float64))
+    job.memory = <char *>cnp.PyArray_DATA(workspace)
     with nogil:
-        ours(&job)
+        share_out(member_of, &job, <int>job.members)
     return out

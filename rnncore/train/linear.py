@@ -41,7 +41,8 @@ class Linear(Module):
     -----
     Parameters are ``weight`` (out_features, in_features), V below, and ``bias`` (out_features,), c below. As many
     threads as `rnncore.set_num_threads` allows share the products, if they are large, and results do not depend on
-    them. Their last bits may depend on how many rows x has.
+    them (with the blas engine, BLAS's threads do). Denormal numbers are flushed to zero. Last bits may depend on how
+    many rows x has.
 
     Math::
 

@@ -103,7 +103,8 @@ def softmax_cross_entropy(
             at = np.arange(len(k_t)), k_t
             z_tk = z_t[at]
             parts = np.empty((len(k_t), 2))
-            np.copyto(dz_t, z_t)
+            if rows is None:
+                np.copyto(dz_t, z_t)
             softmax(dz_t, parts, scale)
             loss_t = np.log(parts[:, 1]) + (parts[:, 0] - z_tk)
             loss += float(loss_t.sum())  # (1) loss = Σ_t log Σ_c exp(z_tc) - z_t,k

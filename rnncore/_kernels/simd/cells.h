@@ -162,11 +162,14 @@ RNN_STEP(identity, identity)
 
 /* --- softmax ---------------------------------------------------------------------------------------------------- */
 
+#define SUMMED 512 /* numbers of a row in one chain of sums; those of many in float64 */
+
 static void NAME(softmax)(void *y_, double (*parts)[2], ptrdiff_t n, ptrdiff_t P, double scale)
 {
     real *y = y_;
     for (; n > 0; n--, y += P) {
-        real most, sum;
+        real most;
+        double sum = 0;
         V part = ALL(y[0]);
         ptrdiff_t rest = 0;
         for (; rest + WIDTH <= P; rest += WIDTH) {
@@ -176,19 +179,24 @@ static void NAME(softmax)(void *y_, double (*parts)[2], ptrdiff_t n, ptrdiff_t P
         most = NAME(most_of)(part);
         for (; rest < P; rest++)
             most = y[rest] > most ? y[rest] : most;
-        part = ALL(0);
-        FOR_VECTORS(P, {
-            V e = NAME(exp)(LOAD(y + j) - ALL(most));                                      /* (4) */
-            STORE(y + j, e);
-            part += LOAD(y + j);
-        });
-        sum = NAME(sum_of)(part);
-        V factor = ALL((real)(scale / (double)sum));
+        for (ptrdiff_t at = 0; at < P; at += SUMMED) {
+            real *from = y + at;
+            part = ALL(0);
+            FOR_VECTORS(P - at < SUMMED ? P - at : SUMMED, {
+                V e = NAME(exp)(LOAD(from + j) - ALL(most));                               /* (4) */
+                STORE(from + j, e);
+                part += LOAD(from + j);
+            });
+            sum += (double)NAME(sum_of)(part);
+        }
+        V factor = ALL((real)(scale / sum));
         FOR_VECTORS(P, { STORE(y + j, LOAD(y + j) * factor); });
         if (parts)
-            (*parts)[0] = (double)most, (*parts++)[1] = (double)sum;
+            (*parts)[0] = (double)most, (*parts++)[1] = sum;
     }
 }
+
+#undef SUMMED
 
 static void NAME(softmax_backward)(void *ds_, const void *do__, const void *o_, ptrdiff_t n, ptrdiff_t P)
 {

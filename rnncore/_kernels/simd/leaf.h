@@ -106,7 +106,7 @@ typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
                                int strips);
 
-/* out (n) = b a for b (n, K): a vector's parts of each sum, then these from first to last */
+/* out (n) = b a for b (n, K), each sum in as many parts as a vector has elements */
 typedef void (*dots_function)(void *out, const void *a, const void *b, ptrdiff_t n, ptrdiff_t K);
 
 /* out (n, m) += a (n, m) */
