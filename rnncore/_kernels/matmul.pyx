@@ -26,6 +26,8 @@ cdef enum:
     NEAR = 1024         # bytes of a row of b that needs no copy
     SINGLE = 3          # rows of a that are multiplied with b^T one by one
 
+cdef object FLOAT = np.dtype(np.float64)
+
 cdef double WORK = 4e6  # floating-point operations that a thread is woken for
 
 cdef struct Job:
@@ -78,7 +80,7 @@ cdef void multiply(const Job *job, Py_ssize_t q, char *strip) noexcept nogil:
     cdef Py_ssize_t first = job.m * g // job.groups, rows = job.m * (g + 1) // job.groups - first
     cdef Py_ssize_t j_0 = strips * s // job.spans * width, j_1 = min(strips * (s + 1) // job.spans * width, n)
     cdef Py_ssize_t k_0 = 0, k, j, columns, row, a_row = job.k, b_row = n
-    cdef char *turned = strip + (TERMS * width * item if job.copies else 0)
+    cdef char *turned = strip + TERMS * width * item if job.copies else strip
     cdef const char *a
     cdef const char *b
     if not job.copies and job.trans_b:
@@ -109,7 +111,7 @@ cdef void member_of(void *job_, int member) noexcept nogil:
     cdef Job *job = <Job *>job_
     cdef Py_ssize_t q = counter_take(&job.next)
     while q < job.groups * job.spans:
-        multiply(job, q, job.memory + member * job.size)
+        multiply(job, q, job.memory + member * job.size if job.memory != NULL else NULL)
         q = counter_take(&job.next)
 
 
@@ -171,8 +173,10 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
     job.a, job.b = <const char *>cnp.PyArray_DATA(left), <const char *>cnp.PyArray_DATA(right)
     job.out, job.trans_a, job.trans_b = <char *>cnp.PyArray_DATA(out), trans_a, trans_b
     cut(&job)
-    workspace = empty((job.members * job.size // <Py_ssize_t>sizeof(double),), np.dtype(np.float64))
-    job.memory = <char *>cnp.PyArray_DATA(workspace)
+    job.memory = NULL
+    if job.size:
+        workspace = empty((job.members * job.size // <Py_ssize_t>sizeof(double),), FLOAT)
+        job.memory = <char *>cnp.PyArray_DATA(workspace)
     with nogil:
         share_out(member_of, &job, <int>job.members)
     return out
