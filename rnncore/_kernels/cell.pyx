@@ -18,7 +18,7 @@ from .driver cimport (
     input_gradient, input_weight_gradient, project_panels, row_at, side_strips, softmax_rows, state_rows, sums_of_rows,
     wanted,
 )
-from .leaf cimport SIDE_ROWS, leaf_of
+from .leaf cimport NEAR_BYTES, SIDE_ROWS, leaf_of
 from .pack cimport Pack
 
 cnp.import_array()
@@ -30,7 +30,6 @@ cdef enum:
     STRIP_ROWS = 128    # of x and y: with fewer, weights are multiplied as they are, for copies would take longer
     FAR_STRIP_ROWS = 32 # the same where weights' rows are so far apart that they fall out of every cache in between
     FAR_BYTES = 2048
-    SIDE_BYTES = 1024   # of a row of x or h that products copy first (NEAR in simd/panels.h)
 
 cdef double TABLE_WORK = 1e9    # floating-point operations between two looks for Ctrl-C, without the GIL: some 10 ms
 
@@ -296,7 +295,7 @@ cdef int at_the_side(list alive, Run *run, int members) except -1:
     cdef Py_ssize_t rows = min(back_block(run) * run.schedule.N, row_at(&run.schedule, run.schedule.T), <Py_ssize_t>SIDE_ROWS)
     if run.inner != NULL:
         most = max(most, run.H)
-    if run.engine == PANELS and most * run.item >= SIDE_BYTES:
+    if run.engine == PANELS and most * run.item >= NEAR_BYTES:
         run.side_strips = min((most + strip - 1) // strip, <Py_ssize_t>(side_strips if members == 1 else side_strips // 2))
         run.side_size = rows * run.side_strips * strip * run.item
         run.side = workspace(alive, run, members * rows, run.side_strips * strip)

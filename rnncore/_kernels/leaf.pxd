@@ -100,6 +100,7 @@ cdef extern from "simd/leaf.h":
 
     enum:
         SIDE_ROWS
+        NEAR_BYTES
 
     const Leaf *leaf_tables(int k) nogil
 

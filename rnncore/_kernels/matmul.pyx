@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
 from .driver cimport BLAS, PANELS, engine, limit, share_out
-from .leaf cimport Leaf, leaf_of
+from .leaf cimport NEAR_BYTES, Leaf, leaf_of
 from .memory import empty
 from .pool cimport Counter, counter_reset, counter_take
 
@@ -23,7 +23,6 @@ cdef enum:
     FEW = 32            # rows that do not pay for copies
     ROWS = 256          # of a part
     TERMS = 512         # at a time
-    NEAR = 1024         # bytes of a row of b that needs no copy
     SINGLE = 3          # rows of a that are multiplied with b^T one by one
 
 cdef object FLOAT = np.dtype(np.float64)
@@ -126,7 +125,7 @@ cdef void cut(Job *job) noexcept nogil:
     elif job.members > 1:
         job.spans = min(((1 if job.trans_a else 3) * job.members + job.groups - 1) // job.groups, strips)
     job.members = min(job.members, job.groups * job.spans)
-    job.copies = job.m > SINGLE if job.trans_b else job.n * job.item > NEAR and job.m >= FEW
+    job.copies = job.m > SINGLE if job.trans_b else job.n * job.item > NEAR_BYTES and job.m >= FEW
     job.size = TERMS * width * job.item if job.copies else 0
     if job.trans_a:
         job.size += min(job.m, <Py_ssize_t>ROWS) * copied_row(job) * job.item

@@ -154,8 +154,8 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
     }
 }
 
-/* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), `row` elements apart, each times the scale; the rest zero. Exact
-   products, rounded once. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the
+/* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), `row` elements apart, each times the scale;
+   the rest zero. Exact products, rounded once. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the
    first half and those of the second are zipped. */
 static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
                        double scale)
@@ -195,7 +195,7 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
    each is on another page. Weights are copied to strips once (`../pack.pyx`); rows of x and h, side by side for each block. A
    matrix of up to 4 vectors is a strip. */
 #define STRIP (4 * WIDTH)
-#define NEAR (ptrdiff_t)(1024 / sizeof(real)) /* elements of a row that need no copy; ../cell.pyx, ../matmul.pyx */
+#define NEAR (ptrdiff_t)(NEAR_BYTES / sizeof(real)) /* elements of a row that need no copy */
 #define STRIP_AHEAD 8                         /* rows */
 #define TILE_STEP 8                           /* elements from row to row of a tile's columns, where they are copied */
 
