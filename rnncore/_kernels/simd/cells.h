@@ -442,7 +442,7 @@ static void NAME(gru_reset_backward)(void *dgates_, ptrdiff_t row, void *dh_, co
 
 /* From packed weights, a GRU's blocks: sums of one are [gate][rows][vectors][WIDTH], r and z times -1/ln 2, n times 2/ln 2.
    A batch's sums: those of r, z, a_n and s_n of 4 vectors, or of more where there are few rows. */
-enum { NAME(gru_sums) = TILE_ROWS * 4 * 4 };
+enum { NAME(gru_sums) = LAST_ROWS * 4 * 4 };
 
 INLINE ptrdiff_t NAME(gru_batch)(ptrdiff_t n)
 {
@@ -655,4 +655,5 @@ static void NAME(gru_new_step)(const struct panel_step *s)
 #undef INLINE
 #undef UNROLL
 #undef TILE_ROWS
+#undef LAST_ROWS
 #undef BATCH

@@ -10,15 +10,18 @@
    Every sum is one chain, init + a_0 w_0 + a_1 w_1 + ..., rounded once per term where there is FMA, in this order for
    every tile: a sequence's numbers depend neither on the rows beside it nor on where the work was cut. */
 
-#define TILE_ROWS 6 /* of the largest tile */
+#define TILE_ROWS 6 /* of the largest tile of several */
 
 /* With 32 registers a tile of 6 rows takes all 4 vectors of a panel at once. With 16, one of more than 3 rows takes them
    in two halves: as many sums as there are registers, less those for operands, and more rows for each time a panel is
-   read. */
+   read. For that reason, with 32, up to 8 rows are one tile of two halves if they are all there are: two tiles would read
+   panels twice, and those that the first level does not hold come slower than the sums of 4 rows take them. */
 #if VECTOR_BYTES == 64 || defined(__aarch64__)
 #define REGISTERS 32
+#define LAST_ROWS 8 /* that are left at the end, and one tile */
 #else
 #define REGISTERS 16
+#define LAST_ROWS TILE_ROWS
 #endif
 
 /* Keep a vector in a register: where the compiler would rather load it once for each use, loads are what takes longest. */
@@ -80,6 +83,8 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 TILE(4, 4, 2, _half) TILE(5, 4, 2, _half) TILE(6, 4, 2, _half)
 #if REGISTERS == 32
+TILES(7) TILES(8)
+TILE(7, 4, 4, _whole) TILE(8, 4, 4, _whole)
 TILE(4, 4, 1, _quarter) TILE(5, 4, 1, _quarter) TILE(6, 4, 1, _quarter)
 #define QUARTERS(rows) NAME(tile_##rows##x4_quarter)
 #else
@@ -91,20 +96,32 @@ TILE(4, 4, 1, _quarter) TILE(5, 4, 1, _quarter) TILE(6, 4, 1, _quarter)
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K,
                                     const real *panel, const real *ahead);
 
-/* The same for any 1 to TILE_ROWS rows of a (rows, K) and any panel: the at-th tile of n rows. If `next` is not NULL, tiles
-   of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each, or where they are few a half; smaller ones are
-   too fast for it. More at once, and what this tile needs itself waits behind what comes from far. */
+/* The same for any 1 to LAST_ROWS rows of a (rows, K) and any panel: the at-th tile of n rows. If `next` is not NULL, tiles
+   of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each, or where they are few a half; one of 7 or 8
+   fetches all of it; smaller ones are too fast for it. More at once, and what this tile needs itself waits behind what comes
+   from far. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
                        ptrdiff_t K, const real *panel, const real *next, ptrdiff_t n, ptrdiff_t at)
 {
 #define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
-    static const NAME(tile_function) tiles[TILE_ROWS][3] = {TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6)},
-        ahead[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
-                       {QUARTERS(4), QUARTERS(5), QUARTERS(6)}};
+    static const NAME(tile_function) tiles[LAST_ROWS][3] = {
+        TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6),
+#if REGISTERS == 32
+        TILES(7), TILES(8),
+#endif
+    };
+    static const NAME(tile_function) ahead[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
+                                                    {QUARTERS(4), QUARTERS(5), QUARTERS(6)}};
 #undef TILES
 #undef QUARTERS
-    const int parts = n > 3 * TILE_ROWS && REGISTERS == 32 ? 4 : 2;
-    if (next && n > TILE_ROWS && at < parts && rows >= 4 && vectors == 4)
+    const int parts = n > 3 * TILE_ROWS && REGISTERS == 32 ? 4 : 2, fetches = next && vectors == 4 && n > TILE_ROWS;
+#if REGISTERS == 32
+    static const NAME(tile_function) whole[2] = {NAME(tile_7x4_whole), NAME(tile_8x4_whole)};
+    if (fetches && rows > TILE_ROWS && at == 0)
+        whole[rows - 7](out, init, init_row, a, K, panel, next);
+    else
+#endif
+    if (fetches && rows >= 4 && rows <= TILE_ROWS && at < parts)
         ahead[parts == 4][rows - 4](out, init, init_row, a, K, panel, next + at * K * (4 / parts) * WIDTH);
     else
         tiles[rows - 1][vectors / 2](out, init, init_row, a, K, panel, NULL);
@@ -119,7 +136,7 @@ INLINE ptrdiff_t NAME(panel_vectors)(ptrdiff_t left)
 /* Rows of the next tile where `left` are left: tiles as equal as can be. */
 INLINE ptrdiff_t NAME(tile_rows)(ptrdiff_t left)
 {
-    if (left <= TILE_ROWS)
+    if (left <= LAST_ROWS)
         return left; /* divisions take as long as a small step's other work */
     ptrdiff_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
     return (left + tiles - 1) / tiles;
