@@ -5,9 +5,11 @@ RNNCORE_SANITIZE=address,undefined   instrument the kernels (run Python with the
 RNNCORE_DEBUG=1                      no optimisation, debug symbols
 RNNCORE_ANNOTATE=1                   write Cython's annotated HTML beside the generated C (build/temp.*, with
                                      `python setup.py build_ext --inplace`)
+RNNCORE_PROFILE=1                    keep the names of functions, for perf
 """
 
 import os
+import sys
 from glob import glob
 
 import numpy
@@ -25,6 +27,8 @@ if sanitizers:
     flags = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer"]
     compile_args += [*flags, "-fno-sanitize-recover=all", "-g"]
     link_args += flags
+elif sys.platform == "linux" and not debug and os.environ.get("RNNCORE_PROFILE", "") != "1":
+    link_args.append("-Wl,--strip-all")  # a tenth of the package would be names
 
 
 def extension(name: str, *sources: str) -> Extension:

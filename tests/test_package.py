@@ -94,27 +94,29 @@ def test_package_is_small():
     assert sum(f.stat().st_size for f in files) < 3_000_000
 
 
-@pytest.mark.parametrize("switches,flags", [
-    ({}, ["-O3", "-g0"]), ({"RNNCORE_DEBUG": "1"}, ["-O0", "-g"]),
-    ({"RNNCORE_SANITIZE": "address"}, ["-O3", "-g0", "-fsanitize=address", "-g"]),
+@pytest.mark.parametrize("switches,flags,names", [
+    ({}, ["-O3", "-g0"], False), ({"RNNCORE_DEBUG": "1"}, ["-O0", "-g"], True),
+    ({"RNNCORE_SANITIZE": "address"}, ["-O3", "-g0", "-fsanitize=address", "-g"], True),
+    ({"RNNCORE_PROFILE": "1"}, ["-O3", "-g0"], True),
 ])  # fmt: skip
-def test_build_flags(monkeypatch, switches, flags):
+def test_build_flags(monkeypatch, switches, flags, names):
     """setup.py's own words, with the tools that it hands them to replaced: the last -g wins."""
     built = []
     for module, contents in {
         "setuptools": {
-            "Extension": lambda name, sources, **options: options["extra_compile_args"],
+            "Extension": lambda name, sources, **options: (options["extra_compile_args"], options["extra_link_args"]),
             "setup": lambda **options: built.extend(options["ext_modules"]),
         },
         "Cython": {}, "Cython.Compiler": {"Options": SimpleNamespace()},
     }.items():  # fmt: skip
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**contents))
-    for name in ("RNNCORE_DEBUG", "RNNCORE_SANITIZE"):
+    for name in ("RNNCORE_DEBUG", "RNNCORE_SANITIZE", "RNNCORE_PROFILE"):
         monkeypatch.setenv(name, switches.get(name, ""))
     runpy.run_path(str(ROOT / "setup.py"))
     assert len(built) >= 6
-    for args in built:
-        assert [a for a in args if a.startswith(("-O", "-g", "-fsanitize"))] == flags
+    for compile_args, link_args in built:
+        assert [a for a in compile_args if a.startswith(("-O", "-g", "-fsanitize"))] == flags
+        assert ("-Wl,--strip-all" not in link_args) == (names or sys.platform != "linux")
 
 
 @pytest.mark.parametrize("cell,equations", [("rnn", 2), ("lstm", 8), ("gru", 6), ("jordan", 4)])
