@@ -50,7 +50,7 @@ setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
         extension("driver", "rnncore/_kernels/pool.c"),
-        *map(extension, ("blas", "matmul", "cell", "pack", "rnn", "lstm", "gru", "step", "optim", "memory")),
+        *map(extension, "blas products matmul cell pack rnn lstm gru step optim memory".split()),
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

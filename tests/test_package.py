@@ -64,7 +64,7 @@ def test_version():
 
 def test_types_are_shipped():
     assert resources.files("rnncore").joinpath("py.typed").is_file()
-    for module in ("blas", "cell", "driver", "gru", "leaf", "lstm", "matmul", "memory", "optim", "pack", "rnn", "step"):
+    for module in "blas cell driver gru leaf lstm matmul memory optim pack products rnn step".split():
         assert resources.files("rnncore._kernels").joinpath(f"{module}.pyi").is_file()
 
 
@@ -123,7 +123,7 @@ def test_build_flags(monkeypatch, switches, flags, names):
 def test_equations_have_their_twins(cell, equations):
     """Each equation's tags, forward and backward, stand in the definition, the reference's code and the kernels."""
     reference = (ROOT / f"rnncore/reference/{cell}.py").read_text(encoding="utf-8")
-    files = [{"jordan": "rnn"}.get(cell, cell) + ".pyx", "driver.pyx", "simd/cells.h"]
+    files = [{"jordan": "rnn"}.get(cell, cell) + ".pyx", "driver.pyx", "products.pyx", "simd/cells.h"]
     kernels = "".join((ROOT / "rnncore/_kernels" / name).read_text(encoding="utf-8") for name in files)
     code = reference.split("def forward")[1]
     for k in range(1, equations + 1):

@@ -1,5 +1,5 @@
-from .driver cimport Run, Schedule, Table
 from .pack cimport Pack
+from .run cimport Run, Schedule, Table
 
 
 cdef tuple taped(Run *run, object dtype)

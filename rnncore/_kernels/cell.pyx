@@ -13,13 +13,11 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
-from .driver cimport (
-    BLAS, BLAS_ROWS, PANELS, SOFTMAX, Matrix, Run, Schedule, Table, back_block, backward, engine, forward, project_blas,
-    input_gradient, input_weight_gradient, project_panels, row_at, side_strips, softmax_rows, state_rows, sums_of_rows,
-    wanted,
-)
+from .driver cimport back_block, backward, engine, forward, side_strips, sums_of_rows, wanted
 from .leaf cimport NEAR_BYTES, SIDE_ROWS, leaf_of
 from .pack cimport Pack
+from .products cimport input_gradient, input_weight_gradient, project_blas, project_panels, softmax_rows
+from .run cimport BLAS, BLAS_ROWS, PANELS, SOFTMAX, Matrix, Run, Schedule, Table, row_at, state_rows
 
 cnp.import_array()
 

@@ -27,12 +27,16 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product, product_blocked, real
-from .leaf cimport IDENTITY, NONLINEARITIES, SIDE_ROWS, PanelStep, leaf_of
-from .pack cimport Pack, panel_vectors
+from .leaf cimport SIDE_ROWS
+from .pack cimport panel_vectors
 from .pool cimport (
     POOL_MOST, Barrier, Counter, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take,
     denormals_flush, denormals_restore, pool_gather, pool_lost, pool_run,
+)
+from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, project_back
+from .run cimport (
+    BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, row_at,
+    rows_at, share, slot_after, slot_before, state_at,
 )
 
 cdef extern from "Python.h":
@@ -98,42 +102,6 @@ def get_limit():
 
 # --- schedule ---------------------------------------------------------------------------------------------------------
 
-cdef inline Py_ssize_t blocks(const Schedule *s, Py_ssize_t block) noexcept nogil:
-    return (s.T + block - 1) // block
-
-
-cdef inline Py_ssize_t rows_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
-    """Sequences that have a step at time t: the first so many."""
-    return s.N if s.offsets == NULL else s.offsets[t + 1] - s.offsets[t]
-
-
-cdef inline Py_ssize_t slot_before(const Schedule *s, Py_ssize_t t) noexcept nogil:
-    """Slot of the states that step t reads. Slots are T + 1, so that the initial state needs no branch."""
-    return t + 1 if s.reverse else t
-
-
-cdef inline Py_ssize_t slot_after(const Schedule *s, Py_ssize_t t) noexcept nogil:
-    """Slot of the states that step t writes."""
-    return t if s.reverse else t + 1
-
-
-cdef inline char *state_at(const Run *run, int k, Py_ssize_t slot) noexcept nogil:
-    """The states of a slot. Only a tape keeps them all; else slots take turns in two. Where all sequences are of one
-    length, the first slot and the last are then the caller's arrays."""
-    cdef const Schedule *s = &run.schedule
-    cdef Py_ssize_t first = s.T if s.reverse else 0, row
-    if run.tape:
-        row = s.N + row_at(s, slot - 1) if slot else 0
-    else:
-        if s.offsets == NULL:
-            if slot == first:
-                return <char *>run.initial[k]
-            if slot == s.T - first:
-                return run.final[k]
-        row = (slot & 1) * s.N
-    return run.state[k] + row * run.width[k] * run.item
-
-
 cdef void enter_and_leave(const Run *run, bint leave) noexcept nogil:
     """Copy each sequence's initial state into the slot before its first step, or its final one out of that after its
     last: where that is not the caller's array."""
@@ -176,137 +144,6 @@ cdef void step_at(const Run *run, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t n_1, 
 cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil:
     """Roughly what `rows` steps of one sequence cost, in floating-point operations of a product."""
     return 2.0 * rows * run.H * (run.cell.G * (run.I + run.width[0] + 100) + (run.width[0] if run.projects else 0))
-
-
-# --- products -----------------------------------------------------------------------------------------------------------
-
-cdef void input_product(const Run *run, Py_ssize_t rows, const char *x, char *gates) noexcept nogil:
-    """gates (rows, columns*H) = x (rows, I) W_ih^T; gate g in column (g + shift) % G."""
-    cdef Py_ssize_t row = run.cell.columns * run.H, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
-    product(run.dtype, False, True, rows, most, run.I, x, run.I, run.W_ih.first, run.I, 0, gates + shift * run.item,
-            row)
-    if shift:
-        product(run.dtype, False, True, rows, shift, run.I, x, run.I, run.W_ih.first + most * run.I * run.item, run.I, 0, gates,
-                row)
-
-
-cdef void recur(const Run *run, const Step *s) noexcept nogil:
-    """gates (n, columns*H), from column `shift` on, += h_{t-1} (n, P) W_hh^T of the first `split` gates."""
-    cdef Py_ssize_t H = run.H, P = run.width[0]
-    product_blocked(run.dtype, s.n, run.cell.split * H, P, s.before[0], P, run.W_hh_T, 1,
-                    <char *>s.gates + run.cell.shift * H * run.item, run.cell.columns * H)
-
-
-cdef void recur_inner(const Run *run, const Step *s) noexcept nogil:
-    """The other gates += inner (n, H) W_hh^T."""
-    cdef Py_ssize_t H = run.H, cut = run.cell.split * H
-    product_blocked(run.dtype, s.n, run.cell.G * H - cut, H, s.inner, H, run.W_hh_T + cut * H * run.item, 1,
-                    <char *>s.gates + cut * run.item, run.cell.columns * H)
-
-
-cdef Py_ssize_t share(Py_ssize_t n, Py_ssize_t unit, int member, int size, Py_ssize_t *first) noexcept nogil:
-    """A member's share of n, in multiples of `unit`: where it begins, and how many."""
-    cdef Py_ssize_t units = (n + unit - 1) // unit
-    first[0] = min(units * member // size * unit, n)
-    return min(units * (member + 1) // size * unit, n) - first[0]
-
-
-cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexcept nogil:
-    """The hidden units that a backward phase is to do: how many, and where their part of an array begins in bytes."""
-    cdef Py_ssize_t count = share(run.H, run.leaf.width, s.member, s.size, first)
-    first[0] *= run.item
-    return count
-
-
-cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, const char *a, Py_ssize_t a_row,
-                       const Matrix *W, Py_ssize_t k_0, Py_ssize_t K, bint add) noexcept nogil:
-    """out (n, P) = a (n, K) times the K rows of W (·, P) from k_0 on, or += it: a member's share of the columns."""
-    cdef Py_ssize_t first, count
-    if run.engine == PANELS:
-        count = share(P, run.leaf.width, s.member, s.size, &first)
-        run.leaf.inner(out, P, a, a_row, W.first + k_0 * W.row * run.item, W.row, W.step, first, first + count, s.n, K, add,
-                       s.backwards)
-    else:
-        product_blocked(run.dtype, s.n, P, K, a, a_row, W.first + k_0 * P * run.item, 1 if add else 0, out, P)
-
-
-cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
-    """dh_{t-1} (n, P) = dgates (n, columns*H) W_hh, of the first `split` gates."""
-    step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
-                 run.dgates_row, &run.W_hh, 0, run.cell.split * run.H, False)
-
-
-cdef void recur_back_add(const Run *run, const Step *s) noexcept nogil:
-    """The same added to what dh_{t-1} is already."""
-    step_product(run, s, <char *>s.dstate[0], run.width[0], <char *>s.dgates + run.cell.shift * run.H * run.item,
-                 run.dgates_row, &run.W_hh, 0, run.cell.split * run.H, True)
-
-
-cdef void recur_inner_back(const Run *run, const Step *s) noexcept nogil:
-    """dinner (n, H) = dgates W_hh, of the other gates."""
-    cdef Py_ssize_t H = run.H, cut = run.cell.split * H
-    step_product(run, s, <char *>s.dinner, H, <char *>s.dgates + cut * run.item, run.dgates_row,
-                 &run.W_hh, cut, run.cell.G * H - cut, False)
-
-
-# --- from hidden units to an output that is the state: projections, and Jordan networks -----------------------------------
-#
-# Of an LSTM, (8) h_t = W_hr m_t; of a Jordan network, (3) s_t = W_ho h_t + b_o and (4) o_t = g(s_t).
-
-cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept nogil:
-    """What a cell's phase of the panels engine begins with: all of `step`."""
-    step.h, step.y, step.y_stride = s.after[0], s.y, run.y_stride
-    if run.projects:
-        step.h, step.y = s.inner, NULL
-    step.c, step.c_before = s.after[1], s.before[1]
-    step.gates, step.inner, step.h_before, step.K = s.gates, s.inner, s.before[0], run.width[0]
-    step.z, step.row, step.rows, step.x, step.I = s.z, s.row, s.rows, s.x, run.I
-    step.panels, step.panels_ih, step.bias = run.panels_hh, run.panels_ih, run.panels_bias
-    step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
-    step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
-
-
-cdef void project_panels(const Run *run, const Step *s) noexcept nogil:
-    cdef PanelStep step
-    memset(&step, 0, sizeof(step))
-    step.h, step.y, step.y_stride = s.after[0], s.y if run.cell.output != SOFTMAX else NULL, run.y_stride
-    step.x, step.I, step.bias, step.panels_ih = s.inner, run.H, run.panels_b_hr, run.panels_hr
-    step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.width[0], s.v_0, s.v_1, s.backwards
-    run.leaf.rnn_step[run.cell.output if run.cell.output != SOFTMAX else IDENTITY](&step)           # (8), (3) (4)
-
-
-cdef void softmax_rows(const Run *run, const Step *s) noexcept nogil:
-    """Of the rows from v_0 to v_1."""
-    cdef Py_ssize_t P = run.width[0], r
-    cdef char *o = <char *>s.after[0] + s.v_0 * P * run.item
-    run.leaf.softmax(o, NULL, s.v_1 - s.v_0, P, 1)                                                  # (4)
-    if s.y != NULL and run.engine == PANELS:
-        for r in range(s.v_1 - s.v_0):
-            memcpy(<char *>s.y + (s.v_0 + r) * run.y_stride * run.item, o + r * P * run.item, P * run.item)
-
-
-cdef void project_blas(const Run *run, const Step *s) noexcept nogil:
-    cdef Py_ssize_t P = run.width[0]
-    product_blocked(run.dtype, s.n, P, run.H, s.inner, run.H, run.W_hr_T, 0, s.after[0], P)         # (8), (3)
-    run.leaf.rnn_forward[run.cell.output if run.cell.output != SOFTMAX else IDENTITY](
-        s.after[0], s.after[0], run.b_hr, s.n, P)                                                   # (4)
-
-
-cdef void output_back(const Run *run, const Step *s) noexcept nogil:
-    """dout (n, P) from dstate[0], the gradient of h_t."""
-    cdef Py_ssize_t P = run.width[0], first, n = share(s.n, 1, s.member, s.size, &first)
-    first *= P * run.item
-    if run.cell.output == SOFTMAX:
-        run.leaf.softmax_backward(<char *>s.dout + first, <char *>s.dstate[0] + first, <char *>s.after[0] + first, n, P)  # (4')
-    else:
-        run.leaf.rnn_backward[run.cell.output](<char *>s.dout + first, P, <char *>s.dstate[0] + first,
-                                               <char *>s.after[0] + first, n, P, P)                 # (4')
-
-
-cdef void project_back(const Run *run, const Step *s) noexcept nogil:
-    """dinner (n, H) from dout."""
-    step_product(run, s, <char *>s.dinner, run.H, <char *>s.dout, run.width[0], &run.W_hr, 0, run.width[0],
-                 False)                                                                             # (8'), (3')
 
 
 # --- one call's work, and its members ---------------------------------------------------------------------------------
@@ -419,22 +256,6 @@ cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
 
 
 # --- rows in the caller's order ---------------------------------------------------------------------------------------
-
-cdef void move_rows(const Schedule *s, char *rows, char *padded, Py_ssize_t step, Py_ssize_t sequence, Py_ssize_t row_size,
-                    Py_ssize_t size, Py_ssize_t n_0, Py_ssize_t n_1, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t first,
-                    Py_ssize_t last, bint out) noexcept nogil:
-    """Copy `size` bytes of each row of the sequences from n_0 to n_1 at the times from t_0 to t_1, of those rows the ones from
-    `first` to `last`: from where they lie in the caller's order, `row_size` bytes from row to row, to where they follow each
-    other, or back out."""
-    cdef Py_ssize_t t, n, count, row = 0
-    cdef char *at
-    for t in range(t_0, t_1):
-        count = max(min(n_1, rows_at(s, t)) - n_0, 0)
-        for n in range(max(first - row, 0), min(last - row, count)):
-            at = padded + (t * step + s.order[n_0 + n] * sequence) * row_size
-            memcpy(at if out else rows + (row + n) * size, rows + (row + n) * size if out else at, size)
-        row += count
-
 
 cdef const char *gather(const Part *part, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The rows of x of a part's steps from t_0 to t_1, those from `first` to `last` of them copied from where they lie."""
@@ -902,157 +723,6 @@ cdef int raise_stopped() except -1 with gil:
 
 
 # --- backwards ----------------------------------------------------------------------------------------------------------
-
-cdef void add_peepholes(real *out, const real *dgates, Py_ssize_t row, const real *c, const real *c_before, Py_ssize_t n,
-                        Py_ssize_t H, Py_ssize_t units) noexcept nogil:
-    """out (3, H) += the gradients of a step's peepholes, i f o, of so many units: (2') (3') (5')."""
-    cdef Py_ssize_t r, j
-    for r in range(n):
-        for j in range(units):
-            out[j] += dgates[r * row + j] * c_before[r * H + j]
-            out[H + j] += dgates[r * row + H + j] * c_before[r * H + j]
-            out[2 * H + j] += dgates[r * row + 3 * H + j] * c[r * H + j]
-
-
-cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_row, Py_ssize_t m, const char *b, Py_ssize_t P,
-                          Py_ssize_t n, bint add, int member, int size) noexcept nogil:
-    """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows."""
-    cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
-    if run.engine == PANELS:
-        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add,
-                       run.side + member * run.side_size if run.side != NULL else NULL, run.side_strips)
-    else:
-        product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
-
-
-cdef void part_of_dx(const Run *run, char *dx, const char *a, Py_ssize_t a_row, Py_ssize_t k_0, Py_ssize_t K, Py_ssize_t n,
-                     bint add, int member, int size) noexcept nogil:
-    """dx (n, I) = a (n, K) times the K rows of W_ih from k_0 on, or += it: a member's share of the rows."""
-    cdef const Matrix *W = &run.W_ih
-    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), item = run.item
-    if run.engine == PANELS:
-        run.leaf.inner(dx + first * run.I * item, run.I, a + first * a_row * item, a_row, W.first + k_0 * W.row * item, W.row,
-                       W.step, 0, run.I, count, K, add, False)
-    else:
-        product(run.dtype, False, False, n, run.I, K, a, a_row, W.first + k_0 * run.I * item, run.I, 1 if add else 0, dx, run.I)
-
-
-cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
-                         int size) noexcept nogil:
-    """Add the column sums of a block's a (n, m), dgates or dout, to the gradients of the biases: one rounding of these per
-    block. A member's share of the columns."""
-    cdef Py_ssize_t first, count = share(m, 1, member, size, &first), item = run.item
-    cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
-    cdef char *sums = run.sums + (first + (run.cell.columns * run.H if a == run.dout else 0)) * item
-    run.leaf.sum_rows(sums, a + first * item, a_row, n, count)
-    if a == run.dout:
-        if run.db_hr != NULL:
-            run.leaf.add_rows(run.db_hr + first * item, count, sums, count, 1, count)
-        return
-    # gate g's sum over x is in column (g + shift) % G, that over h in column g + shift
-    if run.db_hh != NULL and last > shift:
-        at = max(first, shift)
-        run.leaf.add_rows(run.db_hh + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
-    if run.db_ih != NULL:
-        if first < shift:
-            run.leaf.add_rows(run.db_ih + (most + first) * item, last, sums, last, 1, min(last, shift) - first)
-        at, last = max(first, shift), min(last, most + shift)
-        if at < last:
-            run.leaf.add_rows(run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
-
-
-cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,
-                                int member, int size) noexcept nogil:
-    """Write what n rows dgates are to W_ih, or add it: (1'), of a GRU (1') and (2'). A member's share."""
-    cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
-    weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, member, size)
-    if shift:
-        weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, member, size)
-
-
-cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, int member,
-                         int size) noexcept nogil:
-    """Write dx of n rows dgates: (1'), of a GRU (1') and (2'). A member's share."""
-    cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
-    part_of_dx(run, dx, dgates + shift * run.item, a_row, 0, most, n, False, member, size)
-    if shift:
-        part_of_dx(run, dx, dgates, a_row, most, shift, n, True, member, size)
-
-
-cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, int member, int size) noexcept nogil:
-    """Add a block's n dgates to those of their tokens' sums: a member's share of the columns."""
-    cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first
-    cdef Py_ssize_t count = share(CH, run.leaf.width, member, size, &first)
-    for r in range(n):
-        run.leaf.add_rows(run.dtable + (tokens[r] * CH + first) * item, CH, run.dgates + (r * a_row + first) * item, a_row, 1,
-                          count)
-
-
-cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
-    """Copy a block's rows of x, or its tokens, from where they are padded: a member's share."""
-    cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t rows = row_at(schedule, t_1) - row_at(schedule, t_0), first, count = share(rows, 1, member, size, &first)
-    cdef Py_ssize_t bytes_ = run.I * run.item if run.tokens == NULL else sizeof(Py_ssize_t)
-    move_rows(schedule, run.x_rows, <char *>(run.x if run.tokens == NULL else <const char *>run.tokens), run.x_step,
-              run.x_sequence, bytes_, bytes_, 0, schedule.N, t_0, t_1, first, first + count, False)
-
-
-cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
-    """Write a block's dx: a member's share. Where it is padded, by way of the gathered rows of x, which nobody needs then."""
-    cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, width = run.I * run.item, first, count
-    input_gradient(run, run.dgates, run.dgates_row, run.x_rows if run.dx_step else run.dx + row * width, n, member, size)
-    if run.dx_step:
-        count = share(n, 6, member, size, &first)  # the rows that this member has just written
-        move_rows(schedule, run.x_rows, run.dx, run.dx_step, run.dx_sequence, width, width, 0, schedule.N, t_0, t_1, first,
-                  first + count, True)
-
-
-cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
-    """Write a block's part of the weights' gradients, or add it: a member's share."""
-    cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
-    cdef Py_ssize_t H = run.H, P = run.width[0], CH = run.cell.columns * H, a_row = run.dgates_row, t, first, count, at
-    cdef Py_ssize_t shift = run.cell.shift * H, cut = run.cell.split * H
-    cdef const char *h_before = run.h_before
-    cdef const char *inner = run.inner + row * H * item if run.inner != NULL else NULL
-    cdef const char *dgates
-    cdef const char *c
-    cdef const char *c_before
-    cdef int k
-    if h_before == NULL:
-        h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
-    if run.tokens != NULL:
-        table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, member, size)
-    else:
-        input_weight_gradient(run, run.dgates, a_row, run.x_rows if run.x_step else run.x + row * run.I * item, n, add, member,
-                              size)
-    weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, member, size)
-    if run.cell.split < run.cell.G:
-        weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,
-                        member, size)
-    bias_gradients(run, run.dgates, a_row, CH, n, member, size)
-    if run.projects:
-        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, member, size)
-        bias_gradients(run, run.dout, P, P, n, member, size)
-    for k in range(run.cell.states):
-        if run.squares[k] != NULL:
-            count = share(n, 1, member, size, &first)
-            for at in range(first, first + count):
-                run.squares[k][row + at] = run.leaf.sum_of_squares(run.flow[k] + at * run.width[k] * item, run.width[k], 1)
-    if run.peephole != NULL:
-        count = share(H, run.leaf.width, member, size, &first)
-        at = first * item
-        for t in range(t_0, t_1):
-            dgates = run.dgates + (row_at(schedule, t) - row) * a_row * item + at
-            c, c_before = state_at(run, 1, slot_after(schedule, t)) + at, state_at(run, 1, slot_before(schedule, t)) + at
-            if run.dtype == FLOAT32:
-                add_peepholes(<float *>(run.dpeephole + at), <const float *>dgates, a_row, <const float *>c,
-                              <const float *>c_before, rows_at(schedule, t), H, count)
-            else:
-                add_peepholes(<double *>(run.dpeephole + at), <const double *>dgates, a_row, <const double *>c,
-                              <const double *>c_before, rows_at(schedule, t), H, count)
-
 
 cdef void part_of_dh(const Run *run, const Step *s, Py_ssize_t *r, Py_ssize_t *n, Py_ssize_t *u,
                      Py_ssize_t *m) noexcept nogil:

@@ -9,10 +9,9 @@ from libc.math cimport M_LOG2E
 from libc.string cimport memset
 
 from .cell cimport Cell
-from .driver cimport (
-    BLAS, PANELS, Run, Step, Table, panel_step, recur, recur_back_add, recur_inner, recur_inner_back, units_of,
-)
 from .leaf cimport PanelStep
+from .products cimport panel_step, recur, recur_back_add, recur_inner, recur_inner_back, units_of
+from .run cimport BLAS, PANELS, Run, Step, Table
 
 
 # --- reset after the product ----------------------------------------------------------------------------------------------

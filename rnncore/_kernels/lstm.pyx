@@ -1,5 +1,5 @@
 """The LSTM cell: one phase per step and engine. Equations (1) to (7) are those of `rnncore.reference.lstm`; (8), the
-projection, is the driver's.
+projection, is `products`'.
 
 Gates stand side by side in a row, in torch's order i f g o. The tape keeps them after activation.
 """
@@ -7,8 +7,9 @@ Gates stand side by side in a row, in torch's order i f g o. The tape keeps them
 from libc.math cimport M_LOG2E
 
 from .cell cimport Cell
-from .driver cimport BLAS, PANELS, Run, Step, Table, panel_step, recur, recur_back, units_of
 from .leaf cimport IDENTITY, PanelStep
+from .products cimport panel_step, recur, recur_back, units_of
+from .run cimport BLAS, PANELS, Run, Step, Table
 
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:

@@ -12,10 +12,11 @@ cimport numpy as cnp
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
-from .driver cimport BLAS, PANELS, engine, limit, share_out
+from .driver cimport engine, limit, share_out
 from .leaf cimport NEAR_BYTES, Leaf, leaf_of
 from .memory import empty
 from .pool cimport Counter, counter_reset, counter_take
+from .run cimport BLAS, PANELS
 
 cnp.import_array()
 

@@ -1,5 +1,5 @@
 """The vanilla RNN cell: one phase per step and engine. Equations (1) and (2) are those of `rnncore.reference.rnn`, and of
-`rnncore.reference.jordan`, whose output, (3) and (4), is the driver's.
+`rnncore.reference.jordan`, whose output, (3) and (4), is `products`'.
 
 The derivative of each activation follows from h_t alone: the tape keeps no gates.
 """
@@ -7,8 +7,9 @@ The derivative of each activation follows from h_t alone: the tape keeps no gate
 from libc.math cimport M_LOG2E
 
 from .cell cimport Cell
-from .driver cimport BLAS, PANELS, SOFTMAX, Run, Step, Table, panel_step, recur, recur_back, units_of
 from .leaf cimport IDENTITY, RELU, SIGMOID, TANH, PanelStep
+from .products cimport panel_step, recur, recur_back, units_of
+from .run cimport BLAS, PANELS, SOFTMAX, Run, Step, Table
 
 
 cdef void forward_panels(const Run *run, const Step *s) noexcept nogil:

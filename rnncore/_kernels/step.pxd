@@ -1,7 +1,8 @@
 cimport numpy as cnp
 
 from .cell cimport Cell
-from .driver cimport MAX_STATES, Run, Scratch
+from .driver cimport Scratch
+from .run cimport MAX_STATES, Run
 
 
 cdef class Stack:

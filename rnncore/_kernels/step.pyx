@@ -15,10 +15,11 @@ from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
 from .cell cimport Cell, Ragged, taped
-from .driver cimport BLAS, BLAS_ROWS, MAX_STATES, Run, Scratch, engine, forward, work
+from .driver cimport Scratch, engine, forward, work
 from .leaf cimport leaf_of
 from .pack cimport Pack
 from .pool cimport Counter, counter_peek, counter_reset, counter_take
+from .run cimport BLAS, BLAS_ROWS, MAX_STATES, Run
 
 cnp.import_array()
 
