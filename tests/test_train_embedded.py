@@ -67,7 +67,7 @@ def random_tokens(model, T, N, seed=0, lengths=None):
 @settings(deadline=None)
 @given(
     kind=st.sampled_from(ALL), more=options, H=st.sampled_from([4, 5, 17, 48]), V=st.sampled_from([3, 40]),
-    E=st.sampled_from([3, 16]), T=st.integers(1, 40), N=st.integers(1, 9), dtype=st.sampled_from(DTYPES),
+    E=st.sampled_from([3, 16, 80]), T=st.integers(1, 40), N=st.integers(1, 9), dtype=st.sampled_from(DTYPES),
     ragged=st.booleans(), checkpoint=st.sampled_from([0, 0, 3]), n_threads=st.sampled_from([1, 2, 3]),
     engine=st.sampled_from(["panels", "panels", "blas"]), seed=st.integers(0, 99),
 )  # fmt: skip

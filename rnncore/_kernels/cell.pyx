@@ -478,7 +478,7 @@ cdef class Cell:
             check_dimension(max(BACK_TABLE_ROWS, run.I, CH))
         drows = empty((U, I), pack.rows.dtype)
         E, dE, sums = data(pack.rows, &run, False, U, I), data(drows, &run, True, U, I), data(dtable, &run, False, U, CH)
-        W_ih = pack.strips_of(0, run.leaf.width)
+        W_ih = pack.arrays[0] if run.engine == BLAS else pack.strips_of(0, run.leaf.width)
         matrix_in(W_ih, &run, &run.W_ih, run.cell.G * run.H, I)
         run.dW_ih = data(dW_ih, &run, True, run.cell.G * run.H, I)
         step = rows_at_once(BACK_TABLE_ROWS, 2 * CH, I)
