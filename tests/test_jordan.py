@@ -213,6 +213,18 @@ def test_accumulate(forced):
         np.testing.assert_allclose(total[name], g + 0.5, rtol=1e-5, atol=1e-6)
 
 
+def test_many_taught_steps_lose_no_digits():
+    """They are one step of very many rows, whose gradients are summed for each bias."""
+    x, targets = np.ones((2000, 50, 2)), np.ones((2000, 50, 3))
+    layers = [rc.JordanRNN(2, 4, 3, dtype=dtype, rng=0) for dtype in ("float64", "float32")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    exact, got = [
+        layer.backward(layer.forward(x, targets=targets)[2], np.full(targets.shape, 1.1))[2] for layer in layers
+    ]
+    for name in ("bias_h_l0", "bias_o_l0"):
+        np.testing.assert_allclose(got[name], exact[name], rtol=5e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("forced", FORCED)
 @pytest.mark.parametrize("T,N", [(0, 3), (4, 0), (0, 0)])
 def test_empty_sequences_and_batches(T, N, forced):

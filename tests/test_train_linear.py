@@ -90,6 +90,15 @@ def test_like_torch(dtype: str, bias: bool) -> None:
     assert y.dtype == dx.dtype == grads["weight"].dtype == dtype
 
 
+def test_many_rows_of_one_sign_lose_no_digits() -> None:
+    """A sum of 300,000 numbers one by one in float32 would be off by some 1e-3."""
+    head, x = Linear(2, 3, rng=0), np.ones((300_000, 2), np.float32)
+    _, tape = head.forward(x)
+    _, grads = head.backward(tape, np.full((300_000, 3), 1.1))
+    np.testing.assert_allclose(grads["bias"], 330_000, rtol=1e-5)
+    np.testing.assert_allclose(grads["weight"], 330_000, rtol=1e-5)
+
+
 def test_initial_values() -> None:
     head = Linear(400, 300, rng=0)
     for array in head.parameters().values():

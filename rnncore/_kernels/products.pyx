@@ -15,6 +15,9 @@ from .run cimport (
 )
 
 
+cdef enum:
+    SUM_ROWS = 512 # whose sum is added to a bias's gradient at once
+
 # --- of a step ----------------------------------------------------------------------------------------------------------
 
 cdef void input_product(const Run *run, Py_ssize_t rows, const char *x, char *gates) noexcept nogil:
@@ -175,15 +178,14 @@ cdef void part_of_dx(const Run *run, char *dx, const char *a, Py_ssize_t a_row, 
         product(run.dtype, False, False, n, run.I, K, a, a_row, W.first + k_0 * run.I * item, run.I, 1 if add else 0, dx, run.I)
 
 
-cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
-                         int size) noexcept nogil:
-    """Add the column sums of a block's a (n, m), dgates or dout, to the gradients of the biases: one rounding of these per
-    block. A member's share of the columns."""
+cdef void add_sums(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, bint of_out,
+                   int member, int size) noexcept nogil:
+    """Add the column sums of a (n, m), dgates or dout, to the gradients of the biases. A member's share of the columns."""
     cdef Py_ssize_t first, count = share(m, 1, member, size, &first), item = run.item
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
-    cdef char *sums = run.sums + (first + (run.cell.columns * run.H if a == run.dout else 0)) * item
+    cdef char *sums = run.sums + (first + (run.cell.columns * run.H if of_out else 0)) * item
     run.leaf.sum_rows(sums, a + first * item, a_row, n, count)
-    if a == run.dout:
+    if of_out:
         if run.db_hr != NULL:
             run.leaf.add_rows(run.db_hr + first * item, count, sums, count, 1, count)
         return
@@ -197,6 +199,16 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
         at, last = max(first, shift), min(last, most + shift)
         if at < last:
             run.leaf.add_rows(run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
+
+
+cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
+                         int size) noexcept nogil:
+    """The same of a block's, SUM_ROWS at a time: a sum of very many rows one by one would lose digits."""
+    cdef Py_ssize_t r = 0
+    while r < n:
+        add_sums(run, a + r * a_row * run.item, a_row, m, min(<Py_ssize_t>SUM_ROWS, n - r), a == run.dout, member,
+                 size)
+        r += SUM_ROWS
 
 
 cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,

@@ -15,6 +15,8 @@ from .init import torch_default
 
 __all__ = ["Linear"]
 
+SUMMED = 256  # rows
+
 
 class Linear(Module):
     """Linear map of the last axis, ``o = x Vᵀ + c``.
@@ -181,7 +183,7 @@ class Linear(Module):
         dx = matmul(drows, V).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
         grads = {"weight": matmul(drows, rows, trans_a=True)}  # (1') dV = Σ_t do_t h_tᵀ
         if self.bias:
-            grads["bias"] = drows.sum(axis=0)  # (1') dc = Σ_t do_t
+            grads["bias"] = _column_sums(drows)  # (1') dc = Σ_t do_t
         return dx, grads
 
     def _input(self, x: ArrayLike) -> np.ndarray:
@@ -198,3 +200,11 @@ class Linear(Module):
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}, bias={self.bias}, dtype={self.dtype.name!r})"
+
+
+def _column_sums(a: np.ndarray) -> np.ndarray:
+    """The sums of a's columns: of SUMMED rows, for NumPy adds one row after the other, and of these in float64."""
+    total = np.zeros(a.shape[1])
+    for i in range(0, len(a), SUMMED):
+        total += a[i : i + SUMMED].sum(axis=0)
+    return total.astype(a.dtype)
