@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from ._kernels.memory import frozen
-from .checks import as_real, check_shape, from_tensor
+from .checks import as_bool, as_real, check_shape, from_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ class Module:
         >>> {name: array.shape for name, array in rc.RNNCell(3, 4).parameters().items()}
         {'weight_ih': (4, 3), 'weight_hh': (4, 4), 'bias_ih': (4,), 'bias_hh': (4,)}
         """
-        return dict(self._weights.items())
+        return {name: frozen(array) for name, array in self._weights.items()}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return a copy of the parameters.
@@ -167,7 +167,7 @@ class Module:
         Raises
         ------
         TypeError
-            If `mapping` is no mapping of strings, or a value holds no real numbers.
+            If `mapping` is no mapping of strings, a value holds no real numbers, or `strict` is not a bool.
         ValueError
             If a shape differs or, with `strict`, names do; if `mapping` has names both of a layer and of a cell, or
             those of a cell for a layer of more than one layer or direction.
@@ -196,16 +196,17 @@ class Module:
             if name.startswith(prefix):
                 found[name[len(prefix) :]] = value
         found = self._renamed(found)
+        current = self._weights
+        keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
+        if as_bool(strict, "strict") and any(keys):
+            raise ValueError(
+                f"expected the names {sorted(prefix + n for n in current)}; "
+                f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
+            )
+        new = {n: self._checked(from_tensor(found[n], n), current[n], n) for n in current if n in found}
         with self._changing:
-            current = self._weights
-            keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
-            if strict and any(keys):
-                raise ValueError(
-                    f"expected the names {sorted(prefix + n for n in current)}; "
-                    f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
-                )
-            new = {name: from_tensor(value, name) for name, value in found.items() if name in current}
-            self._weights = self._adopt(current, {**current, **new})
+            while not self._replace(current := self._weights, Weights({**current, **new})):
+                pass  # a signal's handler has changed others meanwhile
         return keys
 
     def to_torch(self) -> torch.nn.Module:
@@ -274,22 +275,32 @@ class Module:
         yield scratch
         if scratch.keys() != current.keys():
             raise ValueError(f"expected the names {sorted(current)}, got {sorted(map(str, scratch))}")
+        new = Weights({name: self._checked(scratch[name], old, name) for name, old in current.items()})
         with self._changing:
-            if self._weights is not current:
+            if not self._replace(current, new):
                 raise RuntimeError("the parameters were changed by another edit meanwhile; this one is dropped")
-            self._weights = self._adopt(current, scratch)
 
-    def _adopt(self, current: Weights, values: Mapping[str, Any]) -> Weights:
-        arrays = {}
-        for name, old in current.items():
-            arrays[name] = as_real(values[name], self.dtype, name)
-            check_shape(arrays[name].shape, old.shape, name)
-        return Weights(arrays)
+    def _checked(self, value: Any, old: np.ndarray, name: str) -> np.ndarray:
+        array = as_real(value, self.dtype, name)
+        check_shape(array.shape, old.shape, name)
+        return array
+
+    def _replace(self, current: Weights, new: Weights) -> bool:
+        """Put new weights in the place of the current ones, with `_changing` held, unless these are not there any more:
+        no signal's handler comes in between, for there is no call."""
+        own = vars(self)
+        if own["_weights"] is not current:
+            return False
+        own["_weights"] = new
+        return True
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in vars(self) and not name.startswith("_"):
             raise AttributeError(f"{name} of a {type(self).__name__} is fixed when it is made")
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name} of a {type(self).__name__} is fixed when it is made")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_changing"}

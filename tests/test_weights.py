@@ -29,6 +29,41 @@ def test_same_seed_same_parameters():
     assert not np.array_equal(rc.RNN(3, 5).parameters()["weight_ih_l0"], rc.RNN(3, 5).parameters()["weight_ih_l0"])
 
 
+def test_what_is_done_to_an_array_stays_with_it(lstm):
+    """Promise 2 again: `parameters` gives objects of the caller's own, whatever is done to their shape."""
+    before, x = lstm.state_dict(), np.ones((3, 2, lstm.input_size), lstm.dtype)
+    y = lstm(x)[0]
+    array = lstm.parameters()["weight_hh_l0"]
+    array.shape = array.size
+    lstm.parameters()["weight_hh_l0"].dtype = np.uint8
+    array = lstm.parameters()["weight_hh_l0"]
+    array.__setstate__(np.zeros(array.shape, array.dtype).__reduce__()[2])
+    array[...] = 1
+    for name, now in lstm.parameters().items():
+        assert now.dtype == lstm.dtype and np.array_equal(now, before[name]), name
+    assert np.array_equal(lstm(x)[0], y)
+    lstm.load_state_dict(before)
+
+
+def test_an_edit_from_inside_a_load_is_kept(lstm):
+    """By a value's own code, which runs while it is converted; and one from inside an edit's end is refused."""
+
+    class Editing:
+        def __array__(self, *args, **options):
+            with lstm.editing() as params:
+                params["bias_hh_l0"][:] = 9
+            return np.zeros_like(lstm.parameters()["weight_hh_l0"])
+
+    lstm.load_state_dict({"weight_hh_l0": Editing()}, strict=False)
+    assert not lstm.parameters()["weight_hh_l0"].any() and (lstm.parameters()["bias_hh_l0"] == 9).all()
+    with pytest.raises(RuntimeError, match="another edit"), lstm.editing() as params:
+        params["weight_hh_l0"] = Editing()
+    with pytest.raises(AttributeError, match="fixed"):
+        del lstm.hidden_size
+    with pytest.raises(TypeError, match="strict"):
+        lstm.load_state_dict(lstm.state_dict(), strict="no")
+
+
 def test_parameters_cannot_be_written(lstm):
     """Promise 2: a way to change a parameter unseen does not exist."""
     for array in lstm.parameters().values():
@@ -112,7 +147,7 @@ def test_a_failed_edit_changes_nothing(lstm, change, error):
     with pytest.raises(error), lstm.editing() as params:
         params["weight_hh_l0"][...] = 0
         change(params)
-    assert all(lstm.parameters()[name] is array for name, array in before.items())
+    assert all(np.array_equal(lstm.parameters()[name], array) for name, array in before.items())
 
 
 def test_an_edit_that_would_lose_another_is_refused(lstm):
@@ -172,7 +207,7 @@ def test_names_of_both_styles_or_for_several_layers_are_refused():
             for strict in (True, False):
                 with pytest.raises(ValueError, match="expected names of a layer or of a cell, got both: '"):
                     module.load_state_dict(mapping, strict=strict)
-        assert all(module.parameters()[name] is array for name, array in before.items())
+        assert all(np.array_equal(module.parameters()[name], array) for name, array in before.items())
     two = rc.LSTM(3, 5, 2, rng=1).state_dict()
     with pytest.raises(ValueError, match=r"unexpected \['weight_ih_l1', 'weight_hh_l1', 'bias_ih_l1', 'bias_hh_l1'\]"):
         rc.LSTMCell(3, 5).load_state_dict(two)
@@ -195,7 +230,7 @@ def test_a_failed_load_changes_nothing(lstm):
             lstm.load_state_dict(bad)
     with pytest.raises(TypeError, match="expected prefix to be a string, got None"):
         lstm.load_state_dict(good, prefix=None)
-    assert all(lstm.parameters()[name] is array for name, array in before.items())
+    assert all(np.array_equal(lstm.parameters()[name], array) for name, array in before.items())
 
 
 def test_options_are_fixed_when_a_layer_is_made(lstm):

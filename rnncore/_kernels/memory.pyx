@@ -172,7 +172,8 @@ def address(cnp.ndarray array not None):
 
 
 def frozen(array not None):
-    """Return an array's values in a `blank` one; if it is one already, without a copy."""
+    """Return an array's values in a `blank` one; if they lie in one already, without a copy, but never the same object:
+    what its shape or dtype is made to be is one's own affair."""
     owner = array
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -180,7 +181,7 @@ def frozen(array not None):
         type(owner) is bytes and len(owner) == array.nbytes + LINE and array.flags.c_contiguous
         and address(array) % LINE == 0
     ):
-        return array[...]
+        return np.ndarray(array.shape, array.dtype, owner, address(array) - <uintptr_t><char *><bytes>owner)
     cdef cnp.ndarray source = np.ascontiguousarray(array).reshape(array.shape), out = blank(array.shape, array.dtype)
     memcpy(cnp.PyArray_DATA(out), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(source))
     return out

@@ -120,7 +120,7 @@ class Optimiser:
         for i, (module, group) in enumerate(zip(self.modules, groups, strict=True)):
             if not isinstance(group, Mapping):
                 raise TypeError(f"expected gradients as a dict of names to arrays, got {type(group).__name__}")
-            params = module.parameters()
+            params = module._weights
             if group.keys() != params.keys():
                 missing, unexpected = [n for n in params if n not in group], [n for n in group if n not in params]
                 raise ValueError(
@@ -194,7 +194,7 @@ class Optimiser:
         shapes = {
             f"{i}.{name}.{moment}": (array.shape, module.dtype)
             for i, module in enumerate(self.modules)
-            for name, array in module.parameters().items()
+            for name, array in module._weights.items()
             for moment in other._moment_names()
         }
         found = mapping.keys() - header
