@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 from functools import partial
 from importlib import import_module
 
@@ -315,6 +316,100 @@ def random_numbers(lib):
     layer, cell = lib.LSTM(3, 4, 2), lib.GRUCell(3, 4)
     layer(x_of()), cell(x_of(2, 3))
     return list(layer.parameters()), torch.rand(1)
+
+
+def unaligned(tensor):
+    """The same numbers at an odd address, as in a file that is mapped."""
+    size = tensor.element_size() * tensor.numel()
+    other = torch.frombuffer(bytearray(size + 1), dtype=tensor.dtype, offset=1, count=tensor.numel()).view(tensor.shape)
+    return other.copy_(tensor.detach())
+
+
+@case
+def at_odd_addresses(lib):
+    results = []
+    for make, shapes in ((lib.LSTM, [(5, 2, 3)]), (lib.GRU, [(5, 2, 3), (1, 2, 4)]), (lib.GRUCell, [(2, 3), (2, 4)])):
+        module = make(3, 4)
+        for parameter in module.parameters():
+            parameter.data = unaligned(parameter.data)
+        given = [unaligned(x_of(*shape)) for shape in shapes]
+        for weight in (None, *module.parameters()):
+            with torch.no_grad():
+                if weight is not None:
+                    weight.mul_(3)
+                results.append(module(*given))
+        y = module(*given)
+        (y[0] if isinstance(y, tuple) else y).sum().backward()
+        results.append(grads(module))
+    return results
+
+
+@case
+def negated_views(lib):
+    module, base = lib.GRU(3, 4), torch.randn(12, 4)
+    del module.weight_hh_l0
+    module.weight_hh_l0 = torch._neg_view(base)
+    results, x = [], x_of()
+    with torch.no_grad():
+        for _ in range(2):
+            results.append(module(x))
+            base.mul_(3)
+    return results
+
+
+@case
+def compiled_with_weights_that_others_make(lib):
+    module = lib.GRU(3, 4)
+    utils.weight_norm(module, "weight_hh_l0")
+    results = [module(x_of())]
+    compiled = module if lib is nn else torch.compile(module, backend="aot_eager", fullgraph=True)
+    for _ in range(3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Dynamo's own
+            y, h = compiled(x_of())
+        y.sum().backward()
+        results += [y.detach(), h.detach()]
+    return results, grads(module)
+
+
+@case
+def parts_of_ones_own(lib):
+    class Checking(lib.LSTM):
+        def check_forward_args(self, *args):
+            raise KeyError("checked")
+
+    class Turning(lib.GRU):
+        def permute_hidden(self, h, permutation):
+            return h + 1
+
+    class Doubling(lib.GRUCell):
+        def forward(self, x, h):
+            return x * 2 + h
+
+    class Twice(lib.LSTM):
+        def forward(self, x):
+            return x * 2
+
+    x = torch.ones(2, 3)
+    return [
+        outcome(lambda lib: Checking(3, 4)(x_of()), lib), Turning(3, 4)(x_of()),
+        torch.jit.script(Doubling(3, 3))(x, x), torch.jit.script(nn.Sequential(Twice(3, 4)))(x),
+    ]  # fmt: skip
+
+
+@case
+def workers_of_a_data_loader(lib):
+    module = lib.LSTM(3, 4)
+    module(x_of())  # with whatever threads there are
+
+    def run(rows):
+        with torch.no_grad():
+            return module(torch.stack(rows))[0]
+
+    data = [torch.full((2, 3), float(k)) for k in range(8)]
+    return list(
+        torch.utils.data.DataLoader(data, batch_size=2, num_workers=2, collate_fn=run, multiprocessing_context="fork")
+    )
 
 
 # --- autograd ---------------------------------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ def accelerate(model: nn.Module) -> Report:
                 report.left[name] = f"{kind.__name__} is none of those that rnncore runs"
             elif getattr(module, "original_name", None) in {base.__name__ for base in OURS}:
                 report.left[name] = "a module of TorchScript"
-        elif kind.forward is not base.forward or "forward" in vars(module):
-            report.left[name] = f"{kind.__name__} has a forward of its own"
+        elif own := modules.parts_of(kind, base) or [part for part in modules.PARTS if part in vars(module)]:
+            report.left[name] = f"{kind.__name__} has a {own[0]} of its own"
         else:
             vars(module)["_accelerated_from"] = kind
             _change(module, OURS[base] if kind is base else _subclass(kind, base))

@@ -40,8 +40,31 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     )
 
 
+# What `forward` of a module of `torch.nn` is made of: where a subclass has one of its own, that is what it wants run.
+PARTS = (
+    "forward", "check_input", "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "permute_hidden",
+)  # fmt: skip
+
+
+def parts_of(kind: type, base: type) -> list[str]:
+    """Return those of PARTS that a subclass does not have from its base."""
+    return [name for name in PARTS if getattr(kind, name, None) is not getattr(base, name, None)]
+
+
+def _torchs(kind: type) -> Any:
+    """Return the class of `torch.nn` that one of ours is made from, if it is."""
+    return next((base for base in kind.__mro__ if base.__module__ == nn.RNN.__module__), None)
+
+
 class _Ours(nn.Module):
     """What layers and cells share. Comes before the class of `torch.nn` in their bases."""
+
+    _checks_itself = False  # whether a subclass has some of PARTS beside `forward`
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if base := _torchs(cls):
+            cls._checks_itself = bool(set(parts_of(cls, base)) - {"forward"})
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._release()
@@ -65,7 +88,9 @@ class _Ours(nn.Module):
         return super().forward(input, hx)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        return _plain(self)
+        kind = type(self)
+        ours = next(base for base in kind.__mro__ if base.__module__ == __name__)
+        return self if kind.forward is not ours.forward else _plain(self)  # type: ignore[attr-defined]
 
 
 class _Recurrent(_Ours, nn.RNNBase):
@@ -75,7 +100,7 @@ class _Recurrent(_Ours, nn.RNNBase):
         packed = isinstance(input, PackedSequence)
         data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = self._current_weights()
-        if not isinstance(data, Tensor) or not runs_here(data, weights):
+        if self._checks_itself or not isinstance(data, Tensor) or not runs_here(data, weights):
             return self._elsewhere(input, hx)
         shape, lstm = data.shape, self.mode == "LSTM"
         batched = len(shape) == 3 or packed
@@ -203,6 +228,6 @@ class GRUCell(_RecurrentCell, nn.GRUCell):
 
 def _plain(module: nn.Module) -> nn.Module:
     """Return a module of `torch.nn` with the same parameters: TorchScript runs where rnncore is not."""
-    plain = nn.Module.__new__(next(kind for kind in type(module).__mro__ if kind.__module__ == nn.RNN.__module__))
+    plain = nn.Module.__new__(_torchs(type(module)))
     vars(plain).update(vars(module))
     return plain

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._kernels.cell import Ragged
-from ..._kernels.memory import empty
+from ..._kernels.memory import address, empty
 from ..._kernels.pack import digest
 from ...checks import check_shape
 from ...layers import GRU, LSTM, RNN
@@ -53,9 +53,11 @@ class Known:
     __slots__ = ("arrays", "contents", "names", "places", "refs", "weights")
 
     def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
-        self.names, self.places = names, places_of(tensors)
+        self.names, places = names, places_of(tensors)
         self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
-        self.arrays = tuple([np.ascontiguousarray(tensor.numpy(force=True)) for tensor in tensors])
+        self.arrays = tuple([laid_out(tensor) for tensor in tensors])
+        own = zip(places, self.arrays, strict=True)
+        self.places = [place if place is not None and address(array) == place[0] else None for place, array in own]
         self.pack(digest(self.arrays))
 
     def pack(self, contents: bytes) -> None:
@@ -94,6 +96,12 @@ def places_of(tensors: Sequence[Tensor]) -> list[Any]:
     return [(t.data_ptr(), t.shape) if t.is_contiguous() else None for t in tensors]
 
 
+def laid_out(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers as kernels want them, aligned and C-contiguous: where they lie, or a copy."""
+    array: np.ndarray = np.ascontiguousarray(tensor.numpy(force=True))
+    return array if array.flags.aligned else array.copy()
+
+
 class Forget:
     """What weak references to weights call when one of these is gone: what is known of them goes with it."""
 
@@ -103,8 +111,12 @@ class Forget:
         self.known, self.ids = known, ids
 
     def __call__(self, ref: Any) -> None:
-        if (found := self.known.get(self.ids)) is not None and any(ref is own for own in found.refs):
-            del self.known[self.ids]
+        if (found := self.known.get(self.ids)) is None:
+            return
+        for own in found.refs:  # in this frame, which Dynamo leaves alone; it would look at a generator's
+            if ref is own:
+                del self.known[self.ids]
+                return
 
 
 def release(tensor: Tensor) -> None:
@@ -205,8 +217,10 @@ class Plan:
         return Rows(T, N, None, False, False)
 
     def view(self, x: Tensor, rows: Rows) -> np.ndarray:
-        """Return a sequence as the kernels take it, (T, N, ·) or packed: a view."""
+        """Return a sequence as the kernels take it, (T, N, ·) or packed: a view, if it is aligned."""
         array: np.ndarray = x.numpy(force=True)
+        if not array.flags.aligned:
+            array = array.copy()
         if rows.packed:
             return array.reshape(rows.T, rows.N, -1) if rows.ragged is None else array
         return array[:, None] if rows.unbatched else array.swapaxes(0, 1) if self.batch_first else array
@@ -228,7 +242,7 @@ class Plan:
             return tuple([np.zeros((k, rows.N, width), self.dtype) for width in self.widths])
         return tuple([
             np.zeros((k, rows.N, width), self.dtype) if h is None
-            else np.ascontiguousarray(h.numpy(force=True)).reshape(k, rows.N, width)
+            else laid_out(h).reshape(k, rows.N, width)
             for h, width in zip(hx, self.widths, strict=True)
         ])  # fmt: skip
 
