@@ -113,9 +113,9 @@ class SequenceModel:
         dtype: DTypeLike = "float32",
         rng: RNG = None,
     ) -> None:
-        if cell not in CELLS:
+        if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"expected cell {' or '.join(map(repr, CELLS))}, got {cell!r}")
-        if loss not in LOSSES:
+        if not isinstance(loss, str) or loss not in LOSSES:
             raise ValueError(f"expected loss {' or '.join(map(repr, LOSSES))}, got {loss!r}")
         if (inputs is None) == (vocabulary is None):
             raise ValueError(f"expected either inputs or vocabulary, got {'neither' if inputs is None else 'both'}")

@@ -612,7 +612,7 @@ class _Recurrent(Module, Generic[State]):
         The tape holds per layer and direction, with S = T*N or the sum of `lengths`: (N+S)*H elements for each state
         (P instead of H for the ``h`` of projections); S*4*H for an LSTM's gates, or a GRU's, S*3*H for those of a GRU
         that resets before the product; S*H more with projections, or for the latter; and between layers S*D*H for the
-        sequence. A dropout mask is drawn again from its key, not kept.
+        sequence. A dropout mask is drawn again from its key of 16 bytes, not kept.
 
         With checkpoints every k steps, ceil(T/k) of all states, and in a bidirectional layer S*D*H for each sequence
         between layers and, with `lengths`, S*I for `x`, packed. `backward` needs what the tape would hold for k steps,
@@ -923,8 +923,11 @@ class _Recurrent(Module, Generic[State]):
             raise ValueError(f"expected accumulate with the names {sorted(weights)}, got {got}")
         for name, array in accumulate.items():
             if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.carray:
-                kind = type(array).__name__
-                what = f"{kind} of {array.dtype}\n{array.flags}" if isinstance(array, np.ndarray) else kind
+                what = type(array).__name__
+                if isinstance(array, np.ndarray):
+                    flags = array.flags
+                    what = f"{'a writable' if flags.writeable else 'a read-only'} {what} of {array.dtype}"
+                    what += "" if flags.c_contiguous else f" with strides {array.strides}"
                 raise TypeError(
                     f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
                 )

@@ -108,7 +108,7 @@ def _threads() -> int:
         return usable_cpus()
     if not (value.isascii() and value.isdecimal() and int(value[:20]) > 0):
         raise ValueError(f"expected RNNCORE_NUM_THREADS to be a positive integer, got {value!r}")
-    return int(value[:20])
+    return min(int(value[:20]), driver.MOST_THREADS)
 
 
 set_num_threads(_threads())

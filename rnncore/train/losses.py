@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._kernels.memory import empty
 from .._kernels.optim import softmax
-from ..checks import as_real, check_shape
+from ..checks import as_int, as_real, check_shape
 
 __all__ = ["mean_squared_error", "softmax_cross_entropy"]
 
@@ -79,7 +77,7 @@ def softmax_cross_entropy(
     check_shape(targets.shape, logits.shape[:-1], "targets")
     counts = None if mask is None else _as_mask(mask, targets.shape)
     if ignore_index is not None:
-        others = targets != operator.index(ignore_index)
+        others = targets != as_int(ignore_index, "ignore_index")
         counts = others if counts is None else counts & others
 
     C = logits.shape[-1]
@@ -165,7 +163,7 @@ def mean_squared_error(
     check_shape(target.shape, y.shape, "target")
     n = y.size
     dy = np.empty_like(y)
-    with np.errstate(invalid="ignore"):  # inf - inf: the NaN is the answer
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: the NaN is the answer
         np.subtract(y, target, out=dy)
     if mask is not None:
         if np.ndim(mask) != y.ndim:  # (T, N) would broadcast to (T, N, F) from the wrong end
