@@ -925,9 +925,8 @@ class _Recurrent(Module, Generic[State]):
             if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.carray:
                 what = type(array).__name__
                 if isinstance(array, np.ndarray):
-                    flags = array.flags
-                    what = f"{'a writable' if flags.writeable else 'a read-only'} {what} of {array.dtype}"
-                    what += "" if flags.c_contiguous else f" with strides {array.strides}"
+                    what += f" of {array.dtype}" + ("" if array.flags.writeable else ", read-only")
+                    what += "" if array.flags.c_contiguous else f", of strides {array.strides}"
                 raise TypeError(
                     f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
                 )
