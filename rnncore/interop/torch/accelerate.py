@@ -53,7 +53,7 @@ def accelerate(model: nn.Module) -> Report:
     -------
     Report
         Names of the modules it replaced, and of those it left alone: subclasses and modules with a `forward` of their
-        own, and modules of TorchScript.
+        own, or a part of it (`check_forward_args`, `permute_hidden`, …), and modules of TorchScript.
 
     Raises
     ------
