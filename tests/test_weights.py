@@ -1,6 +1,7 @@
 """Parameters: immutable, changed through one door, never stale."""
 
 import threading
+import warnings
 from functools import partial
 
 import numpy as np
@@ -33,9 +34,11 @@ def test_what_is_done_to_an_array_stays_with_it(lstm):
     """Promise 2 again: `parameters` gives objects of the caller's own, whatever is done to their shape."""
     before, x = lstm.state_dict(), np.ones((3, 2, lstm.input_size), lstm.dtype)
     y = lstm(x)[0]
-    array = lstm.parameters()["weight_hh_l0"]
-    array.shape = array.size
-    lstm.parameters()["weight_hh_l0"].dtype = np.uint8
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, which may do without some day
+        array = lstm.parameters()["weight_hh_l0"]
+        array.shape = array.size
+        lstm.parameters()["weight_hh_l0"].dtype = np.uint8
     array = lstm.parameters()["weight_hh_l0"]
     array.__setstate__(np.zeros(array.shape, array.dtype).__reduce__()[2])
     array[...] = 1

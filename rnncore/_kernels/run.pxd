@@ -1,4 +1,4 @@
-# What a layer's pass is described by, and small questions about it: no code of its own, nothing that a module must hold.
+# What a layer's pass is described by, and small questions about it, all inline: there is no module behind this header.
 
 from libc.string cimport memcpy
 
