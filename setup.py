@@ -49,8 +49,8 @@ directives = {"language_level": 3, "cdivision": True, "nonecheck": True}
 setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
-        extension("driver", "rnncore/_kernels/pool.c"),
-        *map(extension, "blas products matmul cell pack rnn lstm gru step optim memory".split()),
+        extension("crew", "rnncore/_kernels/pool.c"),
+        *map(extension, "driver blas products matmul cell pack rnn lstm gru step optim memory".split()),
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ._kernels import driver, leaf
+from ._kernels import crew, driver, leaf
 from .checks import positive_int
 
 __all__ = ["engine", "get_num_threads", "info", "isa", "set_num_threads", "usable_cpus"]
@@ -67,7 +67,7 @@ def get_num_threads() -> int:
     int
         What `set_num_threads` or the environment's ``RNNCORE_NUM_THREADS`` said; else the CPUs this process may use.
     """
-    return driver.get_limit()
+    return crew.get_limit()
 
 
 def set_num_threads(n: int) -> None:
@@ -98,7 +98,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> rc.set_num_threads(before)
     """
-    driver.set_limit(min(positive_int(n, "n"), driver.MOST_THREADS))
+    crew.set_limit(min(positive_int(n, "n"), crew.MOST_THREADS))
 
 
 def _threads() -> int:
@@ -108,7 +108,7 @@ def _threads() -> int:
         return usable_cpus()
     if not (value.isascii() and value.isdecimal() and int(value[:20]) > 0):
         raise ValueError(f"expected RNNCORE_NUM_THREADS to be a positive integer, got {value!r}")
-    return min(int(value[:20]), driver.MOST_THREADS)
+    return min(int(value[:20]), crew.MOST_THREADS)
 
 
 set_num_threads(_threads())

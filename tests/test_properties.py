@@ -290,11 +290,11 @@ def test_same_seed_same_bits_from_run_to_run():
     assert len(results) == 1 and len(results.pop()) == 65
 
 
-def interrupted_inside(call):
-    """Whether one SIGINT, sent a moment after the call began, was answered inside the kernel."""
+def interrupted_inside(call, after=0.05):
+    """Whether one SIGINT, sent so many seconds after the call began, was answered inside the kernel."""
 
     def interrupt():
-        time.sleep(0.05)
+        time.sleep(after)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -305,10 +305,8 @@ def interrupted_inside(call):
         time.sleep(0.01)
     except KeyboardInterrupt as error:
         thread.join()
-        names = [
-            entry.name.removeprefix("rnncore._kernels.driver.") for entry in traceback.extract_tb(error.__traceback__)
-        ]
-        return names[-1] in ("forward", "backward")  # the time loops, which have no Python of their own
+        name = traceback.extract_tb(error.__traceback__)[-1].name.removeprefix("rnncore._kernels.")
+        return name in ("driver.forward", "driver.backward", "matmul.matmul")  # which have no Python of their own
     return False
 
 
@@ -322,3 +320,39 @@ def test_ctrl_c_is_answered_inside_a_kernel():
     assert any(interrupted_inside(lambda: lstm(x, return_sequence=False)) for _ in range(20))
     assert any(interrupted_inside(lambda: lstm.backward(tape, dy)) for _ in range(20))
     assert np.array_equal(lstm(x)[0], y) and np.array_equal(lstm.backward(tape, dy)[0], dx)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_is_answered_inside_a_single_step(engine, threads):
+    """The gradients of a great many sequences' one step: some have been added, others have not."""
+    gru, N = rc.GRU(64, 128, rng=0), 60_000
+    x = np.random.default_rng(1).standard_normal((1, N, 64)).astype(np.float32)
+    y, _, tape = gru.forward(x)
+    for _ in range(2):
+        start = time.perf_counter()
+        dx, _, grads = gru.backward(tape, y, n_threads=threads)
+        whole = time.perf_counter() - start
+
+    def cut_short(share):
+        added = {name: np.zeros_like(g) for name, g in grads.items()}
+        inside = interrupted_inside(lambda: gru.backward(tape, y, accumulate=added, n_threads=threads), share * whole)
+        return inside and 0 < sum(bool(g.any()) for g in added.values()) < len(added)
+
+    assert any(cut_short(share) for _ in range(5) for share in (0.4, 0.5, 0.6, 0.7, 0.8, 0.2, 0.3, 0.9))
+    again = gru.backward(tape, y, n_threads=threads)
+    assert np.array_equal(again[0], dx) and all(np.array_equal(again[2][name], grads[name]) for name in grads)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_ctrl_c_is_answered_inside_a_linear_layer(engine):
+    linear = rc.train.Linear(512, 2048, rng=0)
+    x = np.ones((16_000, 512), np.float32)
+    for _ in range(2):
+        start = time.perf_counter()
+        y, tape = linear.forward(x)
+        whole = time.perf_counter() - start
+    shares = [share * whole for _ in range(5) for share in (0.4, 0.6, 0.8)]
+    assert any(interrupted_inside(lambda: linear(x), after) for after in shares)
+    assert any(interrupted_inside(lambda: linear.backward(tape, y), 2 * after) for after in shares)
+    assert np.array_equal(linear(x), y)

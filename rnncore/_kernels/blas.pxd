@@ -3,6 +3,9 @@ ctypedef fused real:
     double
 
 cdef enum:
+    COLUMNS = 64  # of a block of `blocked`
+
+cdef enum:
     FLOAT32 = 0
     FLOAT64 = 1
 

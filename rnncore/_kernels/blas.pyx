@@ -35,7 +35,6 @@ ctypedef void (*dgemv_ilp64)(char *, int64_t *, int64_t *, double *, const doubl
 # operand.
 cdef enum:
     ROWS = 16
-    COLUMNS = 64
     TERMS = 256
 
 cdef void *sgemm = NULL

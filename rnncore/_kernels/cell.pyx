@@ -13,6 +13,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
+from .crew cimport Member
 from .driver cimport back_block, backward, engine, forward, side_strips, sums_of_rows, wanted
 from .leaf cimport NEAR_BYTES, SIDE_ROWS, leaf_of
 from .pack cimport Pack
@@ -467,6 +468,7 @@ cdef class Cell:
         """Return the gradient of the pack's rows (U, I), from that of what W_ih makes of them, as `backward` has added it up;
         add that of W_ih, or write it if it is `fresh`."""
         cdef Run run
+        cdef Member who
         cdef Py_ssize_t U = len(pack.rows), I = pack.input_size, CH = self.table.columns * pack.hidden_size
         cdef Py_ssize_t start, stop, step, u, n
         cdef char *sums
@@ -481,14 +483,16 @@ cdef class Cell:
         W_ih = pack.arrays[0] if run.engine == BLAS else pack.strips_of(0, run.leaf.width)
         matrix_in(W_ih, &run, &run.W_ih, run.cell.G * run.H, I)
         run.dW_ih = data(dW_ih, &run, True, run.cell.G * run.H, I)
+        memset(&who, 0, sizeof(who))
+        who.size = 1
         step = rows_at_once(BACK_TABLE_ROWS, 2 * CH, I)
         for start in range(0, U, step):
             u, stop = start, min(start + step, U)
             with nogil:
                 while u < stop:
                     n = min(<Py_ssize_t>BACK_TABLE_ROWS, stop - u)
-                    input_weight_gradient(&run, sums + u * CH * run.item, CH, E + u * I * run.item, n, u > 0 or not fresh, 0, 1)
-                    input_gradient(&run, sums + u * CH * run.item, CH, dE + u * I * run.item, n, 0, 1)
+                    input_weight_gradient(&run, sums + u * CH * run.item, CH, E + u * I * run.item, n, u > 0 or not fresh, &who)
+                    input_gradient(&run, sums + u * CH * run.item, CH, dE + u * I * run.item, n, &who)
                     u += BACK_TABLE_ROWS
             PyErr_CheckSignals()
         return drows

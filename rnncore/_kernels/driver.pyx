@@ -20,28 +20,19 @@ nobody waits for anybody; backwards, all meet at the end of a block, for each ro
 each, in backward too, where each has a dx of its own.
 """
 
-import threading
-
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from .crew cimport Member, Team, Watch, gather_crew, gather_team, limit, look, meet, raise_stopped, run_crew
 from .leaf cimport SIDE_ROWS
 from .pack cimport panel_vectors
-from .pool cimport (
-    POOL_MOST, Barrier, Counter, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take,
-    denormals_flush, denormals_restore, pool_gather, pool_lost, pool_run,
-)
+from .pool cimport POOL_MOST, Counter, counter_peek, counter_reset, counter_take
 from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, project_back
 from .run cimport (
     BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, row_at,
     rows_at, share, slot_after, slot_before, state_at,
 )
-
-cdef extern from "Python.h":
-    int PyErr_CheckSignals() noexcept  # leaves the exception where the caller of all this finds it
-    void *PyErr_Occurred()
 
 cdef extern from *:
     """
@@ -64,14 +55,13 @@ cdef extern from *:
 cdef enum:
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     SMALL = 32768      # bytes of workspace that go on the stack
+    LEAST_ROWS = 48    # that a step is cut into
     SHARE_ROWS = 24    # of a share of such a product, which a member of a crew takes at once
 
 BLOCK_ROWS = BLAS_ROWS
-MOST_THREADS = POOL_MOST
 
-cdef double BLOCK_WORK = 1e9   # floating-point operations of a block of BLAS products: some 10 to 50 ms
-cdef double LOOK_WORK = 2e7    # between two looks at the clock, and LOOK_SECONDS between two looks for Ctrl-C
-cdef double LOOK_SECONDS = 0.02
+cdef double STEP_WORK = 1e9    # floating-point operations of a step's products done at once: 10 to 50 ms
+cdef double SLICE_WORK = 2e7   # the same of the panels engine's forwards
 
 # Panels: rows of a block, unless the sums over x take more than so many bytes, which are to stay in the second-level cache
 # until the step that needs them.
@@ -80,24 +70,12 @@ cdef Py_ssize_t panel_rows = second_level_cache() // (1 << 14), panel_bytes = se
 side_strips = second_level_cache() // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
 
 engine = PANELS
-limit = 1
 
 
 def use(str name not None):
     """Use an engine, "panels" or "blas", for forward passes and `matmul` from now on, in the whole process."""
     global engine
     engine = {"blas": BLAS, "panels": PANELS}[name]
-
-
-def set_limit(int n):
-    """Use up to n threads, from now on and in the whole process, for calls that do not say how many."""
-    global limit
-    limit = max(1, min(n, <int>POOL_MOST))
-
-
-def get_limit():
-    """Return what `set_limit` set."""
-    return limit
 
 
 # --- schedule ---------------------------------------------------------------------------------------------------------
@@ -146,13 +124,12 @@ cdef double work(const Run *run, Py_ssize_t rows) noexcept nogil:
     return 2.0 * rows * run.H * (run.cell.G * (run.I + run.width[0] + 100) + (run.width[0] if run.projects else 0))
 
 
-# --- one call's work, and its members ---------------------------------------------------------------------------------
+cdef Py_ssize_t rows_at_once(const Run *run) noexcept nogil:
+    """Rows of a step that are done between two looks for Ctrl-C."""
+    return max(LEAST_ROWS, <Py_ssize_t>(STEP_WORK / (work(run, 1) - 2.0 * run.H * run.cell.G * run.I)))
 
-cdef struct Team:
-    # members that share a run by units
-    int first, size             # which members of the crew
-    Barrier barrier
-    bint halt[2]                # the word of its first member, for even and odd phases
+
+# --- one call's work, and its members ---------------------------------------------------------------------------------
 
 cdef struct Job:
     Run *runs
@@ -169,46 +146,14 @@ cdef struct Job:
     Counter next                # chunk
     Team teams[2]               # by units: of each run
     Counter *shares             # by units: of each member, for blocks even and odd
-    Crew crew
-    Counter stop
-    bint interruptible          # look for Ctrl-C now and then
-    double done, looked         # work since, and time of, the last look
+    Watch watch
 
 cdef struct Part:               # what one member does of a run
     const Run *run
     char *z
     char *x
     Py_ssize_t n_0, n_1         # sequences
-    Team *team                  # NULL: alone
-    int member                  # of the team
-    int crew_member
-
-
-cdef double now() noexcept nogil:
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec + 1e-9 * time.tv_nsec
-
-
-cdef bint signal_raised() noexcept with gil:
-    return PyErr_CheckSignals() < 0
-
-
-cdef void look(Job *job, int member, double done) noexcept nogil:
-    """Look for Ctrl-C if it is time to: signals are answered by the main thread alone."""
-    cdef double time
-    if member != 0 or not job.interruptible:
-        return
-    job.done += done
-    if job.done < LOOK_WORK:
-        return
-    job.done, time = 0, now()
-    if time - job.looked < LOOK_SECONDS:
-        return
-    job.looked = time
-    if signal_raised() or job.crew.size > 1 and pool_lost(&job.crew):
-        job.interruptible = False
-        counter_take(&job.stop)
+    Member who                  # of a run's team, or alone
 
 
 cdef inline Py_ssize_t panels(Py_ssize_t vectors) noexcept nogil:
@@ -225,34 +170,21 @@ cdef inline Py_ssize_t panel_start(Py_ssize_t vectors, Py_ssize_t p) noexcept no
 
 
 cdef inline Py_ssize_t slice_of(const Run *run, Py_ssize_t K, Py_ssize_t rows) noexcept nogil:
-    """Vectors whose products with `rows` rows are about LOOK_WORK, in whole panels."""
-    cdef Py_ssize_t vectors = <Py_ssize_t>(LOOK_WORK / (2.0 * run.leaf.width * K * rows))
+    """Vectors whose products with `rows` rows are about SLICE_WORK, in whole panels."""
+    cdef Py_ssize_t vectors = <Py_ssize_t>(SLICE_WORK / (2.0 * run.leaf.width * K * rows))
     return max(vectors // 4 * 4, 4)
 
 
 cdef inline Py_ssize_t share_of(Py_ssize_t vectors, const Part *part, int more) noexcept nogil:
     """The first vector of a member's share of them, or for more = 1 the first of the next member's."""
-    if part.team == NULL:
+    if part.who.team == NULL:
         return vectors * more
-    return panel_start(vectors, panels(vectors) * (part.member + more) // part.team.size)
+    return panel_start(vectors, panels(vectors) * (part.who.member + more) // part.who.size)
 
 
 cdef inline Py_ssize_t rows_of(const Part *part, Py_ssize_t t) noexcept nogil:
     """A part's sequences that have a step at time t."""
     return max(min(part.n_1, rows_at(&part.run.schedule, t)) - part.n_0, 0)
-
-
-cdef bint meet(Job *job, const Part *part, Py_ssize_t phase) noexcept nogil:
-    """Wait for the team; return whether to go on, which all members answer alike."""
-    cdef Team *team = part.team
-    if team == NULL:
-        return counter_peek(&job.stop) == 0
-    if part.member == 0:
-        team.halt[phase & 1] = counter_peek(&job.stop) != 0
-    if pool_lost(&job.crew):
-        return False
-    barrier_wait(&team.barrier)
-    return not team.halt[phase & 1]
 
 
 # --- rows in the caller's order ---------------------------------------------------------------------------------------
@@ -266,11 +198,12 @@ cdef const char *gather(const Part *part, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssi
     return part.x
 
 
-cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Copy h_t of the step's rows from `first` to `last` to where they belong in y."""
+cdef void scatter(const Part *part, const Step *s, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t first,
+                  Py_ssize_t last) noexcept nogil:
+    """Copy h_t of the step's rows from `first` to `last`, which begins with the part's n_0-th, to where they belong in y."""
     cdef const Run *run = part.run
     move_rows(&run.schedule, <char *>s.after[0], run.y, run.y_step, run.y_sequence, run.y_stride * run.item,
-              run.width[0] * run.item, part.n_0, part.n_1, t, t + 1, first, last, True)
+              run.width[0] * run.item, part.n_0 + n_0, part.n_1, t, t + 1, first, last, True)
 
 
 # --- sums over x ------------------------------------------------------------------------------------------------------
@@ -320,8 +253,7 @@ cdef void look_up(const Part *part, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t r
             row += 1
 
 
-cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows,
-                  Py_ssize_t *meetings) noexcept nogil:
+cdef bint project(Job *job, Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_ssize_t t_1, Py_ssize_t rows) noexcept nogil:
     """z = bias + x W_ih^T for the `rows` rows of the steps from t_0 to t_1: a member's part of it. Returns whether to go
     on."""
     cdef const Run *run = part.run
@@ -330,7 +262,7 @@ cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
     cdef const char *x = run.x + (row_at(schedule, t_0) + part.n_0) * item
     cdef Py_ssize_t v, v_1, t, k, q, n, chunks, shares, row, size, step
     cdef int other
-    if part.team == NULL:
+    if part.who.team == NULL:
         if run.x_step:
             x = gather(part, t_0, t_1, 0, rows)
         step = slice_of(run, run.I * gates, rows)
@@ -346,24 +278,23 @@ cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
                     run.leaf.project(part.z, run.panels_bias, run.x + (row_at(schedule, t) + part.n_0) * item,
                                      run.panels_ih, gates, run.I, v, v_1, n, row, rows)
                     row += n
-            look(job, part.crew_member, 2.0 * rows * (v_1 - v) * run.leaf.width * run.I * gates)
+            look(&part.who, 2.0 * rows * (v_1 - v) * run.leaf.width * run.I * gates)
             v = v_1
-        return meet(job, part, 0)
+        return meet(&part.who)
     # Each member begins with shares of its own units, whose weights its cache holds, and then helps the others: a worker
     # that is still waking up holds nobody up.
-    size = part.team.size
+    size = part.who.size
     if run.x_step:
-        x = gather(part, t_0, t_1, rows * part.member // size, rows * (part.member + 1) // size)
-        meetings[0] += 1
-        if not meet(job, part, meetings[0]):
+        x = gather(part, t_0, t_1, rows * part.who.member // size, rows * (part.who.member + 1) // size)
+        if not meet(&part.who):
             return False
     chunks = (rows + SHARE_ROWS - 1) // SHARE_ROWS
     for k in range(size):
-        other = (part.member + k) % size
+        other = (part.who.member + k) % size
         v = panels(run.vectors) * other // size
         shares = (panels(run.vectors) * (other + 1) // size - v) * chunks
         while True:
-            q = counter_take(&job.shares[2 * (part.team.first + other) + (b & 1)])
+            q = counter_take(&job.shares[2 * (part.who.team.first + other) + (b & 1)])
             if q >= shares:
                 break
             row = q % chunks * SHARE_ROWS
@@ -371,11 +302,10 @@ cdef bint project(Job *job, const Part *part, Py_ssize_t b, Py_ssize_t t_0, Py_s
                 part.z, run.panels_bias, x + row * item, run.panels_ih, gates, run.I,
                 panel_start(run.vectors, v + q // chunks), panel_start(run.vectors, v + q // chunks + 1),
                 min(<Py_ssize_t>SHARE_ROWS, rows - row), row, rows)
-            look(job, part.crew_member, 2.0 * SHARE_ROWS * 4 * run.leaf.width * run.I * gates)
-    meetings[0] += 1
-    if not meet(job, part, meetings[0]):
+            look(&part.who, 2.0 * SHARE_ROWS * 4 * run.leaf.width * run.I * gates)
+    if not meet(&part.who):
         return False
-    counter_reset(&job.shares[2 * (part.team.first + part.member) + (b & 1)])
+    counter_reset(&job.shares[2 * (part.who.team.first + part.who.member) + (b & 1)])
     return True
 
 
@@ -388,20 +318,21 @@ cdef Py_ssize_t cut_phase(Job *job, const Part *part, int p, Py_ssize_t n, Py_ss
         v_0[0], v_1[0] = share_of(run.phase_vectors[p], part, 0), share_of(run.phase_vectors[p], part, 1)
         return slice_of(run, run.gate_panels * (run.width[0] + (run.I if job.fused else 0)), n)
     v_0[0], v_1[0] = 0, n
-    if part.team != NULL:
-        v_0[0], v_1[0] = n * part.member // part.team.size, n * (part.member + 1) // part.team.size
+    if part.who.team != NULL:
+        v_0[0], v_1[0] = n * part.who.member // part.who.size, n * (part.who.member + 1) // part.who.size
     return n
 
 
-cdef void forward_part(Job *job, const Part *part) noexcept nogil:
+cdef void forward_part(Job *job, Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, row, rows, n_before = 0, meetings = 0
+    cdef Py_ssize_t b, i, r, k, t, t_0, t_1, n, n_0, all_n, row, rows, n_before = 0
     cdef Py_ssize_t v_0[MAX_PHASES + 1]
     cdef Py_ssize_t v_1[MAX_PHASES + 1]
     cdef Py_ssize_t slices[MAX_PHASES + 1]
     cdef Py_ssize_t count[MAX_PHASES + 1]
     cdef Py_ssize_t CH = run.cell.columns * run.H, P = run.width[0], first, last
+    cdef Py_ssize_t most = rows_at_once(run) if run.engine == BLAS else schedule.N  # panels are cut by units
     cdef const char *x
     cdef char *gates
     cdef int p
@@ -424,52 +355,55 @@ cdef void forward_part(Job *job, const Part *part) noexcept nogil:
         elif run.tokens != NULL:
             look_up(part, t_0, t_1, rows, gates)
         elif run.engine == PANELS:
-            if not project(job, part, b, t_0, t_1, rows, &meetings):
+            if not project(job, part, b, t_0, t_1, rows):
                 return
         else:
             x = gather(part, t_0, t_1, 0, rows) if run.x_step else run.x + row_at(schedule, t_0) * run.I * run.item
-            input_product(run, rows, x, gates)
+            for r from 0 <= r < rows by most:
+                n = min(most, rows - r)
+                input_product(run, n, x + r * run.I * run.item, gates + r * CH * run.item)
+                if not look(&part.who, 2.0 * n * run.I * CH):
+                    return
         row = rows if schedule.reverse else 0  # of the block's
         for i in range(t_1 - t_0):
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
-            n = rows_of(part, t)
-            if n == 0:
-                continue
+            all_n = rows_of(part, t)
             if schedule.reverse:
-                row -= n
-            step_at(run, t, part.n_0, part.n_0 + n, &s)
-            s.z, s.row, s.rows, s.backwards = part.z, row, rows, (t & 1) ^ run.turned
-            if job.fused and run.x_step:
-                s.x = gather(part, t, t + 1, 0, n)
-            elif job.fused:
-                s.x = run.x + (row_at(schedule, t) + part.n_0) * run.I * run.item
-            if run.engine == BLAS and not (run.tape and run.gates != NULL):
-                s.gates = part.z + row * CH * run.item
-            if n != n_before:
-                n_before = n
+                row -= all_n
+            for n_0 from 0 <= n_0 < all_n by most:
+                n = min(most, all_n - n_0)
+                step_at(run, t, part.n_0 + n_0, part.n_0 + n_0 + n, &s)
+                s.z, s.row, s.rows, s.backwards = part.z, row, rows, (t & 1) ^ run.turned
+                if job.fused and run.x_step:
+                    s.x = gather(part, t, t + 1, 0, n)
+                elif job.fused:
+                    s.x = run.x + (row_at(schedule, t) + part.n_0) * run.I * run.item
+                if run.engine == BLAS and not (run.tape and run.gates != NULL):
+                    s.gates = part.z + (row + n_0) * CH * run.item
+                if n != n_before:
+                    n_before = n
+                    for p in range(run.phases):
+                        slices[p] = cut_phase(job, part, p, n, &v_0[p], &v_1[p])
+                        count[p] = (v_1[p] - v_0[p] + slices[p] - 1) // slices[p]
                 for p in range(run.phases):
-                    slices[p] = cut_phase(job, part, p, n, &v_0[p], &v_1[p])
-                    count[p] = (v_1[p] - v_0[p] + slices[p] - 1) // slices[p]
-            for p in range(run.phases):
-                for k in range(count[p]):
-                    s.v_0 = v_0[p] + (count[p] - 1 - k if s.backwards else k) * slices[p]
-                    s.v_1 = min(s.v_0 + slices[p], v_1[p])
-                    run.phase[p](run, &s)
-                    if job.interruptible:
-                        look(job, part.crew_member, work(run, n) / (run.phases * count[p]))
-                meetings += 1
-                if not meet(job, part, meetings):
-                    return
-            if run.y_step and run.y != NULL:
-                first, last = 0, n
-                if part.team != NULL:
-                    first, last = n * part.member // part.team.size, n * (part.member + 1) // part.team.size
-                scatter(part, &s, t, first, last)
-            elif run.engine == BLAS and s.y != NULL:
-                for r in range(n):
-                    memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * P * run.item, P * run.item)
+                    for k in range(count[p]):
+                        s.v_0 = v_0[p] + (count[p] - 1 - k if s.backwards else k) * slices[p]
+                        s.v_1 = min(s.v_0 + slices[p], v_1[p])
+                        run.phase[p](run, &s)
+                        if job.watch.interruptible:
+                            look(&part.who, work(run, n) / (run.phases * count[p]))
+                    if not meet(&part.who):
+                        return
+                if run.y_step and run.y != NULL:
+                    first, last = 0, n
+                    if part.who.team != NULL:
+                        first, last = n * part.who.member // part.who.size, n * (part.who.member + 1) // part.who.size
+                    scatter(part, &s, t, n_0, first, last)
+                elif run.engine == BLAS and s.y != NULL:
+                    for r in range(n):
+                        memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * P * run.item, P * run.item)
             if not schedule.reverse:
-                row += n
+                row += all_n
 
 
 cdef void forward_member(void *job_, int member) noexcept nogil:
@@ -479,11 +413,12 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
     cdef Team *team
     cdef Py_ssize_t k
     cdef int r
-    part.crew_member = member
+    memset(&part, 0, sizeof(part))
+    part.who.number, part.who.watch = member, &job.watch
     if job.by_rows:
-        part.team, part.member = NULL, 0
+        part.who.size = 1
         part.z, part.x = job.z + member * job.z_size, job.x + member * job.x_size
-        while counter_peek(&job.stop) == 0:
+        while counter_peek(&job.watch.stopped) == 0:
             k = counter_take(&job.next)
             if k >= job.count * job.chunks:
                 return
@@ -493,7 +428,7 @@ cdef void forward_member(void *job_, int member) noexcept nogil:
         return
     r = 1 if job.count == 2 and member >= job.teams[1].first else 0
     team = &job.teams[r]
-    part.run, part.team, part.member = &job.runs[r], team, member - team.first
+    part.run, part.who.team, part.who.member, part.who.size = &job.runs[r], team, member - team.first, team.size
     part.z, part.x = job.z + r * job.z_size, job.x + (member if job.fused else r) * job.x_size
     part.n_0, part.n_1 = 0, part.run.schedule.N
     forward_part(job, &part)
@@ -561,13 +496,6 @@ cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil:
     return n_threads if n_threads > 0 else worth(run, count, min(limit, -n_threads) if n_threads else limit)
 
 
-cdef void share_out(void (*body)(void *job, int member) noexcept nogil, void *job, int members) noexcept nogil:
-    """Run body(job, k) for k = 0 .. members-1, or for the first few of them (pool.h): whoever comes takes what is left to do."""
-    cdef Crew crew
-    pool_gather(&crew, members, limit)
-    pool_run(&crew, body, job)
-
-
 # --- one call forwards ------------------------------------------------------------------------------------------------
 
 cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -1 nogil:
@@ -584,23 +512,15 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     cdef char *at
     cdef size_t needed, shares
     cdef int k, r, members
-    cdef bint quick
-    cdef unsigned long mode
-    cdef double all_work = work(run, all_rows) * count
-    cdef bint interruptible = all_work > LOOK_WORK and main_thread()
+    cdef bint done
     if N == 0 or T == 0:
         for r in range(count):
             for k in range(run.cell.states):
                 memcpy(runs[r].final[k], runs[r].initial[k], N * run.width[k] * run.item)
         return 0
-    members = wanted(run, count, n_threads)
     job.runs, job.count = runs, count
-    quick = members == 1 and all_work < LOOK_WORK
-    if quick:
-        job.crew.size = 1
-    else:
-        pool_gather(&job.crew, members, limit)
-    members = job.crew.size
+    gather_crew(&job.watch, wanted(run, count, n_threads), work(run, all_rows) * count)
+    members = job.watch.crew.size
 
     rows = (N + max(members // count, 1) - 1) // max(members // count, 1)
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
@@ -681,45 +601,24 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
             for k in range(job.chunks + 1):
                 job.bounds[k] = min(k * job.rows, N)
         if not job.by_rows:
-            job.teams[0].first, job.teams[0].size = 0, (members + count - 1) // count
-            job.teams[1].first, job.teams[1].size = job.teams[0].size, members - job.teams[0].size
-            for r in range(count):
-                barrier_init(&job.teams[r].barrier, job.teams[r].size)
+            gather_team(&job.teams[0], 0, (members + count - 1) // count)
+            gather_team(&job.teams[1], job.teams[0].size, members - job.teams[0].size)
     counter_reset(&job.next)
-    counter_reset(&job.stop)
-    job.interruptible, job.done = interruptible, 0
-    if quick:
-        mode = denormals_flush()
-        forward_member(&job, 0)
-        denormals_restore(mode)
-    else:
-        job.looked = now()
-        pool_run(&job.crew, forward_member, &job)
-    if memory != NULL and not counter_peek(&job.stop):
+    done = run_crew(&job.watch, forward_member, &job)
+    if memory != NULL and done:
         for r in range(count):
             enter_and_leave(&runs[r], True)
     if scratch == NULL and memory != small:
         free(memory)
     if memory == NULL:
         raise_memory_error()
-    if counter_peek(&job.stop):
+    if not done:
         raise_stopped()
     return 0
 
 
-cdef bint main_thread() noexcept with gil:
-    return threading.current_thread() is threading.main_thread()
-
-
 cdef int raise_memory_error() except -1 with gil:
     raise MemoryError("no memory for a forward pass's workspace")
-
-
-cdef int raise_stopped() except -1 with gil:
-    """Raise what a signal's handler raised; or say that it has forked, which left the crew behind."""
-    if PyErr_Occurred() != NULL:
-        return -1
-    raise RuntimeError("a signal's handler forked this process inside a call of several threads")
 
 
 # --- backwards ----------------------------------------------------------------------------------------------------------
@@ -730,9 +629,9 @@ cdef void part_of_dh(const Run *run, const Step *s, Py_ssize_t *r, Py_ssize_t *n
     rows the m units from u on that the first phase does."""
     r[0], n[0], u[0], m[0] = 0, s.n, 0, run.width[0]
     if run.projects:
-        n[0] = share(s.n, 1, s.member, s.size, r)
+        n[0] = share(s.n, 1, s.who.member, s.who.size, r)
     else:
-        m[0] = share(run.width[0], run.leaf.width, s.member, s.size, u)
+        m[0] = share(run.width[0], run.leaf.width, s.who.member, s.who.size, u)
 
 
 cdef void add_dy(const Run *run, const Step *s, Py_ssize_t t, Py_ssize_t n_0) noexcept nogil:
@@ -759,69 +658,79 @@ cdef void keep_flow(const Run *run, const Step *s, Py_ssize_t row) noexcept nogi
         memcpy(run.flow[0] + ((row + k) * P + u) * run.item, <char *>s.dstate[0] + (k * P + u) * run.item, m * run.item)
 
 
-cdef void backward_part(Job *job, const Part *part, bint by_rows) noexcept nogil:
+cdef bint backward_step(Job *job, Part *part, Step *s, Py_ssize_t t, Py_ssize_t n_0, Py_ssize_t row) noexcept nogil:
+    """What one member of a team does of a step, whose first sequence is n_0 and whose first row in the block is `row`; returns
+    whether to go on."""
+    cdef const Run *run = part.run
+    cdef Py_ssize_t first, count, H = run.H, size = run.width[0] * run.item
+    cdef bint alone = s.who.size == 1
+    cdef int p
+    if alone and counter_peek(&job.watch.stopped):
+        return True  # a meeting will come
+    s.dgates = run.dgates + row * run.dgates_row * run.item
+    s.dinner, s.dh = run.dinner + n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]
+    s.flow = run.flow[1] + row * H * run.item if run.flow[1] != NULL else NULL
+    if run.h_before != NULL:
+        count = share(s.n, 1, s.who.member, s.who.size, &first)
+        memcpy(run.h_before + (row + first) * size, <char *>s.before[0] + first * size, count * size)
+    if run.dy != NULL:
+        add_dy(run, s, t, n_0)
+    if run.flow[0] != NULL:
+        keep_flow(run, s, row)
+    if run.projects:
+        s.dout, s.dh = run.dout + row * size, s.dinner
+        output_back(run, s)
+        if not (alone or meet(&part.who)):
+            return False
+        project_back(run, s)
+        if not (alone or meet(&part.who)):
+            return False
+    for p in range(run.cell.back_phases):
+        run.cell.backward[p](run, s)
+        if not (alone or meet(&part.who)):
+            return False
+    look(&part.who, work(run, s.n))
+    return True
+
+
+cdef void backward_part(Job *job, Part *part, bint by_rows) noexcept nogil:
     """What one member of a team does of a run."""
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t block = min(back_block(run), schedule.T), last = blocks(schedule, block) - 1, meetings = 0
-    cdef Py_ssize_t b, i, t, t_0, t_1, n, row, first, count, H = run.H, size = run.width[0] * run.item
-    cdef int p, member = part.member, members = part.team.size if part.team != NULL else 1
+    cdef Py_ssize_t block = min(back_block(run), schedule.T), last = blocks(schedule, block) - 1
+    cdef Py_ssize_t b, i, t, t_0, t_1, n, n_0, n_1, row, first, count, H = run.H, size = run.width[0] * run.item
+    cdef Py_ssize_t most = rows_at_once(run), slices
+    cdef int p
     cdef Step s
     memset(&s, 0, sizeof(s))
+    s.who = part.who
+    if by_rows:
+        s.who.member, s.who.size = 0, 1
     for b in range(last + 1):
         t_0 = (b if schedule.reverse else last - b) * block
         t_1 = min(t_0 + block, schedule.T)
         for i in range(t_1 - t_0):
             t = t_0 + i if schedule.reverse else t_1 - 1 - i
             n = rows_of(part, t)
-            if n == 0:
-                continue
-            row = row_at(schedule, t) - row_at(schedule, t_0) + part.n_0
-            step_at(run, t, part.n_0, part.n_0 + n, &s)
-            s.member, s.size, s.backwards = (0 if by_rows else member), (1 if by_rows else members), t & 1
-            s.dgates = run.dgates + row * run.dgates_row * run.item
-            s.dinner, s.dh = run.dinner + part.n_0 * H * run.item if run.dinner != NULL else NULL, s.dstate[0]
-            s.flow = run.flow[1] + row * H * run.item if run.flow[1] != NULL else NULL
-            if run.h_before != NULL:
-                count = share(n, 1, s.member, s.size, &first)
-                memcpy(run.h_before + (row + first) * size, <char *>s.before[0] + first * size, count * size)
-            if run.dy != NULL:
-                add_dy(run, &s, t, part.n_0)
-            if run.flow[0] != NULL:
-                keep_flow(run, &s, row)
-            if run.projects:
-                s.dout, s.dh = run.dout + row * size, s.dinner
-                output_back(run, &s)
-                if not by_rows:
-                    meetings += 1
-                    if not meet(job, part, meetings):
-                        return
-                project_back(run, &s)
-                if not by_rows:
-                    meetings += 1
-                    if not meet(job, part, meetings):
-                        return
-            for p in range(run.cell.back_phases):
-                run.cell.backward[p](run, &s)
-                if not by_rows:
-                    meetings += 1
-                    if not meet(job, part, meetings):
-                        return
-            look(job, part.crew_member, 3 * work(run, n))
+            slices, n_1 = (n + most - 1) // most, part.n_0
+            for p in range(slices):
+                n_0, n_1 = n_1, part.n_0 + n * (p + 1) // slices
+                row = row_at(schedule, t) - row_at(schedule, t_0) + n_0
+                step_at(run, t, n_0, n_1, &s)
+                s.backwards = t & 1
+                if not backward_step(job, part, &s, t, n_0, row):
+                    return
         if run.x_step:
-            gather_block(run, t_0, t_1, member, members)
-        meetings += 1
-        if not meet(job, part, meetings):
+            gather_block(run, t_0, t_1, &part.who)
+        if not meet(&part.who):
             return
-        block_weights(run, t_0, t_1, b > 0 or not run.fresh, member, members)
+        block_weights(run, t_0, t_1, b > 0 or not run.fresh, &part.who)
         if run.tokens == NULL:
             if run.dx_step:
-                meetings += 1
-                if not meet(job, part, meetings):
+                if not meet(&part.who):
                     return
-            block_inputs(run, t_0, t_1, member, members)
-        meetings += 1
-        if not meet(job, part, meetings):
+            block_inputs(run, t_0, t_1, &part.who)
+        if not meet(&part.who):
             return
 
 
@@ -835,19 +744,19 @@ cdef void backward_member(void *job_, int member) noexcept nogil:
     cdef int r
     cdef bint by_rows
     memset(&part, 0, sizeof(part))
-    part.crew_member = member
+    part.who.number, part.who.watch = member, &job.watch
     for r in range(job.count):
         team = &job.teams[r]
         if not team.first <= member < team.first + team.size:
             continue
-        part.run, part.member = &job.runs[r], member - team.first
-        part.team = team if team.size > 1 else NULL
+        part.run, part.who.member, part.who.size = &job.runs[r], member - team.first, team.size
+        part.who.team = team if team.size > 1 else NULL
         part.n_0, part.n_1 = 0, part.run.schedule.N
         by_rows = team.size == 1 or shared_by_rows(part.run, 1, team.size)
         if by_rows:
             chunks = cut_rows(&part.run.schedule, team.size, part.run.schedule.N, bounds)
-            part.n_0 = bounds[part.member] if part.member < chunks else part.n_1
-            part.n_1 = bounds[part.member + 1] if part.member < chunks else part.n_1
+            part.n_0 = bounds[part.who.member] if part.who.member < chunks else part.n_1
+            part.n_1 = bounds[part.who.member + 1] if part.who.member < chunks else part.n_1
         backward_part(job, &part, by_rows)
 
 
@@ -856,31 +765,17 @@ cdef int backward(Run *runs, int count, int members) except -1 nogil:
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
     cdef Job job
-    cdef double all_work = 3 * work(run, row_at(schedule, schedule.T)) * count
     cdef int r
-    cdef bint quick = members == 1 and all_work < LOOK_WORK
-    cdef unsigned long mode
     memset(&job, 0, sizeof(job))
     job.runs, job.count = runs, count
-    job.interruptible = all_work > LOOK_WORK and main_thread()
-    job.crew.size = 1
-    if not quick:
-        pool_gather(&job.crew, members, limit)
-    members = job.crew.size
+    gather_crew(&job.watch, members, 3 * work(run, row_at(schedule, schedule.T)) * count)
+    members = job.watch.crew.size
     for r in range(count):
-        job.teams[r].first, job.teams[r].size = 0, members
         if count == 2 and members > 1:  # both at once
-            job.teams[r].first, job.teams[r].size = r * ((members + 1) // 2), (members + 1 - r) // 2
-        barrier_init(&job.teams[r].barrier, job.teams[r].size)
-    counter_reset(&job.stop)
-    job.looked = now()
-    if quick:
-        mode = denormals_flush()
-        backward_member(&job, 0)
-        denormals_restore(mode)
-    else:
-        pool_run(&job.crew, backward_member, &job)
-    if counter_peek(&job.stop):
+            gather_team(&job.teams[r], r * ((members + 1) // 2), (members + 1 - r) // 2)
+        else:
+            gather_team(&job.teams[r], 0, members)
+    if not run_crew(&job.watch, backward_member, &job):
         raise_stopped()
     return 0
 
@@ -891,6 +786,6 @@ cdef Py_ssize_t back_block(const Run *run) noexcept nogil:
     cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS, block = 1
     if run.engine == PANELS:
         rows = min(<Py_ssize_t>BACK_ROWS, max(BACK_STEPS * N, <Py_ssize_t>BACK_ROWS // 2))
-    while 2 * block * N <= rows and 2 * block * work(run, N) <= BLOCK_WORK:
+    while 2 * block * N <= rows and 2 * block * work(run, N) <= STEP_WORK:
         block *= 2
     return block

@@ -9,10 +9,12 @@ are rows enough to pay for it. A row or a few times b^T is a vector product for 
 import numpy as np
 
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
-from .driver cimport engine, limit, share_out
+from .crew cimport Member, Watch, gather_crew, limit, look, raise_stopped, run_crew
+from .driver cimport engine
 from .leaf cimport NEAR_BYTES, Leaf, leaf_of
 from .memory import empty
 from .pool cimport Counter, counter_reset, counter_take
@@ -29,6 +31,7 @@ cdef enum:
 cdef object FLOAT = np.dtype(np.float64)
 
 cdef double WORK = 4e6  # floating-point operations that a thread is woken for
+cdef double BLAS_WORK = 1e9 # between two looks for Ctrl-C
 
 cdef struct Job:
     const Leaf *leaf
@@ -43,6 +46,7 @@ cdef struct Job:
     char *memory                # of so many bytes for each member: a strip and, of a^T, what a part needs
     Py_ssize_t size
     Counter next
+    Watch watch
 
 
 cdef inline Py_ssize_t copied_row(const Job *job) noexcept nogil:
@@ -73,8 +77,8 @@ cdef void copy_strip(const Job *job, Py_ssize_t j, Py_ssize_t columns, Py_ssize_
             memcpy(to + row * 4 * width * item, job.b + ((k_0 + row) * job.n + j) * item, columns * item)
 
 
-cdef void multiply(const Job *job, Py_ssize_t q, char *strip) noexcept nogil:
-    """The q-th part of out."""
+cdef bint multiply(const Job *job, Py_ssize_t q, char *strip, const Member *who) noexcept nogil:
+    """The q-th part of out; returns whether to go on."""
     cdef Py_ssize_t width = 4 * job.leaf.width, n = job.n, item = job.item, strips = (n + width - 1) // width
     cdef Py_ssize_t g = q // job.spans, s = q % job.spans
     cdef Py_ssize_t first = job.m * g // job.groups, rows = job.m * (g + 1) // job.groups - first
@@ -85,9 +89,13 @@ cdef void multiply(const Job *job, Py_ssize_t q, char *strip) noexcept nogil:
     cdef const char *b
     if not job.copies and job.trans_b:
         for row in range(rows):
-            job.leaf.dots(job.out + (row * n + j_0) * item, job.a + row * job.k * item, job.b + j_0 * job.k * item,
-                          j_1 - j_0, job.k)
-        return
+            for j from j_0 <= j < j_1 by width:
+                columns = min(width, j_1 - j)
+                job.leaf.dots(job.out + (row * n + j) * item, job.a + row * job.k * item, job.b + j * job.k * item, columns,
+                              job.k)
+                if not look(who, 2.0 * columns * job.k):
+                    return False
+        return True
     while k_0 < job.k:
         k = min(job.k - k_0, <Py_ssize_t>TERMS)
         a = job.a + (first * job.k + k_0) * item
@@ -103,15 +111,20 @@ cdef void multiply(const Job *job, Py_ssize_t q, char *strip) noexcept nogil:
                 b, b_row = strip, width
             job.leaf.inner(job.out + (first * n + j) * item, n, a, a_row, b, b_row, 0, 0, columns, rows, k, k_0 > 0, 0)
             j += width
+            if not look(who, 2.0 * rows * columns * k):
+                return False
         k_0 += k
+    return True
 
 
 cdef void member_of(void *job_, int member) noexcept nogil:
     """What one member of a crew does."""
     cdef Job *job = <Job *>job_
+    cdef Member who
     cdef Py_ssize_t q = counter_take(&job.next)
-    while q < job.groups * job.spans:
-        multiply(job, q, job.memory + member * job.size if job.memory != NULL else NULL)
+    who.number, who.watch = member, &job.watch
+    while q < job.groups * job.spans and multiply(job, q, job.memory + member * job.size if job.memory != NULL else NULL,
+                                                  &who):
         q = counter_take(&job.next)
 
 
@@ -143,7 +156,7 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
         If they are not that, or their sizes do not match, or exceed what BLAS counts where it is asked.
     """
     cdef cnp.ndarray left, right, out, workspace
-    cdef Py_ssize_t lda, ldb, m, n, k
+    cdef Py_ssize_t lda, ldb, m, n, k, item, first, step, k_0, terms
     cdef int dtype
     cdef Job job
     for array in (a, b):  # exactly arrays: a subclass could tell anything about its shape
@@ -165,9 +178,17 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
     if engine == BLAS:
         load()
         check_dimension(max(m, n, k))
-        with nogil:
-            product(dtype, trans_a, trans_b, m, n, k, cnp.PyArray_DATA(left), lda, cnp.PyArray_DATA(right), ldb, 0,
-                    cnp.PyArray_DATA(out), n)
+        job.a, job.out, item = <const char *>cnp.PyArray_DATA(left), <char *>cnp.PyArray_DATA(out), cnp.PyArray_ITEMSIZE(left)
+        step = min(max(<Py_ssize_t>(BLAS_WORK / (2.0 * n * k)), <Py_ssize_t>ROWS), m)
+        terms = max(<Py_ssize_t>(BLAS_WORK / (2.0 * n * step)), <Py_ssize_t>ROWS)
+        for first from 0 <= first < m by step:
+            for k_0 from 0 <= k_0 < k by terms:
+                with nogil:
+                    product(dtype, trans_a, trans_b, min(step, m - first), n, min(terms, k - k_0),
+                            job.a + (first + k_0 * m if trans_a else first * k + k_0) * item, lda,
+                            <const char *>cnp.PyArray_DATA(right) + (k_0 if trans_b else k_0 * n) * item, ldb, k_0 > 0,
+                            job.out + first * n * item, n)
+                PyErr_CheckSignals()
         return out
     job.leaf, job.item, job.m, job.n, job.k = leaf_of(dtype), cnp.PyArray_ITEMSIZE(left), m, n, k
     job.a, job.b = <const char *>cnp.PyArray_DATA(left), <const char *>cnp.PyArray_DATA(right)
@@ -178,5 +199,7 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
         workspace = empty((job.members * job.size // <Py_ssize_t>sizeof(double),), FLOAT)
         job.memory = <char *>cnp.PyArray_DATA(workspace)
     with nogil:
-        share_out(member_of, &job, <int>job.members)
+        gather_crew(&job.watch, <int>job.members, 2.0 * m * n * k)
+        if not run_crew(&job.watch, member_of, &job):
+            raise_stopped()
     return out

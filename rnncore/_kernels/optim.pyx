@@ -8,7 +8,7 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdlib cimport free, malloc
 
 from .blas cimport FLOAT32, FLOAT64
-from .driver cimport limit, share_out
+from .crew cimport limit, share_out
 from .leaf cimport Adam, Leaf, Sgd, leaf_of
 from .pool cimport Counter, counter_reset, counter_take, denormals_flush, denormals_restore
 

@@ -10,6 +10,7 @@ from .leaf cimport DIGEST, Leaf, leaf_of
 
 cimport cython
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcpy, memset
 
@@ -17,14 +18,17 @@ cnp.import_array()
 
 cdef enum:
     KEEP_GIL = 1 << 18  # bytes that are read before another thread could have woken up
+    STRIPS = 8          # that are written by turns: from pages of their own
+    AT_ONCE = 1 << 20   # bytes that are packed before others may have the GIL, and Ctrl-C is looked for
 
 
-cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t item, Py_ssize_t gates, Py_ssize_t H,
-                      Py_ssize_t K, const double *scales, bint interleaved) noexcept nogil:
-    """All panels of a matrix (gates*H, K), as `in_panels` says."""
+cdef Py_ssize_t fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t item, Py_ssize_t gates, Py_ssize_t H,
+                            Py_ssize_t K, const double *scales, bint interleaved, Py_ssize_t v) noexcept nogil:
+    """Panels of a matrix (gates*H, K), as `in_panels` says, from vector v on: about AT_ONCE bytes. Returns the next vector, or 0
+    after the last."""
     cdef Py_ssize_t width = leaf.width, groups = (H + width - 1) // width, sets = 1 if interleaved else gates
-    cdef Py_ssize_t vectors = groups * (gates if interleaved else 1), v = 0, count, q, set, gate, unit
-    while v < vectors:
+    cdef Py_ssize_t vectors = groups * (gates if interleaved else 1), count, q, set, gate, unit, done = 0
+    while v < vectors and done < AT_ONCE:
         count = panel_vectors(vectors - v)
         for set in range(sets):
             for q in range(count):
@@ -33,13 +37,15 @@ cdef void fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t ite
                 leaf.pack(out + ((v * sets + set * count) * K + q) * width * item, W + (gate * H + unit) * K * item, K,
                           H - unit, K, count * width, scales[gate])
         v += count
+        done += sets * count * K * width * item
+    return v if v < vectors else 0
 
 
 cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
     """Return a matrix (gates*H, K), or a vector (gates*H,), each gate times its scale, as simd/panels.h lays it out: vectors
     of `width` units of one gate, units beyond H zero, in panels of 4, 2 or 1 vectors; all gates of the same vectors side by
     side, in a panel each or, `interleaved`, as the vectors of one."""
-    cdef Py_ssize_t gates = len(scales), H, K, k
+    cdef Py_ssize_t gates = len(scales), H, K, k, v = 0
     cdef double factors[4]
     cdef cnp.ndarray source = W, out
     cdef int type_ = cnp.PyArray_TYPE(source)
@@ -52,9 +58,13 @@ cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
     for k in range(gates):
         factors[k] = scales[k]
     out = empty((gates * ((H + width - 1) // width * width) * K,), W.dtype)
-    with nogil:
-        fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source), cnp.PyArray_ITEMSIZE(source),
-                    gates, H, K, factors, interleaved)
+    while True:
+        with nogil:
+            v = fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source),
+                            cnp.PyArray_ITEMSIZE(source), gates, H, K, factors, interleaved, v)
+        PyErr_CheckSignals()
+        if v == 0:
+            break
     return out
 
 
@@ -62,19 +72,22 @@ cdef object in_strips(W, Py_ssize_t strip):
     """Return a matrix (K, P) as simd/panels.h lays it out for gradients: all rows of the first `strip` columns, then of the
     next; what the last ones lack is not set."""
     cdef cnp.ndarray source = W, out
-    cdef Py_ssize_t K = cnp.PyArray_DIM(source, 0), P = cnp.PyArray_DIM(source, 1), item = cnp.PyArray_ITEMSIZE(source), k, p
+    cdef Py_ssize_t K = cnp.PyArray_DIM(source, 0), P = cnp.PyArray_DIM(source, 1), item = cnp.PyArray_ITEMSIZE(source)
+    cdef Py_ssize_t k_0, k_1, k, p_0, p, rows = max(AT_ONCE // (P * item), <Py_ssize_t>1)
     cdef const char *row = <const char *>cnp.PyArray_DATA(source)
     cdef char *at
     if not cnp.PyArray_ISCARRAY_RO(source):
         raise ValueError(f"expected a C-contiguous matrix, got {W!r:.80}")
     out = empty(((P + strip - 1) // strip * strip * K,), W.dtype)
     at = <char *>cnp.PyArray_DATA(out)
-    with nogil:
-        for k in range(K):
-            p = 0
-            while p < P:
-                memcpy(at + (p * K + k * strip) * item, row + (k * P + p) * item, min(strip, P - p) * item)
-                p += strip
+    for k_0 from 0 <= k_0 < K by rows:
+        k_1 = min(k_0 + rows, K)
+        with nogil:
+            for p_0 from 0 <= p_0 < P by STRIPS * strip:
+                for k in range(k_0, k_1):
+                    for p from p_0 <= p < min(p_0 + STRIPS * strip, P) by strip:
+                        memcpy(at + (p * K + k * strip) * item, row + (k * P + p) * item, min(strip, P - p) * item)
+        PyErr_CheckSignals()
     return out
 
 

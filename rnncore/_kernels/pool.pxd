@@ -1,4 +1,4 @@
-# The pool of threads in C: contracts stand in pool.h. `driver` is the one extension that holds it; the
+# The pool of threads in C: contracts stand in pool.h. `crew` is the one extension that holds it; the
 # mode of denormal numbers is for all.
 
 cdef extern from "pool.h":

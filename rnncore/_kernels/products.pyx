@@ -8,8 +8,9 @@ themselves.
 
 from libc.string cimport memcpy, memset
 
-from .blas cimport FLOAT32, product, product_blocked, real
-from .leaf cimport IDENTITY, PanelStep
+from .blas cimport COLUMNS, FLOAT32, product, product_blocked, real
+from .crew cimport Member, look
+from .leaf cimport IDENTITY, SIDE_ROWS, PanelStep
 from .run cimport (
     PANELS, SOFTMAX, Matrix, Run, Schedule, Step, move_rows, row_at, rows_at, share, slot_after, slot_before, state_at,
 )
@@ -17,6 +18,10 @@ from .run cimport (
 
 cdef enum:
     SUM_ROWS = 512 # whose sum is added to a bias's gradient at once
+    LEAST = 48     # rows, or columns, that a product is cut into
+
+cdef double MOST_WORK = 5e8 # of a product between two looks for Ctrl-C
+cdef double TOUCH = 100     # floating-point operations in whose time a weight is read
 
 # --- of a step ----------------------------------------------------------------------------------------------------------
 
@@ -46,21 +51,38 @@ cdef void recur_inner(const Run *run, const Step *s) noexcept nogil:
 
 cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexcept nogil:
     """The hidden units that a backward phase is to do: how many, and where their part of an array begins in bytes."""
-    cdef Py_ssize_t count = share(run.H, run.leaf.width, s.member, s.size, first)
+    cdef Py_ssize_t count = share(run.H, run.leaf.width, s.who.member, s.who.size, first)
     first[0] *= run.item
     return count
+
+
+cdef bint by_columns(const Run *run, char *out, Py_ssize_t P, const char *a, Py_ssize_t a_row, const Matrix *W, Py_ssize_t k_0,
+                     Py_ssize_t K, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n, bint add, bint backwards,
+                     const Member *who) noexcept nogil:
+    """out (n, P) = a (n, K) times the K rows of W (·, P) from k_0 on, or += it: of the columns from `first` to `last`. In the
+    blas engine W is in blocks, and `first` at the beginning of one. Returns whether to go on."""
+    cdef double column = (2.0 * n + TOUCH) * K
+    cdef Py_ssize_t strip = 4 * run.leaf.width if run.engine == PANELS else COLUMNS
+    cdef Py_ssize_t step = max(<Py_ssize_t>(MOST_WORK / column) // strip, 1) * strip
+    cdef Py_ssize_t start = first // strip * strip, slices = max((last - start + step - 1) // step, 1), q, p_0, p_1
+    for q in range(slices):
+        p_0 = max(first, start + (slices - 1 - q if backwards else q) * step)
+        p_1 = min(last, start + (slices - q if backwards else q + 1) * step)
+        if run.engine == PANELS:
+            run.leaf.inner(out, P, a, a_row, W.first + k_0 * W.row * run.item, W.row, W.step, p_0, p_1, n, K, add, backwards)
+        else:
+            product_blocked(run.dtype, n, p_1 - p_0, K, a, a_row, W.first + (k_0 * P + p_0 * K) * run.item, 1 if add else 0,
+                            out + p_0 * run.item, P)
+        if not look(who, column * (p_1 - p_0)):
+            return False
+    return True
 
 
 cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, const char *a, Py_ssize_t a_row,
                        const Matrix *W, Py_ssize_t k_0, Py_ssize_t K, bint add) noexcept nogil:
     """out (n, P) = a (n, K) times the K rows of W (·, P) from k_0 on, or += it: a member's share of the columns."""
-    cdef Py_ssize_t first, count
-    if run.engine == PANELS:
-        count = share(P, run.leaf.width, s.member, s.size, &first)
-        run.leaf.inner(out, P, a, a_row, W.first + k_0 * W.row * run.item, W.row, W.step, first, first + count, s.n, K, add,
-                       s.backwards)
-    else:
-        product_blocked(run.dtype, s.n, P, K, a, a_row, W.first + k_0 * P * run.item, 1 if add else 0, out, P)
+    cdef Py_ssize_t first, count = share(P, run.leaf.width, s.who.member, s.who.size, &first)
+    by_columns(run, out, P, a, a_row, W, k_0, K, first, first + count, s.n, add, s.backwards, &s.who)
 
 
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil:
@@ -127,7 +149,7 @@ cdef void project_blas(const Run *run, const Step *s) noexcept nogil:
 
 cdef void output_back(const Run *run, const Step *s) noexcept nogil:
     """dout (n, P) from dstate[0], the gradient of h_t."""
-    cdef Py_ssize_t P = run.width[0], first, n = share(s.n, 1, s.member, s.size, &first)
+    cdef Py_ssize_t P = run.width[0], first, n = share(s.n, 1, s.who.member, s.who.size, &first)
     first *= P * run.item
     if run.cell.output == SOFTMAX:
         run.leaf.softmax_backward(<char *>s.dout + first, <char *>s.dstate[0] + first, <char *>s.after[0] + first, n, P)  # (4')
@@ -144,44 +166,62 @@ cdef void project_back(const Run *run, const Step *s) noexcept nogil:
 
 # --- of a block of time, backwards --------------------------------------------------------------------------------------
 
-cdef void add_peepholes(real *out, const real *dgates, Py_ssize_t row, const real *c, const real *c_before, Py_ssize_t n,
-                        Py_ssize_t H, Py_ssize_t units) noexcept nogil:
-    """out (3, H) += the gradients of a step's peepholes, i f o, of so many units: (2') (3') (5')."""
-    cdef Py_ssize_t r, j
-    for r in range(n):
-        for j in range(units):
-            out[j] += dgates[r * row + j] * c_before[r * H + j]
-            out[H + j] += dgates[r * row + H + j] * c_before[r * H + j]
-            out[2 * H + j] += dgates[r * row + 3 * H + j] * c[r * H + j]
+cdef void add_peepholes(real *out, const real *dgates, const real *c, const real *c_before, Py_ssize_t H,
+                        Py_ssize_t units) noexcept nogil:
+    """out (3, H) += the gradients of a step's peepholes, i f o, of one sequence and so many units: (2') (3') (5')."""
+    cdef Py_ssize_t j
+    for j in range(units):
+        out[j] += dgates[j] * c_before[j]
+        out[H + j] += dgates[H + j] * c_before[j]
+        out[2 * H + j] += dgates[3 * H + j] * c[j]
 
 
 cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_row, Py_ssize_t m, const char *b, Py_ssize_t P,
-                          Py_ssize_t n, bint add, int member, int size) noexcept nogil:
-    """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows."""
-    cdef Py_ssize_t first, count = share(m, 6, member, size, &first)
-    if run.engine == PANELS:
-        run.leaf.outer(dW, P, a, a_row, b, P, P, first, first + count, n, add,
-                       run.side + member * run.side_size if run.side != NULL else NULL, run.side_strips)
-    else:
-        product(run.dtype, True, False, m, P, n, a, a_row, b, P, 1 if add else 0, dW, P)
+                          Py_ssize_t n, bint add, const Member *who) noexcept nogil:
+    """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows. Sums are
+    cut where they are cut anyway."""
+    cdef Py_ssize_t first, count = share(m, 6, who.member, who.size, &first), last = first + count, item = run.item
+    cdef Py_ssize_t k, i, i_1, terms = min(n, <Py_ssize_t>4 * SIDE_ROWS)
+    cdef double row = (2.0 * terms + TOUCH) * P
+    cdef Py_ssize_t step = max(<Py_ssize_t>(MOST_WORK / row) // LEAST, 1) * LEAST
+    for k from 0 <= k < n by terms:
+        terms = min(terms, n - k)
+        for i from first <= i < last by step:
+            i_1 = min(i + step, last)
+            if run.engine == PANELS:
+                run.leaf.outer(dW, P, a + k * a_row * item, a_row, b + k * P * item, P, P, i, i_1, terms, add or k > 0,
+                               run.side + who.member * run.side_size if run.side != NULL else NULL, run.side_strips)
+            else:
+                product(run.dtype, True, False, i_1 - i, P, terms, a + (k * a_row + i) * item, a_row, b + k * P * item, P,
+                        1 if add or k > 0 else 0, dW + i * P * item, P)
+            if not look(who, row * (i_1 - i)):
+                return
 
 
 cdef void part_of_dx(const Run *run, char *dx, const char *a, Py_ssize_t a_row, Py_ssize_t k_0, Py_ssize_t K, Py_ssize_t n,
-                     bint add, int member, int size) noexcept nogil:
+                     bint add, const Member *who) noexcept nogil:
     """dx (n, I) = a (n, K) times the K rows of W_ih from k_0 on, or += it: a member's share of the rows."""
     cdef const Matrix *W = &run.W_ih
-    cdef Py_ssize_t first, count = share(n, 6, member, size, &first), item = run.item
-    if run.engine == PANELS:
-        run.leaf.inner(dx + first * run.I * item, run.I, a + first * a_row * item, a_row, W.first + k_0 * W.row * item, W.row,
-                       W.step, 0, run.I, count, K, add, False)
-    else:
-        product(run.dtype, False, False, n, run.I, K, a, a_row, W.first + k_0 * run.I * item, run.I, 1 if add else 0, dx, run.I)
+    cdef Py_ssize_t first, count = share(n, 6, who.member, who.size, &first), last = first + count, I = run.I, item = run.item
+    cdef Py_ssize_t step = max(<Py_ssize_t>(MOST_WORK / (2.0 * K * I)) // LEAST, 1) * LEAST, terms, r, rows, k
+    for r from first <= r < last by step:
+        rows = min(step, last - r)
+        if run.engine == PANELS:
+            if not by_columns(run, dx + r * I * item, I, a + r * a_row * item, a_row, W, k_0, K, 0, I, rows, add, False, who):
+                return
+            continue
+        terms = max(<Py_ssize_t>(MOST_WORK / ((2.0 * rows + TOUCH) * I)), <Py_ssize_t>LEAST)
+        for k from 0 <= k < K by terms:
+            product(run.dtype, False, False, rows, I, min(terms, K - k), a + (r * a_row + k) * item, a_row,
+                    W.first + (k_0 + k) * I * item, I, 1 if add or k > 0 else 0, dx + r * I * item, I)
+            if not look(who, (2.0 * rows + TOUCH) * I * min(terms, K - k)):
+                return
 
 
 cdef void add_sums(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, bint of_out,
-                   int member, int size) noexcept nogil:
+                   const Member *who) noexcept nogil:
     """Add the column sums of a (n, m), dgates or dout, to the gradients of the biases. A member's share of the columns."""
-    cdef Py_ssize_t first, count = share(m, 1, member, size, &first), item = run.item
+    cdef Py_ssize_t first, count = share(m, 1, who.member, who.size, &first), item = run.item
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
     cdef char *sums = run.sums + (first + (run.cell.columns * run.H if of_out else 0)) * item
     run.leaf.sum_rows(sums, a + first * item, a_row, n, count)
@@ -201,64 +241,66 @@ cdef void add_sums(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m
             run.leaf.add_rows(run.db_ih + (at - shift) * item, last, run.sums + at * item, last, 1, last - at)
 
 
-cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, int member,
-                         int size) noexcept nogil:
+cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n,
+                         const Member *who) noexcept nogil:
     """The same of a block's, SUM_ROWS at a time: a sum of very many rows one by one would lose digits."""
-    cdef Py_ssize_t r = 0
-    while r < n:
-        add_sums(run, a + r * a_row * run.item, a_row, m, min(<Py_ssize_t>SUM_ROWS, n - r), a == run.dout, member,
-                 size)
-        r += SUM_ROWS
+    cdef Py_ssize_t r
+    for r from 0 <= r < n by SUM_ROWS:
+        add_sums(run, a + r * a_row * run.item, a_row, m, min(<Py_ssize_t>SUM_ROWS, n - r), a == run.dout, who)
+        if not look(who, TOUCH * m * SUM_ROWS):
+            return
 
 
 cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,
-                                int member, int size) noexcept nogil:
+                                const Member *who) noexcept nogil:
     """Write what n rows dgates are to W_ih, or add it: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
-    weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, member, size)
+    weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, who)
     if shift:
-        weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, member, size)
+        weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, who)
 
 
-cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, int member,
-                         int size) noexcept nogil:
+cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n,
+                         const Member *who) noexcept nogil:
     """Write dx of n rows dgates: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
-    part_of_dx(run, dx, dgates + shift * run.item, a_row, 0, most, n, False, member, size)
+    part_of_dx(run, dx, dgates + shift * run.item, a_row, 0, most, n, False, who)
     if shift:
-        part_of_dx(run, dx, dgates, a_row, most, shift, n, True, member, size)
+        part_of_dx(run, dx, dgates, a_row, most, shift, n, True, who)
 
 
-cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, int member, int size) noexcept nogil:
+cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, const Member *who) noexcept nogil:
     """Add a block's n dgates to those of their tokens' sums: a member's share of the columns."""
     cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first
-    cdef Py_ssize_t count = share(CH, run.leaf.width, member, size, &first)
+    cdef Py_ssize_t count = share(CH, run.leaf.width, who.member, who.size, &first)
     for r in range(n):
         run.leaf.add_rows(run.dtable + (tokens[r] * CH + first) * item, CH, run.dgates + (r * a_row + first) * item, a_row, 1,
                           count)
+        if not look(who, TOUCH * count):
+            return
 
 
-cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
+cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil:
     """Copy a block's rows of x, or its tokens, from where they are padded: a member's share."""
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t rows = row_at(schedule, t_1) - row_at(schedule, t_0), first, count = share(rows, 1, member, size, &first)
+    cdef Py_ssize_t rows = row_at(schedule, t_1) - row_at(schedule, t_0), first, count = share(rows, 1, who.member, who.size, &first)
     cdef Py_ssize_t bytes_ = run.I * run.item if run.tokens == NULL else sizeof(Py_ssize_t)
     move_rows(schedule, run.x_rows, <char *>(run.x if run.tokens == NULL else <const char *>run.tokens), run.x_step,
               run.x_sequence, bytes_, bytes_, 0, schedule.N, t_0, t_1, first, first + count, False)
 
 
-cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, int member, int size) noexcept nogil:
+cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil:
     """Write a block's dx: a member's share. Where it is padded, by way of the gathered rows of x, which nobody needs then."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, width = run.I * run.item, first, count
-    input_gradient(run, run.dgates, run.dgates_row, run.x_rows if run.dx_step else run.dx + row * width, n, member, size)
+    input_gradient(run, run.dgates, run.dgates_row, run.x_rows if run.dx_step else run.dx + row * width, n, who)
     if run.dx_step:
-        count = share(n, 6, member, size, &first)  # the rows that this member has just written
+        count = share(n, 6, who.member, who.size, &first)  # the rows that this member has just written
         move_rows(schedule, run.x_rows, run.dx, run.dx_step, run.dx_sequence, width, width, 0, schedule.N, t_0, t_1, first,
                   first + count, True)
 
 
-cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, int member, int size) noexcept nogil:
+cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, const Member *who) noexcept nogil:
     """Write a block's part of the weights' gradients, or add it: a member's share."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
@@ -273,32 +315,37 @@ cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add
     if h_before == NULL:
         h_before = state_at(run, 0, t_0 + schedule.reverse)  # of the block's steps, one after the other
     if run.tokens != NULL:
-        table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, member, size)
+        table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, who)
     else:
-        input_weight_gradient(run, run.dgates, a_row, run.x_rows if run.x_step else run.x + row * run.I * item, n, add, member,
-                              size)
-    weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, member, size)
+        input_weight_gradient(run, run.dgates, a_row, run.x_rows if run.x_step else run.x + row * run.I * item, n, add, who)
+    weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, who)
     if run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,
-                        member, size)
-    bias_gradients(run, run.dgates, a_row, CH, n, member, size)
+                        who)
+    bias_gradients(run, run.dgates, a_row, CH, n, who)
     if run.projects:
-        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, member, size)
-        bias_gradients(run, run.dout, P, P, n, member, size)
+        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, who)
+        bias_gradients(run, run.dout, P, P, n, who)
     for k in range(run.cell.states):
         if run.squares[k] != NULL:
-            count = share(n, 1, member, size, &first)
+            count = share(n, 1, who.member, who.size, &first)
             for at in range(first, first + count):
                 run.squares[k][row + at] = run.leaf.sum_of_squares(run.flow[k] + at * run.width[k] * item, run.width[k], 1)
+                if not look(who, TOUCH * run.width[k]):
+                    return
     if run.peephole != NULL:
-        count = share(H, run.leaf.width, member, size, &first)
+        count = share(H, run.leaf.width, who.member, who.size, &first)
         at = first * item
         for t in range(t_0, t_1):
             dgates = run.dgates + (row_at(schedule, t) - row) * a_row * item + at
             c, c_before = state_at(run, 1, slot_after(schedule, t)) + at, state_at(run, 1, slot_before(schedule, t)) + at
-            if run.dtype == FLOAT32:
-                add_peepholes(<float *>(run.dpeephole + at), <const float *>dgates, a_row, <const float *>c,
-                              <const float *>c_before, rows_at(schedule, t), H, count)
-            else:
-                add_peepholes(<double *>(run.dpeephole + at), <const double *>dgates, a_row, <const double *>c,
-                              <const double *>c_before, rows_at(schedule, t), H, count)
+            for k in range(rows_at(schedule, t)):
+                if run.dtype == FLOAT32:
+                    add_peepholes(<float *>(run.dpeephole + at), <const float *>dgates, <const float *>c,
+                                  <const float *>c_before, H, count)
+                else:
+                    add_peepholes(<double *>(run.dpeephole + at), <const double *>dgates, <const double *>c,
+                                  <const double *>c_before, H, count)
+                dgates, c, c_before = dgates + a_row * item, c + H * item, c_before + H * item
+                if not look(who, TOUCH * count):
+                    return

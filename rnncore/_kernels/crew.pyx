@@ -1,0 +1,124 @@
+"""Who works on a call, out of the pool of threads (pool.h); and Ctrl-C, which ends a call between two slices of its work.
+
+Work is counted in floating-point operations of a product, of which a core does a few 1e10 in a second.
+"""
+
+import threading
+
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from .pool cimport (
+    POOL_MOST, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take, denormals_flush,
+    denormals_restore, pool_gather, pool_lost, pool_run,
+)
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # leaves the exception where the caller of all this finds it
+    void *PyErr_Occurred()
+
+MOST_THREADS = POOL_MOST
+
+cdef double LOOK_WORK = 2e7    # between two looks at the clock, and LOOK_SECONDS between two looks for Ctrl-C
+cdef double LOOK_SECONDS = 0.02
+
+limit = 1
+
+
+def set_limit(int n):
+    """Use up to n threads, from now on and in the whole process, for calls that do not say how many."""
+    global limit
+    limit = max(1, min(n, <int>POOL_MOST))
+
+
+def get_limit():
+    """Return what `set_limit` set."""
+    return limit
+
+
+cdef double now() noexcept nogil:
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec + 1e-9 * time.tv_nsec
+
+
+cdef bint main_thread() noexcept with gil:
+    return threading.current_thread() is threading.main_thread()
+
+
+cdef bint signal_raised() noexcept with gil:
+    return PyErr_CheckSignals() < 0
+
+
+cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil:
+    """Begin a call of so much work, with a crew of up to so many members; `run_crew` must follow."""
+    watch.quick, watch.interruptible, watch.done = members == 1 and work < LOOK_WORK, False, 0
+    counter_reset(&watch.stopped)
+    watch.crew.size = 1
+    if not watch.quick:
+        watch.interruptible = work > LOOK_WORK and main_thread()
+        watch.looked = now()
+        pool_gather(&watch.crew, members, limit)
+
+
+cdef bint run_crew(Watch *watch, Body body, void *job) noexcept nogil:
+    """Run body(job, k) for k = 0 .. size-1, k = 0 in this thread; return whether nothing stopped it."""
+    cdef unsigned long mode
+    if watch.quick:
+        mode = denormals_flush()
+        body(job, 0)
+        denormals_restore(mode)
+    else:
+        pool_run(&watch.crew, body, job)
+    return counter_peek(&watch.stopped) == 0
+
+
+cdef bint look(const Member *who, double done) noexcept nogil:
+    """Return whether to go on, after so much work since the last look. If it is time to, look for Ctrl-C: signals are
+    answered by the main thread alone."""
+    cdef Watch *watch = who.watch
+    cdef double time
+    if watch == NULL:
+        return True
+    if who.number == 0 and watch.interruptible:
+        watch.done += done
+        if watch.done >= LOOK_WORK:
+            watch.done, time = 0, now()
+            if time - watch.looked >= LOOK_SECONDS:
+                watch.looked = time
+                if signal_raised() or watch.crew.size > 1 and pool_lost(&watch.crew):
+                    watch.interruptible = False
+                    counter_take(&watch.stopped)
+    return counter_peek(&watch.stopped) == 0
+
+
+cdef void gather_team(Team *team, int first, int size) noexcept nogil:
+    team.first, team.size = first, size
+    barrier_init(&team.barrier, size)
+
+
+cdef bint meet(Member *who) noexcept nogil:
+    """Wait for the team, if there is one; return whether to go on, which all members answer alike."""
+    cdef Team *team = who.team
+    if team == NULL:
+        return counter_peek(&who.watch.stopped) == 0
+    who.meetings += 1
+    if who.member == 0:
+        team.halt[who.meetings & 1] = counter_peek(&who.watch.stopped) != 0
+    if pool_lost(&who.watch.crew):
+        return False
+    barrier_wait(&team.barrier)
+    return not team.halt[who.meetings & 1]
+
+
+cdef int raise_stopped() except -1 with gil:
+    """Raise what a signal's handler raised; or say that it has forked, which left the crew behind."""
+    if PyErr_Occurred() != NULL:
+        return -1
+    raise RuntimeError("a signal's handler forked this process inside a call of several threads")
+
+
+cdef void share_out(Body body, void *job, int members) noexcept nogil:
+    """Run body(job, k) for k = 0 .. members-1, or for the first few of them: whoever comes takes what is left to do."""
+    cdef Crew crew
+    pool_gather(&crew, members, limit)
+    pool_run(&crew, body, job)
