@@ -786,6 +786,6 @@ cdef Py_ssize_t back_block(const Run *run) noexcept nogil:
     cdef Py_ssize_t N = max(run.schedule.N, 1), rows = BLAS_ROWS, block = 1
     if run.engine == PANELS:
         rows = min(<Py_ssize_t>BACK_ROWS, max(BACK_STEPS * N, <Py_ssize_t>BACK_ROWS // 2))
-    while 2 * block * N <= rows and 2 * block * work(run, N) <= STEP_WORK:
+    while 2 * block * N <= rows:
         block *= 2
     return block
