@@ -21,6 +21,7 @@ from alike import (  # noqa: F401
     grads,
     nn,
     one_thread,
+    ours,
     outcome,
     pytestmark,
     rnn,
@@ -558,6 +559,41 @@ def grad_modes(lib):
         outcome(lambda _: module(input), lib), outcome(lambda _: cell(input[0]), lib),
         outcome(lambda _: made(x), lib),
     ]  # fmt: skip
+
+
+@case
+def sizes_afterwards(lib):
+    """Of what a call took. Who shards a model frees the memory of weights after each pass, and makes it anew."""
+    module, cell, h = lib.LSTM(3, 4), lib.GRUCell(4, 4), x_of(1, 2, 4)
+    batch = rnn.pack_padded_sequence(x_of(), [5, 3])
+    y, _ = module(batch, (h, h))
+    loss = cell(y.data, y.data).square().sum()
+    taken = [*batch[:2], h, *(p.data for p in (*module.parameters(), *cell.parameters()))]
+    kept, sizes = [t.clone() for t in taken], [t.untyped_storage().nbytes() for t in taken]
+    for t in taken:
+        t.untyped_storage().resize_(0)
+    held = [torch.full((24,), 7.0) for _ in range(50)]
+    for t, values, size in zip(taken, kept, sizes, strict=True):
+        t.untyped_storage().resize_(size)
+        t.data.copy_(values)
+    loss.backward()
+    with torch.no_grad():
+        again = cell(module(batch, (h, h))[0].data)
+    return loss, len(held), grads(module), grads(cell), again, h.resize_(3, 3).shape
+
+
+def test_memory_that_was_freed():
+    """What PyTorch reads all the same."""
+    module, x = ours.GRU(3, 4), x_of()
+    y, _ = module(x)
+    for t in (x, module.weight_hh_l0):
+        size = t.untyped_storage().nbytes()
+        t.untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match="whose storage was freed"):
+            module(x)
+        with pytest.raises(RuntimeError, match="whose storage was freed"):
+            y.sum().backward()
+        t.untyped_storage().resize_(size)
 
 
 # --- tensors and modes of all kinds -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+from importlib import import_module
 
 import pytest
 from alike import (  # noqa: F401
@@ -161,6 +162,54 @@ def test_another_process_changes_weights():
     plain = nn.LSTM(3, 4)
     plain.load_state_dict(module.state_dict())
     assert_alike(module(x)[0], plain(x)[0])
+
+
+class Sharded(nn.Module):
+    def __init__(self, lib):
+        super().__init__()
+        self.layer, self.both, self.cell = lib.GRU(3, 4, 2), lib.LSTM(4, 5, bidirectional=True), lib.LSTMCell(10, 6)
+
+    def forward(self, x):
+        y, state = self.both(self.layer(x)[0])[0], None
+        for y_t in y.unbind():
+            state = self.cell(y_t, state)
+        return state[0]
+
+
+def train_sharded(rank, file, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+    torch.set_num_threads(1)
+    for lib in (nn, ours):
+        torch.manual_seed(0)
+        model, outputs = Sharded(lib), []
+        for part in (*model.children(), model):
+            import_module("torch.distributed.fsdp").fully_shard(part, mesh=mesh)
+        optimizer = torch.optim.Adam(model.parameters(), 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            y = model(torch.randn(2, 5, 4, 3)[rank])
+            y.square().mean().backward()
+            optimizer.step()
+            outputs.append(y.detach())
+        outputs += [p.detach().full_tensor() for p in model.parameters()]
+        results.put((rank, lib is ours, [t.tolist() for t in outputs]))
+    torch.distributed.destroy_process_group()
+
+
+def test_shards_in_two_processes(tmp_path):
+    if not hasattr(import_module("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("came with PyTorch 2.6")
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=train_sharded, args=(k, tmp_path / "meet", results)) for k in range(2)]
+    for process in processes:
+        process.start()
+    found = {result[:2]: result[2] for result in (results.get(timeout=120) for _ in range(4))}
+    for process in processes:
+        process.join()
+    for rank in range(2):
+        assert_alike(*[[torch.tensor(t) for t in found[rank, which]] for which in (True, False)])
 
 
 def test_compiler_gives_up_quietly():

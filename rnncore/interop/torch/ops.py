@@ -152,7 +152,10 @@ class Recurrence(torch.autograd.Function):
         ):
             return (None, *again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key))
         if options is None:
-            kept = plan.kept_on(tape, input, weights, batch_sizes) if ctx.kept is None else ctx.kept
+            if ctx.kept is None:
+                kept = plan.kept_on(tape, input, weights, batch_sizes)
+            else:
+                kept = plan.at_present(ctx.kept, input, weights)
             if not torch._C._autograd._get_current_graph_task_keep_graph():
                 ctx.kept = None
             dinput, dstates, dweights = plan.backward(kept, dy, dhx, key)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._kernels.cell import Ragged
-from ..._kernels.memory import address, empty
+from ..._kernels.memory import address, empty, over
 from ..._kernels.pack import digest
 from ...checks import check_shape
 from ...layers import GRU, LSTM, RNN
@@ -26,6 +26,7 @@ from .openmp import release_idle_threads
 __all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "plan_of", "release"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+INT64 = np.dtype(np.int64)
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 LONG_WORK = 2e7  # floating-point operations of a pass from which on idle threads of PyTorch's cost more than new ones
 
@@ -55,7 +56,7 @@ class Known:
     def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
         self.names, places = names, places_of(tensors)
         self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
-        self.arrays = tuple([laid_out(tensor) for tensor in tensors])
+        self.arrays = tuple([laid_out(tensor.detach(), DTYPES[tensor.dtype]) for tensor in tensors])
         own = zip(places, self.arrays, strict=True)
         self.places = [place if place is not None and address(array) == place[0] else None for place, array in own]
         self.pack(digest(self.arrays))
@@ -96,9 +97,17 @@ def places_of(tensors: Sequence[Tensor]) -> list[Any]:
     return [(t.data_ptr(), t.shape) if t.is_contiguous() else None for t in tensors]
 
 
-def laid_out(tensor: Tensor) -> np.ndarray:
+def array_of(tensor: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
+    """A tensor's numbers where they lie, which PyTorch does not know of: after `Tensor.numpy` it would not let anybody
+    resize the tensor. Whoever keeps the array looks whether they still lie there."""
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    return over(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, tensor)
+
+
+def laid_out(tensor: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
     """A tensor's numbers as kernels want them, aligned and C-contiguous: where they lie, or a copy."""
-    array: np.ndarray = np.ascontiguousarray(tensor.numpy(force=True))
+    array: np.ndarray = np.ascontiguousarray(array_of(tensor, dtype))
     return array if array.flags.aligned else array.copy()
 
 
@@ -137,11 +146,13 @@ class Rows(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a forward pass keeps for its backward pass: of each layer the input, and what each direction keeps."""
+    """What a forward pass keeps for its backward pass: of each layer the input, and what each direction keeps; where
+    the first layer's input and the weights lay, unless they are those of now."""
 
     rows: Rows
     weights: Weights
     layers: Sequence[tuple[np.ndarray, Any]]
+    places: Sequence[int] = ()
 
 
 class Plan:
@@ -218,7 +229,7 @@ class Plan:
 
     def view(self, x: Tensor, rows: Rows) -> np.ndarray:
         """Return a sequence as the kernels take it, (T, N, ·) or packed: a view, if it is aligned."""
-        array: np.ndarray = x.numpy(force=True)
+        array: np.ndarray = array_of(x, self.dtype)
         if not array.flags.aligned:
             array = array.copy()
         if rows.packed:
@@ -242,7 +253,7 @@ class Plan:
             return tuple([np.zeros((k, rows.N, width), self.dtype) for width in self.widths])
         return tuple([
             np.zeros((k, rows.N, width), self.dtype) if h is None
-            else laid_out(h).reshape(k, rows.N, width)
+            else laid_out(h, self.dtype).reshape(k, rows.N, width)
             for h, width in zip(hx, self.widths, strict=True)
         ])  # fmt: skip
 
@@ -252,7 +263,7 @@ class Plan:
 
     def arrays(self, hx: Sequence[Tensor | None]) -> Any:
         """Return states, or their gradients, as a layer takes them; None for zeros."""
-        arrays = [None if h is None else h.numpy(force=True) for h in hx]
+        arrays = [None if h is None else array_of(h, self.dtype) for h in hx]
         if len(arrays) == 1:
             return arrays[0]
         return None if all([array is None for array in arrays]) else tuple(arrays)
@@ -282,7 +293,7 @@ class Plan:
         """Run and keep nothing: y and the final states."""
         weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
         if batch_sizes is None and key is None:
-            x = input.numpy(force=True)
+            x = array_of(input, self.dtype)
             state, quick = self.arrays(hx), None
             if not self.bidirectional:
                 stack = weights.stack or layer._stack(weights)
@@ -305,23 +316,33 @@ class Plan:
     ) -> tuple[Tensor, list[Tensor], Kept]:
         """The same, with what `backward` needs."""
         rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
+        places = [tensor.data_ptr() for tensor in (input, *tensors)]
         if self.plain(rows, key):
             stack = weights.stack or self.layer._stack(weights)
             quick = stack.taped(self.view(input, rows), self.arrays(hx), False, sys.maxsize, self.threads(input.shape))
             if quick is not None:
                 y, finals, layers = quick
-                return self.given(y, rows), self.tensors(finals), Kept(rows, weights, layers)
+                return self.given(y, rows), self.tensors(finals), Kept(rows, weights, layers, places)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
         threads = self.threads(input.shape)
         layers = self.layer._run(weights, x, initial, finals, y, threads, rows.ragged, True, dropout_key(key))
-        return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers)
+        return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers, places)
+
+    def at_present(self, kept: Kept, input: Tensor, tensors: Sequence[Tensor]) -> Kept:
+        """Return what `forward` kept, with input and weights where they lie now: who shards a model frees the memory of
+        weights after each pass, and puts them elsewhere for the next."""
+        if [tensor.data_ptr() for tensor in (input, *tensors)] == kept.places:
+            return kept
+        (_, lowest), *above = kept.layers
+        x = np.ascontiguousarray(self.view(input, kept.rows))
+        return Kept(kept.rows, self.weights(tensors), ((x, lowest), *above))
 
     def backward(
         self, kept: Kept, dy: Tensor | None, dhx: Sequence[Tensor | None], key: Tensor | None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
-        rows, weights, layers = kept
+        rows, weights, layers, _ = kept
         threads = self.threads(layers[0][0].shape)
         if self.plain(rows, key):
             stack = weights.stack or self.layer._stack(weights)
@@ -383,8 +404,8 @@ plan_of = lru_cache(maxsize=256)(Plan)
 
 def ragged_of(batch_sizes: Tensor) -> Ragged:
     """Return the order of the rows of a PackedSequence."""
-    sizes = batch_sizes.numpy(force=True)
-    if sizes.ndim != 1 or sizes.dtype != np.int64 or len(sizes) == 0 or sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any():
+    sizes = array_of(batch_sizes, INT64) if batch_sizes.is_cpu and batch_sizes.dtype is torch.int64 else np.empty(0)
+    if sizes.ndim != 1 or len(sizes) == 0 or sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any():
         raise Unfit(f"expected batch_sizes of int64, descending and positive, got {batch_sizes!r:.80}")
     return Ragged(np.searchsorted(-sizes, -np.arange(sizes[0])), len(sizes))
 
