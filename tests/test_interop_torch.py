@@ -676,6 +676,15 @@ def test_without_torch_the_error_says_what_to_install():
     assert 'ImportError: expected torch, to have its modules: pip install "rnncore[torch]"' in done.stderr
 
 
+def test_the_counter_of_operations_is_told_whenever_it_comes():
+    late = "import rnncore.interop.torch, sys; assert 'torch.utils.flop_counter' not in sys.modules"
+    later = "import torch.utils.flop_counter as c, torch; assert torch.ops.rnncore.recurrent in c.flop_registry"
+    subprocess.run([sys.executable, "-c", f"{late}; {later}"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"import torch.utils.flop_counter, rnncore.interop.torch; {later}"], check=True
+    )
+
+
 def test_dynamo_is_told_whenever_it_comes():
     late = "import rnncore.interop.torch, sys; assert 'torch._dynamo' not in sys.modules; import torch._dynamo"
     early = "import torch._dynamo, rnncore.interop.torch"

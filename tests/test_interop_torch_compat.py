@@ -710,6 +710,27 @@ def watched(lib):
 
 
 @case
+def floating_point_operations(lib):
+    counter, counts = import_module("torch.utils.flop_counter").FlopCounterMode, []
+    x, h, double = x_of(requires_grad=True), x_of(2, 2, 4, requires_grad=True), torch.float64
+    lstm = lib.LSTM(3, 4, 2, proj_size=2, dtype=double)
+    state = x_of(2, 2, 2, dtype=double, requires_grad=True), h.double()
+    packed = rnn.pack_padded_sequence(x.double(), [5, 3])
+    for call in (
+        lambda: lib.GRU(3, 4, bidirectional=True)(x, h), lambda: lib.RNN(3, 4, 2, bias=False)(x, h),
+        lambda: lstm(packed, state)[1], lambda: [lib.LSTMCell(3, 4)(x[0], (h[0], h[1]))[0]],
+    ):  # fmt: skip
+        with torch.no_grad(), counter(display=False) as quiet:
+            call()
+        with counter(display=False) as forward:
+            y = call()[0]
+        with counter(display=False) as backward:
+            y.sum().backward()
+        counts.append([count.get_total_flops() for count in (quiet, forward, backward)])
+    return counts
+
+
+@case
 def fakes(lib):
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -8,10 +8,11 @@ from ..convert import _torch
 
 _torch()  # without it, says what to install
 
+from . import dynamo, flops  # noqa: E402
 from .accelerate import Report, accelerate, restore  # noqa: E402
-from .dynamo import prepare  # noqa: E402
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell  # noqa: E402
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Report", "accelerate", "restore"]
 
-prepare()
+dynamo.prepare()
+flops.prepare()

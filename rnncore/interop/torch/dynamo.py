@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Iterator
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import CodeType, ModuleType
 from typing import Any
 
 from . import modules
+from .late import when_imported
 
 __all__ = ["prepare"]
 
@@ -41,28 +39,6 @@ def codes(value: Any) -> Iterator[CodeType]:
             yield from codes(own)
 
 
-class Waiting(MetaPathFinder):
-    """Tells Dynamo when it is imported, by whoever needs it: it takes more than a second."""
-
-    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != FRAMES:
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_tell(module: ModuleType) -> None:
-                execute(module)
-                tell(module)
-
-            spec.loader.exec_module = execute_and_tell  # type: ignore[method-assign]
-        return spec
-
-
 def prepare() -> None:
-    """Tell Dynamo now, if it is there, or else as soon as it is."""
-    if FRAMES in sys.modules:
-        tell(sys.modules[FRAMES])
-    else:
-        sys.meta_path.insert(0, Waiting())
+    """Tell Dynamo, whose import takes more than a second."""
+    when_imported(FRAMES, tell)
