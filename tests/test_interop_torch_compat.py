@@ -436,6 +436,102 @@ def changed_before_backward(lib):
     y.sum().backward()
 
 
+def tensors_of(lib, kind, options, frozen):
+    """A module in float64, for which PyTorch has operators that save no more than they must, an input and states."""
+    module, cell = getattr(lib, kind)(3, 4, **options, dtype=torch.float64), "Cell" in kind
+    for name, p in module.named_parameters():
+        p.requires_grad_(not name.startswith(frozen))
+    k, widths = len(module.state_dict()) // 4, (options.get("proj_size", 4), 4)[: 1 + ("LSTM" in kind)]
+    states = [x_of(*(() if cell else (k,)), 2, width, dtype=torch.float64) for width in widths]
+    return module, x_of(*(() if cell else (5,)), 2, 3, dtype=torch.float64), states
+
+
+def changed_where_it_matters(kind, options, lib):
+    """Whether a backward pass goes on after a change of each of the tensors, and what it finds."""
+    results = []
+    for frozen in ((), "weight", "weight_ih", "weight_hh", ("weight", "bias")):
+        for wanted in ((), (0,), (1, 2)):
+            if wanted or frozen != ("weight", "bias"):
+                for changed in range(len([*tensors_of(lib, kind, options, frozen)[0].parameters()]) + 3):
+                    module, x, states = tensors_of(lib, kind, options, frozen)
+                    tensors = [x, *states, *module.parameters()]
+                    for which in wanted:
+                        tensors[min(which, len(states))].requires_grad_()
+                    y = as_tuple(module(x, tuple(states) if len(states) > 1 else states[0]))[0]
+                    with torch.no_grad():
+                        tensors[min(changed, len(tensors) - 1)].mul_(2)
+                    try:
+                        y.square().sum().backward()
+                        results.append(grads(module, x, *states))
+                    except RuntimeError:
+                        results.append("changed")
+    return results
+
+
+CASES |= {
+    f"changed_{kind}{'_with'[:5 * bool(options)]}{''.join('_' + name for name in options)}": partial(
+        changed_where_it_matters, kind, options
+    )
+    for kind, options in [
+        ("LSTM", {}), ("LSTM", {"proj_size": 2}), ("GRU", {"bidirectional": True}), ("RNN", {"num_layers": 2}),
+        ("LSTMCell", {}), ("GRUCell", {"bias": False}),
+    ]
+}  # fmt: skip
+
+
+@case
+def changed_in_layers_and_batches(lib):
+    results = []
+    for frozen in ("weight_ih_l0", "weight_hh_l0", "bias_hh_l1", "weight_ih_l1"):
+        module = lib.GRU(3, 4, 2, dtype=torch.float64)
+        for name, p in module.named_parameters():
+            p.requires_grad_(name.startswith(frozen))
+        for packed in (False, True):
+            for changed in module.parameters():
+                x = x_of(dtype=torch.float64)
+                _, h = module(rnn.pack_padded_sequence(x, [5, 3]) if packed else x)
+                with torch.no_grad():
+                    changed.mul_(2)
+                results.append(type(outcome(lambda _, h=h: h.sum().backward(), lib)).__name__)
+    return results, grads(module)
+
+
+@case
+def frozen_in_inference_mode(lib):
+    with torch.inference_mode():
+        made = lib.GRU(3, 4, dtype=torch.float64), lib.GRUCell(3, 4, dtype=torch.float64)
+    results = []
+    for module, shape in zip(made, [(5, 2, 3), (2, 3)], strict=True):
+        for name, p in list(module.named_parameters()):
+            if name.startswith("weight"):
+                setattr(module, name, nn.Parameter(p.clone()))
+            else:
+                p.requires_grad_(False)
+        as_tuple(module(x_of(*shape, dtype=torch.float64)))[0].sum().backward()
+        results += grads(module)
+    return results
+
+
+def test_changes_that_gradients_of_gradients_would_see():
+    module, x = ours.GRU(3, 4).double(), x_of().double().requires_grad_()
+    y, _ = module(x)
+    with torch.no_grad():
+        module.bias_hh_l0.add_(1)
+    with pytest.raises(RuntimeError, match="has been modified by an inplace operation"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
+@case
+def a_backward_pass_of_which_nothing_is_saved(lib):
+    cell = lib.GRUCell(3, 4)
+    cell.weight_ih.requires_grad_(False)
+    cell.weight_hh.requires_grad_(False)
+    h = cell(x_of(2, 3))
+    h.sum().backward(retain_graph=True)
+    h.sum().backward()
+    return grads(cell), outcome(lambda _: h.sum().backward(), lib)
+
+
 @case
 def outputs_in_place(lib):
     module, x = lib.LSTM(3, 4).double(), x_of(dtype=torch.float64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ library.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 ops = torch.ops.rnncore
+
+NOTHING = torch.empty(0)  # saved where nothing else is, so that PyTorch knows when a backward pass has been through
 
 
 def plan_for(
@@ -119,7 +122,8 @@ class Recurrence(torch.autograd.Function):
     """What autograd makes of `recurrent`: by operators, or by the plan itself.
 
     Without operators, and unless somebody has hooks on what is saved, what the forward pass keeps does not become
-    tensors: it goes when the backward pass has been through, as saved tensors would.
+    tensors: it goes when the backward pass has been through, as saved tensors would. Nor is saved what wanted gradients
+    do not depend on, though kernels read it: it may change meanwhile, as it may for PyTorch's modules.
     """
 
     @staticmethod
@@ -127,29 +131,37 @@ class Recurrence(torch.autograd.Function):
         plan, states, batch_sizes, key, options = call
         hx, weights = rest[:states], rest[states:]
         tape: Sequence[Tensor] = ()
-        ctx.kept = None
+        kept, several = None, True  # steps, unless an operator's sizes may be symbols
         if options is None:
-            y, finals, ctx.kept = plan.forward(input, hx, weights, batch_sizes, key)
+            y, finals, kept = plan.forward(input, hx, weights, batch_sizes, key)
+            several = kept.rows.T > 1
             if has_hooks():
-                tape, ctx.kept = plan.tape(ctx.kept), None
+                tape, kept = plan.tape(kept), None
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 y, finals, tape = ops.forward.default(input, hx, weights, batch_sizes, key, *options)
-        ctx.save_for_backward(input, *rest, *tape)
-        ctx.call, ctx.given = call, 1 + len(rest)
+        given, (needed, free) = (input, *rest), plan.needed(ctx.needs_input_grad[1:], states, several)
+        ctx.save_for_backward(*([*compress(given, needed), *tape] or [NOTHING]))
+        others = [*compress(given, free)]
+        ctx.call, ctx.kept, ctx.needed, ctx.others, ctx.versions = call, kept, needed, others, versions(others)
         ctx.set_materialize_grads(False)
         return (y, *finals)
 
     @staticmethod
     def backward(ctx: Any, dy: Any, *dhx: Any) -> Any:
-        saved = ctx.saved_tensors
+        saved, others = iter(ctx.saved_tensors), iter(ctx.others)
         plan, states, batch_sizes, key, options = ctx.call
-        input, hx, weights, tape = saved[0], saved[1 : 1 + states], saved[1 + states : ctx.given], saved[ctx.given :]
+        input, *rest = [next(saved if needed else others) for needed in ctx.needed]
+        hx, weights, tape = rest[:states], rest[states:], tuple(saved)
         if (
             torch.is_grad_enabled()
             or any(d is not None and is_lazy(d) for d in (dy, *dhx))
             or torch.autograd.forward_ad._current_level >= 0
         ):
+            if versions(ctx.others) != ctx.versions:
+                raise RuntimeError(
+                    "a tensor that a gradient of a gradient depends on has been modified by an inplace operation"
+                )
             return (None, *again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key))
         if options is None:
             if ctx.kept is None:
@@ -157,13 +169,21 @@ class Recurrence(torch.autograd.Function):
             else:
                 kept = plan.at_present(ctx.kept, input, weights)
             if not torch._C._autograd._get_current_graph_task_keep_graph():
-                ctx.kept = None
+                ctx.kept, ctx.others = None, ()
             dinput, dstates, dweights = plan.backward(kept, dy, dhx, key)
         else:
             dinput, dstates, dweights = ops.backward.default(
                 dy, dhx, tape, input, hx, weights, batch_sizes, key, *options
             )
         return (None, dinput, *dstates[:states], *dweights)
+
+
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """Return tensors' versions; those of inference mode have none."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def has_hooks() -> bool:

@@ -155,6 +155,9 @@ class Kept(NamedTuple):
     places: Sequence[int] = ()
 
 
+Needed = tuple[tuple[bool, ...], tuple[bool, ...]]
+
+
 class Plan:
     """A layer of given options, for weights of others. `plan_of` makes them, one for all layers of the same options.
 
@@ -185,6 +188,7 @@ class Plan:
             dtype=self.dtype, rng=Borrowed(dict.fromkeys(self.shapes, np.empty(0))), **own,
         )  # fmt: skip
         self.known: dict[tuple[int, ...], Known] = {}
+        self.dependent: dict[tuple[tuple[bool, ...], bool], Needed] = {}
 
     def weights(self, tensors: Sequence[Tensor]) -> Weights:
         """Return the weights that tensors hold at this moment; packed once for as long as they hold the same."""
@@ -226,6 +230,34 @@ class Plan:
         check_shape(shape, ("N" if self.batch_first else "T", "·", self.layer.input_size), "input")
         T, N = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
         return Rows(T, N, None, False, False)
+
+    def needed(self, wanted: tuple[bool, ...], states: int, several: bool) -> Needed:
+        """Return which of input, states and weights the `wanted` ones' gradients depend on, as those of PyTorch's own
+        operators do, for several steps or one: they may not change before the backward pass. And which they do not."""
+        found = self.dependent.get((wanted, several))
+        if found is None:
+            needed = self.find_needed(wanted, states, several)
+            self.dependent[wanted, several] = found = needed, tuple([not each for each in needed])
+        return found
+
+    def find_needed(self, wanted: tuple[bool, ...], states: int, several: bool) -> tuple[bool, ...]:
+        """Return the first of what `needed` returns."""
+        kinds = [name.partition("_l")[0] for name in self.shapes][: len(self.shapes) // (self.L * self.D)]
+        below, given, weights = wanted[0], wanted[1 : 1 + states], iter(wanted[1 + states :])
+        own = [dict(zip(kinds, weights, strict=False)) for _ in range(self.L * self.D)]  # by layer and direction
+        x, h = any(of["weight_ih"] for of in own[: self.D]), any(of["weight_hh"] for of in own)
+        needed = [x, *(h, below or any(given[:1]) or any(wanted[1 + states :]))[:states]]
+        for k in range(0, len(own), self.D):
+            for of in own[k : k + self.D]:
+                of_projection = several and of.get("weight_hr", False)
+                gates = below or any(given) or any(of[kind] for kind in kinds if kind != "weight_hr")
+                depends = {
+                    "weight_ih": below, "weight_hh": any(given[:1]) or (several and gates) or of_projection,
+                    "weight_hr": gates or of_projection,
+                }  # fmt: skip
+                needed += [depends.get(kind, False) for kind in kinds]
+            below = below or any(given) or any(any(of.values()) for of in own[k : k + self.D])
+        return tuple(needed)
 
     def view(self, x: Tensor, rows: Rows) -> np.ndarray:
         """Return a sequence as the kernels take it, (T, N, ·) or packed: a view, if it is aligned."""
