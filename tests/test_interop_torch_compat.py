@@ -776,7 +776,12 @@ def kinds_of_tensors(lib):
     mistakes += [torch.nested.nested_tensor([x_of(3, 3), x_of(2, 3)]), x_of(dtype=torch.complex64), x_of().int()]
     y, (h, _) = module(x_of().as_subclass(Own))
     z, _ = module(x_of(), (x_of(1, 2, 4).as_subclass(Own), x_of(1, 2, 4)))
-    return [type(t).__name__ for t in (y, h, z)], [outcome(lambda _, x=x: module(x), lib) for x in mistakes]
+    kinds = [type(t).__name__ for t in (y, h, z)]
+    for each, name in ((module, "bias_ih_l0"), (lib.GRUCell(3, 4), "weight_hh")):
+        setattr(each, name, nn.Parameter(getattr(each, name).detach().as_subclass(Own)))
+        results = each(x_of(2, 3))
+        kinds.append([type(t).__name__ for t in (results if each is not module else (results[0], *results[1]))])
+    return kinds, [outcome(lambda _, x=x: module(x), lib) for x in mistakes]
 
 
 @case

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from ...dropout import drop
 from .run import DTYPES, GATES, Plan, Unfit, dropout_key, is_lazy, plan_of
@@ -68,7 +69,7 @@ def recurrent(
 
     None where rnncore cannot, though the modules' own checks say nothing against it.
     """
-    if in_plain_view(input, *hx):
+    if in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
             if not wants_gradient(input, hx, weights):
@@ -84,10 +85,11 @@ def recurrent(
     return result
 
 
-def in_plain_view(*tensors: Tensor) -> bool:
-    """Whether nothing watches operators: no compiler, no mode, no tensor of a kind of its own."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
-        return False
+def in_plain_view(weights: Sequence[Tensor], *tensors: Tensor) -> bool:
+    """Whether nothing watches operators: no compiler, no mode, no tensor of a kind of its own; weights of one that has
+    operators of its own are left to `Plan.weights`."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or has_torch_function(weights):
+        return False  # the last is true in modes as well
     for tensor in tensors:
         if type(tensor) not in (Tensor, torch.nn.Parameter):
             return False
