@@ -578,6 +578,17 @@ def test_accelerate_and_restore():
     assert type(model["ours"]) is interop.GRU
 
 
+def test_subclasses_that_nobody_may_subclass_are_left_alone():
+    class Tagged(nn.LSTM):
+        def __init_subclass__(cls, *, tag):
+            super().__init_subclass__()
+
+    model = nn.Sequential(Tagged(3, 4), nn.GRU(4, 4))
+    report = accelerate(model)
+    assert report.replaced == {"1": "GRU"} and "no subclass of Tagged can be made: " in report.left["0"]
+    assert type(model[0]) is Tagged and "_accelerated_from" not in vars(model[0])
+
+
 def test_accelerated_models_compute_the_same():
     model = mixed()
     x = torch.randn(5, 2, 3)

@@ -53,7 +53,8 @@ def accelerate(model: nn.Module) -> Report:
     -------
     Report
         Names of the modules it replaced, and of those it left alone: subclasses and modules with a `forward` of their
-        own, or a part of it (`check_forward_args`, `permute_hidden`, …), and modules of TorchScript.
+        own, or a part of it (`check_forward_args`, `permute_hidden`, …), subclasses that let nobody make subclasses of
+        them, and modules of TorchScript.
 
     Raises
     ------
@@ -83,8 +84,13 @@ def accelerate(model: nn.Module) -> Report:
         elif own := modules.parts_of(kind, base) or [part for part in modules.PARTS if part in vars(module)]:
             report.left[name] = f"{kind.__name__} has a {own[0]} of its own"
         else:
+            try:
+                ours = OURS[base] if kind is base else _subclass(kind, base)
+            except Exception as error:  # of an __init_subclass__ or a metaclass, whatever it may want
+                report.left[name] = f"no subclass of {kind.__name__} can be made: {error}"
+                continue
             vars(module)["_accelerated_from"] = kind
-            _change(module, OURS[base] if kind is base else _subclass(kind, base))
+            _change(module, ours)
             report.replaced[name] = kind.__name__
     return report
 
