@@ -601,6 +601,20 @@ def test_accelerated_models_compute_the_same():
         assert_close(actual[1], gradients)
 
 
+def test_wrappers_of_forward_outlive_restore():
+    """Hooks of some libraries keep a module's forward and put one of their own in its place."""
+    model = nn.ModuleDict({"layer": nn.LSTM(3, 4), "named": Named(3, 4), "cell": nn.GRUCell(3, 4)})
+    x = torch.randn(5, 3)
+    expected = [tensors(module(x)) for module in model.values()]
+    accelerate(model)
+    for module in model.values():
+        module.forward = lambda *inputs, kept=module.forward: kept(*inputs)
+    restore(model)
+    for module, results in zip(model.values(), expected, strict=True):
+        assert not isinstance(module, (interop.LSTM, interop.GRUCell))
+        assert_close(tensors(module(x)), results)
+
+
 @pytest.mark.parametrize("first", ["parametrize", "accelerate"])
 def test_parametrizations_come_and_go(first):
     model = nn.Sequential(nn.LSTM(3, 4))

@@ -57,7 +57,10 @@ def _torchs(kind: type) -> Any:
 
 
 class _Ours(nn.Module):
-    """What layers and cells share. Comes before the class of `torch.nn` in their bases."""
+    """What layers and cells share. Comes before the class of `torch.nn` in their bases.
+
+    A `forward` that somebody has kept, such as a wrapper of it, may still be called where `restore` has been.
+    """
 
     _checks_itself = False  # whether a subclass has some of PARTS beside `forward`
 
@@ -97,6 +100,8 @@ class _Recurrent(_Ours, nn.RNNBase):
     """What the three layers share."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
+        if not isinstance(self, _Ours):
+            return type(self).forward(self, input, hx)
         packed = isinstance(input, PackedSequence)
         data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = self._current_weights()
@@ -174,6 +179,8 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
     _mode = ""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
+        if not isinstance(self, _Ours):
+            return type(self).forward(self, input, hx)
         if not isinstance(input, Tensor):
             return self._elsewhere(input, hx)
         weights = [self.weight_ih, self.weight_hh]
