@@ -870,6 +870,21 @@ def script(lib):
     return before, scripted(x_of()), module(x_of()), torch.jit.script(cell)(x_of(2, 3))
 
 
+@case
+def script_with_exports(lib):
+    class Doubling(lib.GRU):
+        @torch.jit.export
+        def twice(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    class Doubled(Doubling):
+        pass
+
+    scripted, accelerated = torch.jit.script(Doubled(3, 4)), nn.Sequential(Doubled(3, 4))
+    ours.accelerate(accelerated)
+    return [(script(x_of()), script.twice(x_of())) for script in (scripted, torch.jit.script(accelerated)[0])]
+
+
 # --- packed sequences, states, mistakes -------------------------------------------------------------------------------
 
 

@@ -235,6 +235,23 @@ class GRUCell(_RecurrentCell, nn.GRUCell):
 
 def _plain(module: nn.Module) -> nn.Module:
     """Return a module of `torch.nn` with the same parameters: TorchScript runs where rnncore is not."""
-    plain = nn.Module.__new__(_torchs(type(module)))
+    kind = type(module)
+    exports = [value for base in kind.__mro__ for value in vars(base).values() if _is_exported(value)]
+    plain: nn.Module = nn.Module.__new__(_rebased(kind) if exports else _torchs(kind))
     vars(plain).update(vars(module))
+    vars(plain).pop("_accelerated_from", None)
     return plain
+
+
+def _is_exported(method: Any) -> bool:
+    """Whether it is what `torch.jit.export` made."""
+    return getattr(method, "_torchscript_modifier", None) is torch._jit_internal.FunctionModifiers.EXPORT
+
+
+def _rebased(kind: Any) -> Any:
+    """Return a subclass as it would be of PyTorch's class in place of ours."""
+    if not issubclass(kind, _Ours):
+        return kind
+    if kind.__module__ == __name__:
+        return _torchs(kind)
+    return type(kind.__name__, tuple(map(_rebased, kind.__bases__)), dict(vars(kind)))
