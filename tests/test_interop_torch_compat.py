@@ -860,6 +860,11 @@ def symbolic_trace(lib):
 
 
 @case
+def symbolic_trace_of_nothing_else(lib):
+    torch.fx.symbolic_trace(lib.GRU(3, 4))
+
+
+@case
 def script(lib):
     module, cell = Net(lib).eval(), lib.LSTMCell(3, 4)
     scripted, file = torch.jit.script(module), io.BytesIO()

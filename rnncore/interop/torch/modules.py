@@ -85,7 +85,7 @@ class _Ours(nn.Module):
     def _elsewhere(self, input: Any, hx: Any) -> Any:
         """Leave a call to the class of `torch.nn`, or make it a node of torch.fx: modules of PyTorch are not traced."""
         for argument in (input, *(hx if isinstance(hx, (tuple, list)) else (hx,))):
-            if isinstance(argument, torch.fx.Proxy):
+            if isinstance(argument, torch.fx.Proxy) and argument.tracer.root is not self:
                 tracer, given = argument.tracer, (input,) if hx is None else (input, hx)
                 return tracer.create_proxy("call_module", tracer.path_of_module(self), given, {})
         return super().forward(input, hx)
