@@ -19,7 +19,7 @@ from ._kernels.cell import Cell, Ragged
 from ._kernels.driver import BLOCK_ROWS
 from ._kernels.memory import empty
 from ._kernels.pack import Pack
-from ._kernels.step import Stack
+from ._kernels.step import Stack, norms_of
 from .checkpoint import CHECKPOINT_FROM, Part, back_checkpointed, run_checkpointed
 from .checks import (
     as_bool,
@@ -785,10 +785,10 @@ class _Recurrent(Module, Generic[State]):
         weights = self._weights
         unbatched, _, ragged, _, steps, *layers = kept
         whole = ragged is None and not unbatched and not steps
-        if self._plain and whole and accumulate is None and flow is False and check_finite is False:
+        if self._plain and whole and accumulate is None and isinstance(flow, bool) and check_finite is False:
             stack = weights.stack or self._stack(weights)
             upstream, names = self._in_time(dy), self._named
-            quick = stack.back(tuple(layers), upstream, dstate, weights, names, self.reverse, threads)
+            quick = stack.back(tuple(layers), upstream, dstate, weights, names, self.reverse, threads, flow)
             if quick is not None:
                 return self._in_time(quick[0]), *quick[1:]
         return self._back(weights, kept, dy, dstate, accumulate, flow, check_finite, threads)
@@ -836,7 +836,7 @@ class _Recurrent(Module, Generic[State]):
         results = self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
         if squares is None:
             return results
-        norms = self._norms(squares, T, N, ragged)
+        norms = self._norms(squares, T, ragged)
         if finite:
             self._check_finite(dx, dstates, grads, norms)
         return (*results, norms if len(norms) > 1 else norms[0]) if flows else results
@@ -886,13 +886,12 @@ class _Recurrent(Module, Generic[State]):
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 
-    def _norms(self, squares: Squares, T: int, N: int, ragged: Rows | None) -> States:
+    def _norms(self, squares: Squares, T: int, ragged: Rows | None) -> States:
         """Return, per state, the norm at each time (L*D, T), of rows' sums of squares."""
         times = None if ragged is None else ragged.where()[0]
 
         def norm(of_rows: np.ndarray) -> np.ndarray:
-            total = of_rows.reshape(T, N).sum(1) if times is None else np.bincount(times, of_rows, T)
-            return np.sqrt(total)
+            return norms_of(of_rows, T) if times is None else np.sqrt(np.bincount(times, of_rows, T))
 
         return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*squares, strict=True))
 

@@ -650,6 +650,13 @@ cdef void add_dy(const Run *run, const Step *s, Py_ssize_t t, Py_ssize_t n_0) no
             run.dy + (t * run.y_step + schedule.order[n_0 + r + k] * run.y_sequence) * y_row + u * run.item, P, 1, m)
 
 
+cdef void sum_flow(const Run *run, int k, const char *flow, Py_ssize_t row, Py_ssize_t n) noexcept nogil:
+    """Sum up the squares of n rows dL/dh_t (k = 0) or dL/dc_t, which begin at `row` of all."""
+    cdef Py_ssize_t r
+    for r in range(n):
+        run.squares[k][row + r] = run.leaf.sum_of_squares(flow + r * run.width[k] * run.item, run.width[k], 1)
+
+
 cdef void keep_flow(const Run *run, const Step *s, Py_ssize_t row) noexcept nogil:
     """Keep dL/dh_t of the step's rows, which begin at `row` of its block: a member's part."""
     cdef Py_ssize_t P = run.width[0], n, m, r, u, k
@@ -662,7 +669,7 @@ cdef bint backward_step(Job *job, Part *part, Step *s, Py_ssize_t t, Py_ssize_t 
     """What one member of a team does of a step, whose first sequence is n_0 and whose first row in the block is `row`; returns
     whether to go on."""
     cdef const Run *run = part.run
-    cdef Py_ssize_t first, count, H = run.H, size = run.width[0] * run.item
+    cdef Py_ssize_t first, count, H = run.H, size = run.width[0] * run.item, all_row = row_at(&run.schedule, t) + n_0
     cdef bint alone = s.who.size == 1
     cdef int p
     if alone and counter_peek(&job.watch.stopped):
@@ -675,7 +682,9 @@ cdef bint backward_step(Job *job, Part *part, Step *s, Py_ssize_t t, Py_ssize_t 
         memcpy(run.h_before + (row + first) * size, <char *>s.before[0] + first * size, count * size)
     if run.dy != NULL:
         add_dy(run, s, t, n_0)
-    if run.flow[0] != NULL:
+    if run.flow[0] != NULL and alone:
+        sum_flow(run, 0, <const char *>s.dstate[0], all_row, s.n)
+    elif run.flow[0] != NULL:
         keep_flow(run, s, row)
     if run.projects:
         s.dout, s.dh = run.dout + row * size, s.dinner
@@ -689,6 +698,8 @@ cdef bint backward_step(Job *job, Part *part, Step *s, Py_ssize_t t, Py_ssize_t 
         run.cell.backward[p](run, s)
         if not (alone or meet(&part.who)):
             return False
+    if s.flow != NULL and alone:
+        sum_flow(run, 1, <const char *>s.flow, all_row, s.n)
     look(&part.who, work(run, s.n))
     return True
 
@@ -724,7 +735,7 @@ cdef void backward_part(Job *job, Part *part, bint by_rows) noexcept nogil:
             gather_block(run, t_0, t_1, &part.who)
         if not meet(&part.who):
             return
-        block_weights(run, t_0, t_1, b > 0 or not run.fresh, &part.who)
+        block_weights(run, t_0, t_1, b > 0 or not run.fresh, s.who.size > 1, &part.who)
         if run.tokens == NULL:
             if run.dx_step:
                 if not meet(&part.who):

@@ -20,4 +20,4 @@ cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a
 cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, const Member *who) noexcept nogil
 cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil
 cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil
-cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, const Member *who) noexcept nogil
+cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, const Member *who) noexcept nogil

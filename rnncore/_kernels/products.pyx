@@ -300,8 +300,9 @@ cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Mem
                   first + count, True)
 
 
-cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, const Member *who) noexcept nogil:
-    """Write a block's part of the weights' gradients, or add it: a member's share."""
+cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, const Member *who) noexcept nogil:
+    """Write a block's part of the weights' gradients, or add it: a member's share. And sum up the squares of `flow`, if
+    nobody has."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
     cdef Py_ssize_t H = run.H, P = run.width[0], CH = run.cell.columns * H, a_row = run.dgates_row, t, first, count, at
@@ -327,7 +328,7 @@ cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add
         weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, who)
         bias_gradients(run, run.dout, P, P, n, who)
     for k in range(run.cell.states):
-        if run.squares[k] != NULL:
+        if flow and run.squares[k] != NULL:
             count = share(n, 1, who.member, who.size, &first)
             for at in range(first, first + count):
                 run.squares[k][row + at] = run.leaf.sum_of_squares(run.flow[k] + at * run.width[k] * item, run.width[k], 1)

@@ -7,6 +7,8 @@ from typing_extensions import disjoint_base
 from .cell import Cell
 from .pack import Pack
 
+def norms_of(squares: np.ndarray, T: int) -> np.ndarray: ...
+
 @final
 class Stack:
     def __new__(cls, cell: Cell, packs: tuple[Pack, ...], dtype: np.dtype[Any], stacked: bool = True) -> Stack: ...
@@ -24,6 +26,7 @@ class Stack:
         names: tuple[dict[str, str], ...],
         reverse: bool,
         n_threads: int = 0,
+        flow: bool = False,
     ) -> Any: ...
     def advance(self, x: object, state: object) -> Any: ...
 

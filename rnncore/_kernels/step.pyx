@@ -10,6 +10,7 @@ from .memory import empty
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.math cimport sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -29,6 +30,8 @@ cdef extern from "Python.h":
 cdef enum:
     MOST_DIMENSIONS = 3
     LARGE = 65536    # elements of a result from which on it comes from memory that was there before
+
+cdef object FLOAT = np.dtype(np.float64)
 
 cdef double KEEP_GIL = 2e5  # floating-point operations of a call that is over before another thread could have woken up
 
@@ -67,6 +70,26 @@ cdef inline bint has_shape(object array, int ndim, const cnp.npy_intp *shape) no
 
 cdef inline char *first(object array) noexcept:
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef void write_norms(double *norms, const double *squares, Py_ssize_t T, Py_ssize_t N) noexcept nogil:
+    cdef Py_ssize_t t, n
+    cdef double total
+    for t in range(T):
+        total = 0
+        for n in range(N):
+            total += squares[t * N + n]
+        norms[t] = sqrt(total)
+
+
+def norms_of(cnp.ndarray squares not None, Py_ssize_t T):
+    """Return the norm at each time (T,), of float64 (T*N,): sums of squares."""
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(squares)
+    if T < 0 or size % max(T, 1) or not cnp.PyArray_ISCARRAY(squares) or cnp.PyArray_TYPE(squares) != cnp.NPY_DOUBLE:
+        raise ValueError(f"expected float64 for each of {T} times, got {squares!r:.80}")
+    norms = np.empty(T)
+    write_norms(<double *>first(norms), <const double *>first(squares), T, size // max(T, 1))
+    return norms
 
 
 # --- a stack of layers: calls, training passes, single steps ----------------------------------------------------------
@@ -280,12 +303,14 @@ cdef class Stack:
             x = y
         return y, self.result(final), tuple(kept)
 
-    def back(self, tuple layers not None, dy, dstate, weights not None, tuple names not None, bint reverse, int n_threads=0):
-        """What a layer's `backward` returns for what `taped` keeps of each layer: dx, the initial state's gradient, and those
-        of the `weights`; None for what needs a conversion, and no steps at all. `names` are these gradients', layer by layer,
-        by the names that kernels have for them."""
+    def back(self, tuple layers not None, dy, dstate, weights not None, tuple names not None, bint reverse, int n_threads=0,
+             bint flow=False):
+        """What a layer's `backward` returns for what `taped` keeps of each layer: dx, the initial state's gradient, those of
+        the `weights` and, if wanted, of each state their norms at each time (layers, T); None for what needs a conversion, and
+        no steps at all. `names` are these gradients', layer by layer, by the names that kernels have for them."""
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
-        cdef int l, typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
+        cdef Py_ssize_t T, N
+        cdef int k, l, typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
         cdef cnp.ndarray like
         if len(layers) != self.layers or len(names) != self.layers:
             raise ValueError(f"expected what {self.layers} layers keep, and as many names, got {len(layers)}, {len(names)}")
@@ -307,14 +332,20 @@ cdef class Stack:
                 grads[name] = empty(array.shape, array.dtype)
             else:
                 grads[name] = cnp.PyArray_ZEROS(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), typenum, 0)
+        norms = tuple([np.empty((self.layers, T)) for k in range(self.states)]) if flow else None
+        squares = tuple([empty((T * N,), FLOAT) for k in range(self.states)]) if flow else None
         for l in range(self.layers - 1, -1, -1):
             x, directions = layers[l]
             dx = empty(x.shape, x.dtype)
             own = {short: grads[name] for short, name in (<dict?>names[l]).items() if name in grads}
             self.cell.backward(
-                self.packs[l : l + 1], x, directions, dy, 0, dstates, l, (dx,), (own,), (reverse,), True, n_threads)
+                self.packs[l : l + 1], x, directions, dy, 0, dstates, l, (dx,), (own,), (reverse,), True, n_threads, None,
+                None if squares is None else (squares,))
             dy = dx
-        return dx, self.result(dstates), grads
+            for k in range(self.states if flow else 0):
+                write_norms(<double *>first(norms[k]) + l * T, <const double *>first(squares[k]), T, N)
+        results = dx, self.result(dstates), grads
+        return results if norms is None else (*results, self.result(norms))
 
     def advance(self, x, state):
         """What a cell returns; None for what needs a conversion."""

@@ -64,18 +64,26 @@ static inline NAME(doubles) NAME(load_doubles)(const real *p)
 #endif
 }
 
+INLINE void NAME(add_squares)(NAME(doubles) *parts, const real *x, double scale)
+{
+    UNROLL for (int k = 0; k < 4; k++) {
+        NAME(doubles) scaled = NAME(load_doubles)(x + k * NAME(lanes)) * scale;
+        parts[k] += scaled * scaled;
+    }
+}
+
 /* Four chains of vectors of float64 hide the latency of an addition. */
 static double NAME(sum_of_squares)(const void *x_, ptrdiff_t n, double scale)
 {
     enum { LANES = NAME(lanes), ROUND = 4 * LANES };
     NAME(doubles) parts[4] = {{0}};
-    for (const real *x = x_; n > 0; x += ROUND, n -= ROUND) {
+    const real *x = x_;
+    for (; n >= ROUND; x += ROUND, n -= ROUND)
+        NAME(add_squares)(parts, x, scale);
+    if (n > 0) {
         real last[ROUND] = {0};
-        const real *from = n < ROUND ? memcpy(last, x, (size_t)n * sizeof(real)) : x;
-        UNROLL for (int k = 0; k < 4; k++) {
-            NAME(doubles) scaled = NAME(load_doubles)(from + k * LANES) * scale;
-            parts[k] += scaled * scaled;
-        }
+        memcpy(last, x, (size_t)n * sizeof(real));
+        NAME(add_squares)(parts, last, scale);
     }
     parts[0] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
     double sum = 0;
