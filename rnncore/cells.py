@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic
 
 import numpy as np
@@ -158,7 +159,9 @@ class _RecurrentCell(Module, Generic[State]):
         kept = run(packs(weights), seq, initial_1, 0, None, finals_1, (False,))
         return self._state_as_given(finals, unbatched), (unbatched, seq, kept)
 
-    def backward(self, tape: Tape, dstate: Any = None) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+    def backward(
+        self, tape: Tape, dstate: Any = None, *, accumulate: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
         """Propagate gradients back through one step.
 
         Parameters
@@ -167,6 +170,9 @@ class _RecurrentCell(Module, Generic[State]):
             From `forward`.
         dstate : optional
             Gradient of the loss with respect to the state after, in its shape. None stands for zeros.
+        accumulate : dict of str to ndarray, optional
+            Arrays keyed and shaped like `parameters()`, of the cell's dtype and C-contiguous, which the parameters'
+            gradients are added to: over the steps of a sequence, without arrays of their own for each.
 
         Returns
         -------
@@ -175,7 +181,7 @@ class _RecurrentCell(Module, Generic[State]):
         dstate : as `dstate`
             Gradient with respect to the state before.
         grads : dict of str to ndarray
-            Gradients of the parameters, keyed like `parameters()`.
+            Gradients of the parameters, keyed like `parameters()`: new arrays, or those of `accumulate`.
 
         Raises
         ------
@@ -183,6 +189,10 @@ class _RecurrentCell(Module, Generic[State]):
             If something is no array of real numbers, or `tape` no tape.
         ValueError
             If a shape does not fit, or the tape is another cell's or older than the parameters.
+
+        Notes
+        -----
+        Everything is checked before any array of `accumulate` changes.
 
         Examples
         --------
@@ -196,7 +206,7 @@ class _RecurrentCell(Module, Generic[State]):
         unbatched, seq, kept = open_tape(tape, self)
         dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
         dx = np.empty_like(seq)
-        grads = {name: np.zeros_like(array) for name, array in tape._weights.items()}
+        grads = self._grads(tape._weights, accumulate)
         named = {short: grads[name] for short, name in NAMES.items() if name in grads}
         self._cell.backward(
             packs(tape._weights), seq, kept, None, 0, tuple(s[None] for s in dstates), 0, (dx,),

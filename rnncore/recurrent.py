@@ -907,27 +907,3 @@ class _Recurrent(Module, Generic[State]):
                 t = times[0] if self._directions[at[1]] else times[-1]
                 began.append(f"d{self._state_names[0]}_t of {self._suffix(*at)[1:]} from t = {t} on")
         raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}; back in time {'; '.join(began)}")
-
-    def _grads(
-        self, weights: Weights, accumulate: Mapping[str, np.ndarray] | None, fresh: bool
-    ) -> dict[str, np.ndarray]:
-        """Return the arrays that gradients are added to; of matrices, if `fresh`, written to."""
-        if accumulate is None:
-            return {
-                name: (empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
-                for name, array in weights.items()
-            }
-        if not isinstance(accumulate, Mapping) or set(accumulate) != set(weights):
-            got = sorted(map(str, accumulate)) if isinstance(accumulate, Mapping) else type(accumulate).__name__
-            raise ValueError(f"expected accumulate with the names {sorted(weights)}, got {got}")
-        for name, array in accumulate.items():
-            if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.carray:
-                what = type(array).__name__
-                if isinstance(array, np.ndarray):
-                    what += f" of {array.dtype}" + ("" if array.flags.writeable else ", read-only")
-                    what += "" if array.flags.c_contiguous else f", of strides {array.strides}"
-                raise TypeError(
-                    f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
-                )
-            check_shape(array.shape, weights[name].shape, name)
-        return dict(accumulate)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ._kernels.memory import frozen
+from ._kernels.memory import empty, frozen
 from .checks import as_bool, as_real, check_shape, from_tensor
 
 if TYPE_CHECKING:
@@ -284,6 +284,31 @@ class Module:
         array = as_real(value, self.dtype, name)
         check_shape(array.shape, old.shape, name)
         return array
+
+    def _grads(
+        self, weights: Weights, accumulate: Mapping[str, np.ndarray] | None, fresh: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays that gradients are added to; of matrices, if `fresh`, written to."""
+        if accumulate is None:
+            return {
+                name: (empty if fresh and array.ndim > 1 else np.zeros)(array.shape, self.dtype)
+                for name, array in weights.items()
+            }
+        grads = dict(accumulate) if isinstance(accumulate, Mapping) else {}
+        if grads.keys() != weights.keys():
+            got = sorted(map(str, grads)) if isinstance(accumulate, Mapping) else type(accumulate).__name__
+            raise ValueError(f"expected accumulate with the names {sorted(weights)}, got {got}")
+        for name, array in grads.items():
+            if type(array) is not np.ndarray or array.dtype != self.dtype or not array.flags.carray:
+                what = type(array).__name__
+                if isinstance(array, np.ndarray):
+                    what += f" of {array.dtype}" + ("" if array.flags.writeable else ", read-only")
+                    what += "" if array.flags.c_contiguous else f", of strides {array.strides}"
+                raise TypeError(
+                    f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
+                )
+            check_shape(array.shape, weights[name].shape, name)
+        return grads
 
     def _replace(self, current: Weights, new: Weights) -> bool:
         """Put new weights in the place of the current ones, with `_changing` held, unless these are not there any more:

@@ -318,31 +318,59 @@ def test_gradient_of_the_output(kind, options, x, shape, ragged):
     layer.backward(tape, np.ones(shape))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_accumulate(kind):
-    layer = KINDS[kind](3, 5)
-    _, _, tape = layer.forward(np.ones((7, 2, 3)), lengths=[3, 7])
-    good = {name: np.zeros_like(array) for name, array in layer.parameters().items()}
+def backwards():
+    """Of everything that has parameters: its name, itself, and its backward pass into given arrays."""
+    x = np.ones((7, 2, 3))
+    for kind, make in KINDS.items():
+        layer = make(3, 5)
+        y, _, tape = layer.forward(x, lengths=[3, 7])
+        yield kind, layer, partial(layer.backward, tape, np.ones_like(y))
+    for kind, make in CELLS.items():
+        cell = make(3, 5)
+        state, tape = cell.forward(x[0])
+        yield kind, cell, partial(cell.backward, tape, state)
+    head = rc.train.Linear(3, 5)
+    yield "Linear", head, partial(head.backward, head.forward(x)[1], np.ones((7, 2, 5)))
+    embedding, tokens = rc.train.Embedding(4, 3), np.zeros((7, 2), int)
+    yield "Embedding", embedding, partial(embedding.backward, embedding.forward(tokens)[1], x)
+    model = rc.train.Embedded(embedding, rc.GRU(3, 5))
+    back = partial(model.backward, model.forward(tokens)[2], np.ones((7, 2, 5)))
+    others = {of: {name: np.zeros_like(a) for name, a in of.parameters().items()} for of in (embedding, model.layer)}
+    yield "Embedded's embedding", embedding, lambda accumulate: back(accumulate=(accumulate, others[model.layer]))
+    yield "Embedded's layer", model.layer, lambda accumulate: back(accumulate=(others[embedding], accumulate))
+
+
+@pytest.mark.parametrize("module,back", [pytest.param(*rest, id=name) for name, *rest in backwards()])
+def test_accumulate(module, back):
+    good = {name: np.zeros_like(array) for name, array in module.parameters().items()}
     for name, array in good.items():
         for wrong, error, words in (
             (np.zeros(array.size + 1, array.dtype), ValueError, f"expected {name} of shape"),
             (array[..., None], ValueError, f"expected {name} of shape"),
             (array.astype(float), TypeError, rf"accumulate\['{name}'\] to be a writable .* got ndarray of float64"),
             (np.repeat(array, 2, -1)[..., ::2], TypeError, rf"expected accumulate\['{name}'\] to be a writable"),
-            (layer.parameters()[name], TypeError, rf"expected accumulate\['{name}'\] to be a writable"),
+            (module.parameters()[name], TypeError, rf"expected accumulate\['{name}'\] to be a writable .* read-only"),
             (array.tolist(), TypeError, "got list"),
             (None, TypeError, "got NoneType"),
         ):  # fmt: skip
             with pytest.raises(error, match=words):
-                layer.backward(
-                    tape, np.ones((7, 2, layer(np.ones((1, 2, 3)))[0].shape[-1])), accumulate=good | {name: wrong}
-                )
+                back(accumulate=good | {name: wrong})
         with pytest.raises(ValueError, match="expected accumulate with the names"):
-            layer.backward(tape, accumulate={other: a for other, a in good.items() if other != name})
+            back(accumulate={other: a for other, a in good.items() if other != name})
     for wrong in ([], 1, "no", good | {"more": np.zeros(1)}):
         with pytest.raises(ValueError, match="expected accumulate with the names"):
-            layer.backward(tape, accumulate=wrong)
+            back(accumulate=wrong)
     assert not any(np.any(array) for array in good.values())
+    back(accumulate=good)
+    assert any(np.any(array) for array in good.values())
+
+
+def test_accumulate_of_an_embedded_layer_is_a_pair():
+    model = rc.train.Embedded(rc.train.Embedding(4, 3), rc.GRU(3, 5))
+    _, _, tape = model.forward([[1, 2]])
+    for wrong, got in (({}, "dict"), (({},), "1 of them"), (3, "int"), (({}, {}, {}), "3 of them")):
+        with pytest.raises(TypeError, match=rf"expected accumulate as \(embedding_grads, layer_grads\), got {got}"):
+            model.backward(tape, accumulate=wrong)
 
 
 # --- sizes and options ------------------------------------------------------------------------------------------------

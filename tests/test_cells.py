@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from common import DTYPES, NONLINEARITIES, as_tuple, assert_close
+from common import DTYPES, NONLINEARITIES, as_tuple, assert_close, equal
 
 import rnncore as rc
 
@@ -53,6 +53,25 @@ def test_steps_are_the_layers_sequence(dtype, kind, options, bias):
         assert_close(dx_t, dx[t], dtype, "backward")
     assert_close(dstate, tuple(a[0] for a in as_tuple(dstate_0)), dtype, "backward")
     assert_close(total, {name.removesuffix("_l0"): g for name, g in grads.items()}, dtype, "backward")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind,options", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accumulate(dtype, kind, options, bias):
+    """Step by step into the same arrays is the sum of the steps' gradients."""
+    cell, _ = pair(kind, options, bias, dtype)
+    x = np.random.default_rng(0).standard_normal((6, 4, 3)).astype(dtype)
+    state, total = None, {name: np.full_like(array, 0.5) for name, array in cell.parameters().items()}
+    given, expected = dict(total), {name: array.astype(float) for name, array in total.items()}
+    for x_t in x:
+        state, tape = cell.forward(x_t, state)
+        alone, into = cell.backward(tape, state), cell.backward(tape, state, accumulate=total)
+        assert equal(alone[0], into[0]) and equal(alone[1], into[1])
+        for name, array in alone[2].items():
+            expected[name] += array
+            assert into[2][name] is total[name] is given[name]
+    assert_close(total, expected, dtype, "backward")
 
 
 @pytest.mark.parametrize("kind,options", KINDS)

@@ -109,6 +109,32 @@ def test_wide_rows(dtype):
         assert_close(a, b, dtype, "backward")
 
 
+@pytest.mark.parametrize("engine", ["panels", "blas"])
+@pytest.mark.parametrize("more", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("lengths", [None, [12, 0, 5], [0, 0, 0]])
+def test_accumulate(engine, more, lengths):
+    driver.use(engine)
+    try:
+        model = make("LSTM", {}, 8, 40, 5, "float64", **more)
+        tokens, case = random_tokens(model, 12, 3, lengths=lengths)
+        _, _, tape = model.forward(tokens, lengths=lengths)
+        plain = model.backward(tape, case["dy"])
+        modules = (model.embedding, model.layer)
+        totals = [{name: np.full_like(a, 0.5) for name, a in m.parameters().items()} for m in modules]
+        given = [dict(total) for total in totals]
+        returned = model.backward(tape, case["dy"], accumulate=totals)
+        assert equal(as_tuple(returned[0]), as_tuple(plain[0]))
+        for k in range(2):
+            assert list(totals[k]) == list(given[k])
+            for name, array in plain[1 + k].items():
+                assert returned[1 + k][name] is given[k][name]
+                np.testing.assert_allclose(given[k][name], 0.5 + array, rtol=1e-12, atol=1e-12)
+        only = model.backward(tape, case["dy"], accumulate=(None, given[1]))
+        assert equal(only[1], plain[1]) and only[2]["weight_hh_l0"] is given[1]["weight_hh_l0"]
+    finally:
+        driver.use(runtime.engine)
+
+
 def test_gradients_against_differences():
     model = make("GRU", {}, 4, 5, 3, "float64", bidirectional=True)
     lengths = [6, 0, 3]

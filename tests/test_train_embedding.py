@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,37 @@ def test_gradient_across_blocks(V: int, E: int, n: int) -> None:
     expected = scattered(tokens, dy.astype(np.float64), V)
     np.testing.assert_array_equal(grads["weight"], expected.astype(np.float32))  # summed in float64, in order
     np.testing.assert_array_equal(grads["weight"], embedding.backward(tape, dy)[1]["weight"])
+
+
+@pytest.mark.parametrize("V", [3, 5, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_accumulate(dtype: str, V: int) -> None:
+    rng = np.random.default_rng(6)
+    embedding = Embedding(V, 2, dtype=dtype, rng=0)
+    tokens, dy = rng.integers(0, min(V, 4), (20, 2)), rng.standard_normal((20, 2, 2)).astype(dtype)
+    _, tape = embedding.forward(tokens)
+    total = np.full((V, 2), 0.5, dtype)
+    for times in (1, 2):
+        assert embedding.backward(tape, dy, accumulate={"weight": total})[1]["weight"] is total
+        expected = 0.5 + times * scattered(tokens, dy.astype(np.float64), V)
+        np.testing.assert_allclose(total, expected, atol=1e-5 if dtype == "float32" else 1e-13)
+    assert (total[4:] == 0.5).all()
+    kept = total.copy()
+    with pytest.raises(ValueError, match="expected dy"):
+        embedding.backward(tape, dy[1:], accumulate={"weight": total})
+    np.testing.assert_array_equal(total, kept)
+
+
+def test_accumulating_takes_no_second_table() -> None:
+    embedding = Embedding(100_000, 16, rng=0)
+    _, tape = embedding.forward([1, 2, 1])
+    total = {"weight": np.zeros((100_000, 16), np.float32)}
+    tracemalloc.start()
+    try:
+        embedding.backward(tape, np.ones((3, 16)), accumulate=total)
+        assert tracemalloc.get_traced_memory()[1] < total["weight"].nbytes / 10
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64", ">i4"])

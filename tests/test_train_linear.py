@@ -153,6 +153,28 @@ def test_tape_serves_several_calls_and_changes_nothing() -> None:
     np.testing.assert_array_equal(dx_3, -2 * dx_1)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_accumulate(bias: bool) -> None:
+    rng = np.random.default_rng(0)
+    head = Linear(3, 2, bias, dtype="float64", rng=0)
+    _, tape = head.forward(rng.standard_normal((4, 6, 3)))
+    dy = rng.standard_normal((4, 6, 2))
+    dx, grads = head.backward(tape, dy)
+    total = {name: np.full_like(array, 0.5) for name, array in grads.items()}
+    given = dict(total)
+    for times in (1, 2):
+        dx_again, returned = head.backward(tape, dy, accumulate=total)
+        np.testing.assert_array_equal(dx_again, dx)
+        for name, array in grads.items():
+            assert returned[name] is given[name]
+            np.testing.assert_allclose(given[name], 0.5 + times * array, rtol=1e-14)
+    kept = {name: array.copy() for name, array in given.items()}
+    with pytest.raises(ValueError, match="expected dy"):
+        head.backward(tape, dy[1:], accumulate=total)
+    for name, array in kept.items():
+        np.testing.assert_array_equal(given[name], array)
+
+
 def test_tape_is_refused() -> None:
     head = Linear(3, 2, rng=0)
     _, tape = head.forward(np.zeros((4, 3)))

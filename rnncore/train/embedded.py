@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic
 
 import numpy as np
@@ -156,7 +157,7 @@ class Embedded(Generic[State]):
         weights = None if plain else self._for_inference(pair, ids)
         looked = ids
         if weights is None and not plain:
-            looked, used = self._used(ids)
+            looked, used = self.embedding._used(ids)
             plain = self._bytes(len(used)) > TABLE_BYTES
             weights = None if plain else self._over(pair, E.take(used, 0))
         if weights is None:
@@ -209,7 +210,7 @@ class Embedded(Generic[State]):
         pair = self._weights
         threads = as_threads(n_threads)
         ids, unbatched = self._tokens(tokens, lengths)
-        looked, used = self._used(ids)
+        looked, used = self.embedding._used(ids)
         rows = pair.embedding["weight"].take(used, 0)
         y, final, kept = self.layer._taped(
             self._over(pair, rows), looked[..., None], unbatched, state, lengths, checkpoint, rng, threads
@@ -222,6 +223,7 @@ class Embedded(Generic[State]):
         dy: ArrayLike | None = None,
         dstate: Any = None,
         *,
+        accumulate: tuple[Mapping[str, np.ndarray] | None, Mapping[str, np.ndarray] | None] | None = None,
         flow: bool = False,
         n_threads: int | None = None,
     ) -> Any:
@@ -233,20 +235,28 @@ class Embedded(Generic[State]):
             From `forward`; may be used again.
         dy, dstate, flow, n_threads
             As for the layer's `backward`.
+        accumulate : (embedding_grads, layer_grads), optional
+            Arrays which the gradients of the two modules' parameters are added to: dicts keyed and shaped like
+            `parameters()`, of the modules' dtype and C-contiguous; or None for one of them.
 
         Returns
         -------
         dstate
             Gradient with respect to the initial state.
         embedding_grads, layer_grads : dict of str to numpy.ndarray
-            Gradients of the two modules' parameters. Rows of tokens that did not occur are zero.
+            Gradients of the two modules' parameters: new arrays, or those of `accumulate`. Rows of tokens that did not
+            occur are zero, or stay what they were.
         flow
             With `flow=True`: as from the layer's `backward`.
 
         Raises
         ------
         TypeError, ValueError
-            As the layer's `backward` does.
+            As the layer's `backward` does; TypeError if `accumulate` is no pair.
+
+        Notes
+        -----
+        Everything is checked before any array of `accumulate` changes.
 
         Examples
         --------
@@ -259,17 +269,23 @@ class Embedded(Generic[State]):
         [0.0, 0.0]
         """
         rows, used, kept = open_tape(tape, self)
+        if accumulate is not None and (not isinstance(accumulate, tuple | list) or len(accumulate) != 2):
+            got = f"{len(accumulate)} of them" if isinstance(accumulate, tuple | list) else type(accumulate).__name__
+            raise TypeError(f"expected accumulate as (embedding_grads, layer_grads), got {got}")
+        of_embedding, of_layer = (None, None) if accumulate is None else accumulate
         layer, weights = self.layer, self._over(tape._weights, rows)
         packs = layer._packs(weights)[: len(layer._directions)]
         suffixes = layer._suffixes[: len(packs)]
         tables = {"table" + s: layer._cell.dtable(pack) for s, pack in zip(suffixes, packs, strict=True)}
+        embedding_grads = self.embedding._grads(tape._weights.embedding, of_embedding)
         _, dstates, grads, *flows = layer._back(
-            weights, kept, dy, dstate, None, flow, False, as_threads(n_threads), tables
+            weights, kept, dy, dstate, of_layer, flow, False, as_threads(n_threads), tables
         )
-        dE = np.zeros_like(tape._weights.embedding["weight"])
+        fresh = of_layer is None and len(used) > 0
         for s, pack in zip(suffixes, packs, strict=True):
-            dE[used] += layer._cell.rows_backward(pack, grads.pop("table" + s), grads["weight_ih" + s], len(used) > 0)
-        return dstates, {"weight": dE}, grads, *flows
+            dE = layer._cell.rows_backward(pack, grads.pop("table" + s), grads["weight_ih" + s], fresh)
+            embedding_grads["weight"][used] += dE
+        return dstates, embedding_grads, grads, *flows
 
     def stream(self, batch_size: int = 1) -> Stream[State]:
         """Return a stream over tokens: `batch_size` sequences that move on step by step, with a state of their own.
@@ -325,16 +341,6 @@ class Embedded(Generic[State]):
             T, N = ids.shape
             ids = np.where(np.arange(T)[:, None] < as_lengths(lengths, N, unbatched), ids, 0)
         return self.embedding._tokens(np.ascontiguousarray(ids)), unbatched
-
-    def _used(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return, for each of the tokens, its place among those that occur, and these."""
-        V = self.embedding.num_embeddings
-        if V > 8 * ids.size:
-            used, places = np.unique(ids, return_inverse=True)
-            return places.reshape(ids.shape), used
-        occurs = np.zeros(V, np.intp)
-        occurs[ids] = 1
-        return (occurs.cumsum() - 1).take(ids), occurs.nonzero()[0]
 
     # --- what W_ih makes of tokens ------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,9 @@ class Embedding(Module):
         weights, tokens = self._weights, self._tokens(tokens)
         return self._apply(weights, tokens), Tape(self, weights, (tokens,))
 
-    def backward(self, tape: Tape, dy: ArrayLike) -> tuple[None, dict[str, np.ndarray]]:
+    def backward(
+        self, tape: Tape, dy: ArrayLike, *, accumulate: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[None, dict[str, np.ndarray]]:
         """Return None, since tokens have no gradient, and the gradient of the table.
 
         Parameters
@@ -137,19 +140,29 @@ class Embedding(Module):
             From this module's `forward`; may be used again.
         dy : array_like (..., E)
             Gradient of the loss with respect to the vectors.
+        accumulate : dict of str to numpy.ndarray, optional
+            An array keyed and shaped like `parameters()`, of the module's dtype and C-contiguous, which the gradient is
+            added to.
 
         Returns
         -------
         None
         grads : dict of str to numpy.ndarray
-            Keyed like `parameters`. Rows of tokens that did not occur are zero; sums are taken in float64.
+            Keyed like `parameters`: a new array, or that of `accumulate`. Rows of tokens that did not occur are zero,
+            or stay what they were; sums over the tokens are taken in float64.
 
         Raises
         ------
         TypeError
-            If `tape` is not a tape, or dy does not hold real numbers.
+            If `tape` is not a tape, dy does not hold real numbers, or the array of `accumulate` is not one of those.
         ValueError
-            If dy is not of the vectors' shape, or the tape is from another module or from before the weights changed.
+            If dy is not of the vectors' shape, name or shape of `accumulate` is not the parameter's, or the tape is
+            from another module or from before the weights changed.
+
+        Notes
+        -----
+        Everything is checked before the array of `accumulate` changes. Beside it, there are only the rows of tokens
+        that occur, in float64.
 
         Examples
         --------
@@ -162,7 +175,10 @@ class Embedding(Module):
         (tokens,) = open_tape(tape, self)
         dy = as_real(dy, self.dtype, "dy")
         check_shape(dy.shape, (*tokens.shape, self.embedding_dim), "dy")
-        return None, {"weight": _scatter(tokens.reshape(-1), dy.reshape(-1, self.embedding_dim), self.num_embeddings)}
+        grads = self._grads(tape._weights, accumulate)
+        places, used = self._used(tokens)
+        grads["weight"][used] += _scatter(places.reshape(-1), dy.reshape(-1, self.embedding_dim), len(used))
+        return None, grads
 
     def _tokens(self, tokens: ArrayLike) -> np.ndarray:
         given = np.asarray(tokens)
@@ -174,6 +190,16 @@ class Embedding(Module):
             raise ValueError(f"expected tokens from 0 to {self.num_embeddings - 1}, got {wrong}")
         return copy
 
+    def _used(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for each of the tokens, its place among those that occur, and these."""
+        V = self.num_embeddings
+        if V > 8 * tokens.size:
+            used, places = np.unique(tokens, return_inverse=True)
+            return places.reshape(tokens.shape), used
+        occurs = np.zeros(V, np.intp)
+        occurs[tokens] = 1
+        return (occurs.cumsum() - 1).take(tokens), occurs.nonzero()[0]
+
     def _apply(self, weights: Weights, tokens: np.ndarray) -> np.ndarray:
         return weights["weight"].take(tokens, axis=0)  # (1) x_t = W[k_t]
 
@@ -181,17 +207,17 @@ class Embedding(Module):
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.dtype.name!r})"
 
 
-def _scatter(tokens: np.ndarray, dx: np.ndarray, V: int) -> np.ndarray:
-    """Return dW (V, E), to whose row tokens[t] each dx[t] is added, in the order of t.
+def _scatter(places: np.ndarray, dx: np.ndarray, U: int) -> np.ndarray:
+    """Return dW (U, E), to whose row places[t] each dx[t] is added, in the order of t.
 
     `np.add.at` is quick on one-dimensional arrays of one dtype only, hence the flat indices. On 65536 tokens with E=64
     it is five times as fast as on rows, and faster than sorting and `np.add.reduceat`, or `np.bincount`.
     """
     E = dx.shape[1]
-    dW = np.zeros(V * E, np.float64)
-    starts, columns = tokens * E, np.arange(E)
+    dW = np.zeros(U * E, np.float64)
+    starts, columns = places * E, np.arange(E)
     rows = max(1, _BLOCK // E)
-    for t in range(0, len(tokens), rows):
+    for t in range(0, len(places), rows):
         flat = starts[t : t + rows, None] + columns
         np.add.at(dW, flat.reshape(-1), dx[t : t + rows].reshape(-1).astype(np.float64))  # (1') dW[k] = Σ dx_t
-    return dW.reshape(V, E).astype(dx.dtype, copy=False)
+    return dW.reshape(U, E).astype(dx.dtype, copy=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,9 @@ class Linear(Module):
         weights, x = self._weights, self._input(x)
         return self._apply(weights, x), Tape(self, weights, (x,))
 
-    def backward(self, tape: Tape, dy: ArrayLike) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def backward(
+        self, tape: Tape, dy: ArrayLike, *, accumulate: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the gradients of x and of the parameters.
 
         Parameters
@@ -152,19 +155,28 @@ class Linear(Module):
             From this module's `forward`; may be used again.
         dy : array_like (..., out_features)
             Gradient of the loss with respect to o.
+        accumulate : dict of str to numpy.ndarray, optional
+            Arrays keyed and shaped like `parameters()`, of the module's dtype and C-contiguous, which the parameters'
+            gradients are added to.
 
         Returns
         -------
         dx : numpy.ndarray (..., in_features)
         grads : dict of str to numpy.ndarray
-            Keyed like `parameters`.
+            Keyed like `parameters`: new arrays, or those of `accumulate`.
 
         Raises
         ------
         TypeError
-            If `tape` is not a tape, or dy does not hold real numbers.
+            If `tape` is not a tape, dy does not hold real numbers, or an array of `accumulate` is not one of those.
         ValueError
-            If dy is not of o's shape, or the tape is from another module or from before the weights changed.
+            If dy is not of o's shape, names or shapes of `accumulate` are not the parameters', or the tape is from
+            another module or from before the weights changed.
+
+        Notes
+        -----
+        Everything is checked before any array of `accumulate` changes. The product that is dV takes an array of its
+        own, and is added from there.
 
         Examples
         --------
@@ -179,11 +191,16 @@ class Linear(Module):
         V = tape._weights["weight"]
         dy = as_real(dy, self.dtype, "dy")
         check_shape(dy.shape, (*x.shape[:-1], self.out_features), "dy")
+        grads = {} if accumulate is None else self._grads(tape._weights, accumulate)
         rows, drows = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
         dx = matmul(drows, V).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
-        grads = {"weight": matmul(drows, rows, trans_a=True)}  # (1') dV = Σ_t do_t h_tᵀ
+        found = {"weight": matmul(drows, rows, trans_a=True)}  # (1') dV = Σ_t do_t h_tᵀ
         if self.bias:
-            grads["bias"] = _column_sums(drows)  # (1') dc = Σ_t do_t
+            found["bias"] = _column_sums(drows)  # (1') dc = Σ_t do_t
+        if accumulate is None:
+            return dx, found
+        for name, array in found.items():
+            grads[name] += array
         return dx, grads
 
     def _input(self, x: ArrayLike) -> np.ndarray:
