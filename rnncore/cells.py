@@ -13,7 +13,7 @@ from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell
 from ._kernels.step import Stack
-from .checks import as_bool, as_dtype, as_real, as_states, check_bytes, check_shape, positive_int
+from .checks import as_bool, as_dtype, as_real, as_states, as_threads, check_bytes, check_shape, positive_int
 from .layers import as_nonlinearity
 from .recurrent import NAMES, RNG, State, States, packs, recurrent_shapes, uniform
 from .tape import Tape, open_tape
@@ -80,7 +80,7 @@ class _RecurrentCell(Module, Generic[State]):
         arrays = tuple(array[0] if unbatched else array for array in states)
         return arrays if len(arrays) > 1 else arrays[0]  # type: ignore[return-value]
 
-    def __call__(self, x: ArrayLike, state: Any = None) -> State:
+    def __call__(self, x: ArrayLike, state: Any = None, *, n_threads: int | None = None) -> State:
         """Run one step and keep nothing (inference).
 
         Parameters
@@ -90,6 +90,9 @@ class _RecurrentCell(Module, Generic[State]):
         state : optional
             The state before: ``h`` for an RNNCell or GRUCell, ``(h, c)`` for an LSTMCell, each (N, H), or (H,) for one
             row. Zeros by default.
+        n_threads : int, optional
+            The most threads to use: fewer, where other threads compute already. By default as many as pay for work of
+            this size, up to `get_num_threads()`. Results do not depend on it.
 
         Returns
         -------
@@ -110,15 +113,16 @@ class _RecurrentCell(Module, Generic[State]):
         (5,)
         """
         weights = self._weights
-        quick = (weights.stack or self._stack(weights)).advance(x, state)
-        return self._advance(weights, x, state, False)[0] if quick is None else quick
+        threads = 0 if n_threads is None else as_threads(n_threads)
+        quick = (weights.stack or self._stack(weights)).advance(x, state, threads)
+        return self._advance(weights, x, state, threads, False)[0] if quick is None else quick
 
-    def forward(self, x: ArrayLike, state: Any = None) -> tuple[State, Tape]:
+    def forward(self, x: ArrayLike, state: Any = None, *, n_threads: int | None = None) -> tuple[State, Tape]:
         """Run one step and keep what `backward` needs (training).
 
         Parameters
         ----------
-        x, state
+        x, state, n_threads
             As for a call.
 
         Returns
@@ -142,7 +146,7 @@ class _RecurrentCell(Module, Generic[State]):
         ((2, 5), (2, 5))
         """
         weights = self._weights
-        after, kept = self._advance(weights, x, state, True)
+        after, kept = self._advance(weights, x, state, as_threads(n_threads), True)
         return after, Tape(self, weights, kept)
 
     def _stack(self, weights: Weights) -> Stack:
@@ -150,17 +154,24 @@ class _RecurrentCell(Module, Generic[State]):
         weights.stack = stack = Stack(self._cell, packs(weights), self.dtype, False)
         return stack
 
-    def _advance(self, weights: Weights, x: ArrayLike, state: Any, keep: bool) -> tuple[State, tuple[Any, ...]]:
+    def _advance(
+        self, weights: Weights, x: ArrayLike, state: Any, threads: int, keep: bool
+    ) -> tuple[State, tuple[Any, ...]]:
         seq, unbatched = self._step(as_real(x, self.dtype, "x"))
         initial = self._states(state, "", seq.shape[1], unbatched)
         finals = tuple(np.empty_like(s) for s in initial)
         run = self._cell.forward if keep else self._cell.infer
         initial_1, finals_1 = tuple(s[None] for s in initial), tuple(s[None] for s in finals)
-        kept = run(packs(weights), seq, initial_1, 0, None, finals_1, (False,))
+        kept = run(packs(weights), seq, initial_1, 0, None, finals_1, (False,), threads)
         return self._state_as_given(finals, unbatched), (unbatched, seq, kept)
 
     def backward(
-        self, tape: Tape, dstate: Any = None, *, accumulate: Mapping[str, np.ndarray] | None = None
+        self,
+        tape: Tape,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
         """Propagate gradients back through one step.
 
@@ -173,6 +184,8 @@ class _RecurrentCell(Module, Generic[State]):
         accumulate : dict of str to ndarray, optional
             Arrays keyed and shaped like `parameters()`, of the cell's dtype and C-contiguous, which the parameters'
             gradients are added to: over the steps of a sequence, without arrays of their own for each.
+        n_threads : int, optional
+            As for a call. With the panels engine, gradients do not depend on it.
 
         Returns
         -------
@@ -204,13 +217,14 @@ class _RecurrentCell(Module, Generic[State]):
         ((2, 3), (2, 5))
         """
         unbatched, seq, kept = open_tape(tape, self)
+        threads = as_threads(n_threads)
         dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
         dx = np.empty_like(seq)
         grads = self._grads(tape._weights, accumulate)
         named = {short: grads[name] for short, name in NAMES.items() if name in grads}
         self._cell.backward(
             packs(tape._weights), seq, kept, None, 0, tuple(s[None] for s in dstates), 0, (dx,),
-            (named,), (False,),
+            (named,), (False,), False, threads,
         )  # fmt: skip
         return dx[0, 0] if unbatched else dx[0], self._state_as_given(dstates, unbatched), grads
 

@@ -212,6 +212,44 @@ def test_workers_sleep_between_calls():
     assert settled() and sum(after) - sum(before) <= 5  # hundredths of a second; spinning, they would use 90
 
 
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("N", [1, 5, 40])
+@pytest.mark.parametrize("convert", [False, True])
+def test_cells(kind, N, convert):
+    cell = getattr(rc, kind)(20, 200, rng=0)
+    x = np.random.default_rng(0).standard_normal((N, 20)).astype(np.float32)
+    x = x.tolist() if convert else x
+    state, expected = cell(x), None
+    for n_threads in (1, 2, 3):
+        after, tape = cell.forward(x, state, n_threads=n_threads)
+        found = cell(x, state, n_threads=n_threads), after, *cell.backward(tape, after, n_threads=n_threads)
+        expected = expected or found
+        assert equal(found, expected)
+
+
+CELL_IN_THREADS = """
+import pathlib, numpy as np, rnncore as rc
+workers = lambda: len(list(pathlib.Path("/proc/self/task").iterdir())) - before
+cell, x = rc.LSTMCell(64, 512, rng=0), np.zeros((64, 64), np.float32)
+before = len(list(pathlib.Path("/proc/self/task").iterdir()))
+rc.set_num_threads(3)
+found = []
+for n in (1, 2, 3):
+    state, tape = cell.forward(x, n_threads=n if WHICH == 0 else 1)
+    cell.backward(tape, state, n_threads=n if WHICH == 1 else 1)
+    cell(x, n_threads=n if WHICH == 2 else 1)
+    found.append(workers())
+print(found)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc here")
+@pytest.mark.parametrize("which", range(3), ids=["forward", "backward", "call"])
+def test_cells_start_as_many_workers_as_they_are_told(which):
+    code = CELL_IN_THREADS.replace("WHICH", str(which))
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[0, 1, 2]\n"
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("N", [1, 40])
@@ -240,8 +278,15 @@ def test_numbers_of_threads_that_are_none(value):
     if value is not None:
         with pytest.raises((TypeError, ValueError), match="n_threads"):
             layer(x, n_threads=value)
-        with pytest.raises((TypeError, ValueError), match="n_threads"):
-            layer.forward(x, n_threads=value)
+        cell = rc.RNNCell(3, 4, rng=0)
+        for call in (
+            lambda: layer.forward(x, n_threads=value),
+            lambda: cell(x[0], n_threads=value),
+            lambda: cell.forward(x[0], n_threads=value),
+            lambda: cell.backward(cell.forward(x[0])[1], n_threads=value),
+        ):
+            with pytest.raises((TypeError, ValueError), match="n_threads"):
+                call()
 
 
 def test_set_num_threads():

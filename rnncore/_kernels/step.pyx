@@ -347,7 +347,7 @@ cdef class Stack:
         results = dx, self.result(dstates), grads
         return results if norms is None else (*results, self.result(norms))
 
-    def advance(self, x, state):
+    def advance(self, x, state, int n_threads=0):
         """What a cell returns; None for what needs a conversion."""
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
         cdef char *before[MAX_STATES]
@@ -370,7 +370,7 @@ cdef class Stack:
         final = self.new(ndim, shape, False)
         for k in range(self.states):
             before[k], after[k] = first(initial[k]), first(final[k])
-        self.run(1, N, False, False, first(x), before, after, NULL, NULL)
+        self.run(1, N, False, False, first(x), before, after, NULL, NULL, n_threads)
         return self.result(final)
 
 
