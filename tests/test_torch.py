@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_properties import EXAMPLES
 
 import rnncore as rc
+from rnncore.dropout import drop, dropout_key
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
@@ -54,6 +55,58 @@ def run_torch(module, case):
             "grads": {name: p.grad.numpy() for name, p in module.named_parameters()},
         },
     }
+
+
+class Dropping:
+    """The twin of a layer with dropout: single layers of torch, with the layer's own masks of a seed between them."""
+
+    def __init__(self, layer, seed):
+        self.batch_first, self.p, self.key = layer.batch_first, layer.dropout, dropout_key(seed)
+        self.D = 2 if layer.bidirectional else 1
+        self.singles = []
+        for k in range(layer.num_layers):
+            own = {name.replace(f"_l{k}", "_l0"): a for name, a in layer.parameters().items() if f"_l{k}" in name}
+            options = {name: getattr(layer, name) for name in ("bias", "batch_first", "bidirectional", "dtype")}
+            options |= {n: getattr(layer, n) for n in ("nonlinearity", "proj_size") if hasattr(layer, n)}
+            single = type(layer)(own["weight_ih_l0"].shape[1], layer.hidden_size, **options)
+            single.load_state_dict(own)
+            self.singles.append(twin(single))
+
+    def named_parameters(self):
+        for k, single in enumerate(self.singles):
+            yield from ((name.replace("_l0", f"_l{k}"), p) for name, p in single.named_parameters())
+
+    def __call__(self, x, state):
+        torch = import_peer("torch")
+        finals = []
+        for k, single in enumerate(self.singles):
+            parts = tuple(s[k * self.D : (k + 1) * self.D] for s in as_tuple(state))
+            x, final = single(x, parts if len(parts) > 1 else parts[0])
+            finals.append(as_tuple(final))
+            if k + 1 < len(self.singles):
+                x = self.packed(x, k) if isinstance(x, torch.nn.utils.rnn.PackedSequence) else x * self.mask(x, k)
+        final = tuple(torch.cat(states) for states in zip(*finals, strict=True))
+        return x, final if len(final) > 1 else final[0]
+
+    def mask(self, y, k):
+        mask = np.ones_like(self.in_time(y.detach().numpy()), order="C")
+        drop(mask, self.p, self.key, k)
+        return import_peer("torch").tensor(self.in_time(mask))
+
+    def in_time(self, y):
+        return y.swapaxes(0, 1) if self.batch_first and y.ndim == 3 else y
+
+    def packed(self, packed, k):
+        """Masks are drawn for the rows there are: step by step, the longest sequence first."""
+        torch = import_peer("torch")
+        padded, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed)
+        order = np.argsort(-lengths.numpy(), kind="stable")
+        there = [(t, n) for t in range(len(padded)) for n in order if lengths[n] > t]
+        rows, mask = np.ones((len(there), padded.shape[2]), padded.detach().numpy().dtype), torch.zeros_like(padded)
+        drop(rows, self.p, self.key, k)
+        mask[tuple(zip(*there, strict=True))] = torch.tensor(rows)
+        mask = torch.nn.utils.rnn.pack_padded_sequence(mask, lengths, enforce_sorted=False)
+        return packed._replace(data=packed.data * mask.data)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -103,6 +156,7 @@ def assert_close_together(actual, expected, dtype, what):
     assert np.linalg.norm(a - e) <= TOLERANCE[dtype, what] * max(np.linalg.norm(e), len(e) ** 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
 @settings(max_examples=3 * EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_any_options_together(data):
@@ -115,6 +169,7 @@ def test_any_options_together(data):
     kind, I, H, T, N = one_of("RNN", "LSTM", "GRU"), number(1, 9), number(1, 20), number(1, 12), number(1, 6)
     options = {name: one_of(True, False) for name in ("bias", "batch_first", "bidirectional")}
     options |= {"num_layers": number(1, 3), "dtype": one_of(*DTYPES), "rng": number(0, 99)}
+    options["dropout"] = one_of(0.0, 0.0, 0.3, 0.9, 1.0)
     if kind == "RNN":
         options["nonlinearity"] = one_of("tanh", "relu")
     if kind == "LSTM":
@@ -128,11 +183,13 @@ def test_any_options_together(data):
         case = turned(case)
     if form == "packed":
         case["lengths"] = np.array(data.draw(st.lists(st.integers(1, T), min_size=N, max_size=N)))
-    actual, expected = run_layer(layer, case | {"n_threads": one_of(None, 1, 2, 3)}), run_torch(twin(layer), case)
+    actual = run_layer(layer, case | {"n_threads": one_of(None, 1, 2, 3), "rng": (seed := number(0, 99))})
+    expected = run_torch(Dropping(layer, seed) if layer.dropout else twin(layer), case)
     y, state = layer(case["x"], case["state"], lengths=case.get("lengths"))
+    called = run_torch(twin(layer).eval(), case) if layer.dropout else expected
     dtype = layer.dtype.name
     assert_close_together(actual["forward"], expected["forward"], dtype, "forward")
-    assert_close_together((y, *as_tuple(state)), expected["forward"], dtype, "forward")
+    assert_close_together((y, *as_tuple(state)), called["forward"], dtype, "forward")
     assert_close_together(actual["backward"], expected["backward"], dtype, "backward")
 
 
