@@ -13,7 +13,18 @@ from ._kernels import lstm as _lstm
 from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell
 from ._kernels.step import Stack
-from .checks import as_bool, as_dtype, as_real, as_states, as_threads, check_bytes, check_shape, positive_int
+from .checks import (
+    as_array,
+    as_bool,
+    as_dtype,
+    as_real,
+    as_states,
+    as_threads,
+    check_bytes,
+    check_shape,
+    open_state,
+    positive_int,
+)
 from .layers import as_nonlinearity
 from .recurrent import NAMES, RNG, State, States, packs, recurrent_shapes, uniform
 from .tape import Tape, open_tape
@@ -157,7 +168,8 @@ class _RecurrentCell(Module, Generic[State]):
     def _advance(
         self, weights: Weights, x: ArrayLike, state: Any, threads: int, keep: bool
     ) -> tuple[State, tuple[Any, ...]]:
-        seq, unbatched = self._step(as_real(x, self.dtype, "x"))
+        given, state = as_array(x, "x"), open_state(state, self._state_names, "")
+        seq, unbatched = self._step(as_real(given, self.dtype, "x"))
         initial = self._states(state, "", seq.shape[1], unbatched)
         finals = tuple(np.empty_like(s) for s in initial)
         run = self._cell.forward if keep else self._cell.infer

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 __all__ = [
     "DTYPES",
+    "as_array",
     "as_bool",
     "as_dtype",
     "as_int",
@@ -25,6 +26,7 @@ __all__ = [
     "check_bytes",
     "check_shape",
     "from_tensor",
+    "open_state",
     "positive_int",
 ]
 
@@ -86,6 +88,33 @@ def as_threads(n_threads: Any) -> int:
     return 0 if n_threads is None else min(positive_int(n_threads, "n_threads"), 2**31 - 1)
 
 
+def as_array(value: Any, name: str, numbers: str = "real numbers") -> np.ndarray:
+    """Return `value` as an array, whatever it holds: an array as it is, if it is not of a subclass.
+
+    This is the one step of a conversion in which code of the caller's runs. Whatever that does, to the memory of other
+    arguments too, must come before anybody looks at these: where there are several, all of them pass here first, and
+    shapes are looked at, and views made, after the last of them.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not array-like.
+    ValueError
+        If nested sequences do not form an array.
+    """
+    if type(value) is np.ndarray:
+        return value
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"expected {name} to be an array of {numbers}: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"expected {name} to be an array of {numbers}, got {type(value).__name__}: {error}") from error
+    if issubclass(type(value), np.ndarray) and np.ndarray.flags.__get__(value).owndata:
+        return array.copy()  # of a subclass, whose memory a view would not keep
+    return array
+
+
 def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
     """Return `value` as an aligned, C-contiguous array of `dtype`; itself, if it is one already.
 
@@ -103,14 +132,7 @@ def as_real(value: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
         flags = value.flags
         if flags.c_contiguous and flags.aligned and value.dtype.isnative:
             return value
-    try:
-        array = np.asarray(value)
-    except (TypeError, RuntimeError) as error:
-        raise TypeError(
-            f"expected {name} to be an array of real numbers, got {type(value).__name__}: {error}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"expected {name} to be an array of real numbers: {error}") from error
+    array = as_array(value, name)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"expected {name} to be an array of real numbers, got dtype {array.dtype}")
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
@@ -148,13 +170,8 @@ def as_integers(value: Any, name: str) -> np.ndarray:
     ValueError
         If nested sequences do not form an array, or an integer is too large.
     """
-    try:
-        array = np.asarray(value)
-    except (TypeError, RuntimeError) as error:
-        raise TypeError(f"expected {name} to be an array of integers, got {type(value).__name__}: {error}") from error
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"expected {name} to be an array of integers: {error}") from error
-    if array.dtype == np.int64 and type(array) is np.ndarray:
+    array = as_array(value, name, "integers")
+    if array.dtype == np.int64:
         return array
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"expected {name} to be an array of integers, got dtype {array.dtype}")
@@ -249,19 +266,29 @@ def check_bytes(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
         raise ValueError(f"expected {name} of at most {sys.maxsize} bytes, got {size} for shape {tuple(shape)}")
 
 
+def open_state(state: Any, names: tuple[str, ...], moment: str) -> Any:
+    """Return a state given as the cell's users write it, `h` or `(h, c)`, with what `as_array` makes of its parts."""
+    if state is None:
+        return None
+    full = tuple(name + moment for name in names)
+    if len(names) == 1:
+        return as_array(state, full[0])
+    if not isinstance(state, (tuple, list)) or len(state) != len(names):
+        got = f"{len(state)} of them" if isinstance(state, (tuple, list)) else type(state).__name__
+        raise TypeError(f"expected a state ({', '.join(full)}), got {got}")
+    return tuple(as_array(value, name) for value, name in zip(state, full, strict=True))
+
+
 def as_states(
     state: Any, names: tuple[str, ...], moment: str, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]
 ) -> tuple[np.ndarray, ...]:
     """Return the arrays of a state given as the cell's users write it, `h` or `(h, c)`; zeros for None."""
-    if state is None:
+    opened = open_state(state, names, moment)
+    if opened is None:
         return tuple(np.zeros(shape, dtype) for shape in shapes)
     full = tuple(name + moment for name in names)
-    if len(names) == 1:
-        state = (state,)
-    elif not isinstance(state, (tuple, list)) or len(state) != len(names):
-        got = f"{len(state)} of them" if isinstance(state, (tuple, list)) else type(state).__name__
-        raise TypeError(f"expected a state ({', '.join(full)}), got {got}")
-    arrays = tuple(as_real(value, dtype, name) for value, name in zip(state, full, strict=True))
+    given = (opened,) if len(names) == 1 else opened
+    arrays = tuple(as_real(value, dtype, name) for value, name in zip(given, full, strict=True))
     for array, name, shape in zip(arrays, full, shapes, strict=True):
         check_shape(array.shape, shape, name)
     return arrays

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell, Ragged
 from .checkpoint import Part
-from .checks import as_bool, as_dtype, as_lengths, as_threads, positive_int
+from .checks import as_array, as_bool, as_dtype, as_lengths, as_threads, positive_int
 from .layers import as_nonlinearity
 from .recurrent import RNG, Squares, States, _Recurrent, uniform
 from .sequences import packed, unpack
@@ -205,6 +205,8 @@ class JordanRNN(_Recurrent[np.ndarray]):
             return super().forward(x, state, lengths=lengths, checkpoint=checkpoint, n_threads=n_threads)
         weights = self._weights
         threads = as_threads(n_threads)
+        x, targets = as_array(x, "x"), as_array(targets, "targets")
+        state, lengths = self._opened(state, "_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
         (o_0,) = self._states(state, "_0", N, unbatched)

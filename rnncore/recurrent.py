@@ -22,6 +22,7 @@ from ._kernels.pack import Pack
 from ._kernels.step import Stack, norms_of
 from .checkpoint import CHECKPOINT_FROM, Part, back_checkpointed, run_checkpointed
 from .checks import (
+    as_array,
     as_bool,
     as_dtype,
     as_int,
@@ -32,6 +33,7 @@ from .checks import (
     as_threads,
     check_bytes,
     check_shape,
+    open_state,
     positive_int,
 )
 from .dropout import drop, dropout_key
@@ -206,6 +208,15 @@ class _Recurrent(Module, Generic[State]):
         return []
 
     # --- the door -----------------------------------------------------------------------------------------------------
+
+    def _opened(self, state: Any, moment: str, lengths: Any) -> tuple[Any, Any]:
+        """Return a state and lengths as `as_array` does."""
+        found = None if lengths is None else as_array(lengths, "lengths", "integers")
+        return open_state(state, self._state_names, moment), found
+
+    def _key(self, rng: RNG) -> np.ndarray | None:
+        """Return the key of a forward pass's dropout masks; None if it has none."""
+        return dropout_key(rng) if self.dropout and self.num_layers > 1 else None
 
     def _sequence(self, value: Any, width: int, name: str) -> tuple[np.ndarray, bool]:
         """Return a sequence as (T, N, width), a view, and whether it came without a batch dimension."""
@@ -511,8 +522,10 @@ class _Recurrent(Module, Generic[State]):
         self, weights: Weights, x: Any, state: Any, lengths: Any, return_sequence: bool, out: Any, threads: int
     ) -> tuple[np.ndarray | None, State]:
         """Do what a call does, with these weights; `threads` as `Cell` takes them."""
+        x, whole = as_array(x, "x"), as_bool(return_sequence, "return_sequence")
+        state, lengths = self._opened(state, "_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
-        return self._read(weights, seq, unbatched, state, lengths, return_sequence, out, threads)
+        return self._read(weights, seq, unbatched, state, lengths, whole, out, threads)
 
     def _read(
         self,
@@ -525,13 +538,13 @@ class _Recurrent(Module, Generic[State]):
         out: Any,
         threads: int,
     ) -> tuple[np.ndarray | None, State]:
-        """The same, of a sequence (T, N, ·), a view."""
+        """The same, of a sequence (T, N, ·), a view, and what `_opened` made of state and lengths."""
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
         width = len(self._directions) * self._widths[0]
         y = None
-        if as_bool(return_sequence, "return_sequence"):
+        if return_sequence:
             y = self._output(out, (seq, *initial), (T, N, width), unbatched, ragged is not None)
         elif out is not None:
             raise ValueError("expected out=None with return_sequence=False, got an array")
@@ -541,8 +554,9 @@ class _Recurrent(Module, Generic[State]):
             return None, result
         if out is None:
             return self._as_given(y, unbatched), result
-        if not np.may_share_memory(y, out):
-            np.copyto(out, self._as_given(y, unbatched))
+        plain = np.asarray(out)
+        if not np.may_share_memory(y, plain):
+            np.copyto(plain, self._as_given(y, unbatched))
         return out, result
 
     def _output(
@@ -554,7 +568,7 @@ class _Recurrent(Module, Generic[State]):
         new = np.zeros if zeros else empty
         if out is None:
             return new(shape, self.dtype)
-        if not isinstance(out, np.ndarray):
+        if not issubclass(type(out), np.ndarray):  # what it says of its class may be anything
             raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {type(out).__name__}")
         plain: np.ndarray = np.asarray(out)  # whatever a subclass says of itself
         if plain.dtype != self.dtype or not plain.flags.writeable:
@@ -635,8 +649,14 @@ class _Recurrent(Module, Generic[State]):
             if quick is not None:
                 y, final, kept = quick
                 return self._in_time(y), final, Tape(self, weights, (False, y.shape[:2], None, None, 0, *kept))
+        x, key, every = (
+            as_array(x, "x"),
+            self._key(rng),
+            None if checkpoint is None else as_int(checkpoint, "checkpoint"),
+        )
+        state, lengths = self._opened(state, "_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
-        y, final, kept = self._taped(weights, seq, unbatched, state, lengths, checkpoint, rng, threads)
+        y, final, kept = self._taped(weights, seq, unbatched, state, lengths, every, key, threads)
         return y, final, Tape(self, weights, kept)
 
     def _taped(
@@ -647,16 +667,16 @@ class _Recurrent(Module, Generic[State]):
         state: Any,
         lengths: Any,
         checkpoint: int | None,
-        rng: RNG,
+        key: np.ndarray | None,
         threads: int,
     ) -> tuple[np.ndarray, State, tuple[Any, ...]]:
-        """Do what `forward` does, with these weights and a sequence (T, N, ·), a view; return what a tape keeps."""
+        """Do what `forward` does, with these weights, a sequence (T, N, ·), a view, what `_opened` made of state and
+        lengths, and what `_key` made of rng; return what a tape keeps."""
         T, N, _ = seq.shape
         initial = self._states(state, "_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
         steps = self._checkpoint(weights, checkpoint, T, N, T * N if ragged is None else ragged.rows)
         y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged is not None)
-        key = dropout_key(rng) if self.dropout and self.num_layers > 1 else None
         finals = tuple(np.empty_like(s) for s in initial)
         kept: tuple[Any, ...]
         if steps:
@@ -666,14 +686,14 @@ class _Recurrent(Module, Generic[State]):
         whole = unbatched, (T, N), ragged, key, steps, *kept
         return self._as_given(y, unbatched), self._state_as_given(finals, unbatched), whole
 
-    def _checkpoint(self, weights: Weights, given: Any, T: int, N: int, rows: int) -> int:
+    def _checkpoint(self, weights: Weights, given: int | None, T: int, N: int, rows: int) -> int:
         """Return after how many steps each to keep the states; 0 for a tape of all."""
-        if given is not None:
-            steps = as_int(given, "checkpoint")
+        if given is None:
+            steps = isqrt(T) + 1 if rows * self._kept > CHECKPOINT_FROM else 0
+        else:
+            steps = given
             if steps < 0:
                 raise ValueError(f"expected checkpoint to be 0 or more, got {steps}")
-        else:
-            steps = isqrt(T) + 1 if rows * self._kept > CHECKPOINT_FROM else 0
         if steps:
             double = self.dtype == np.float64
             block = max(self._cell.block(pack, double, N) for pack in self._packs(weights))
@@ -809,15 +829,16 @@ class _Recurrent(Module, Generic[State]):
         added to, and stand among the gradients."""
         unbatched, (T, N), ragged, key, steps, *kept = taped
         flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
+        dy, dstate = None if dy is None else as_array(dy, "dy"), open_state(dstate, self._state_names, "_n")
+        rows = T * N if ragged is None else ragged.rows
+        fresh = accumulate is None and rows > 0
+        grads = self._grads(weights, accumulate, fresh) | dict(tables or {})
         given = None if dy is None else self._sequence_like_y(dy, "dy", T, N, unbatched)
         dstates = self._states(dstate, "_n", N, unbatched)
         if ragged is None:
             dstates = tuple(s.copy() for s in dstates)
         else:
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
-        rows = T * N if ragged is None else ragged.rows
-        fresh = accumulate is None and rows > 0
-        grads = self._grads(weights, accumulate, fresh) | dict(tables or {})
         squares = None
         if flows or finite:
             k = self.num_layers * len(self._directions)

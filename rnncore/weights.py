@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from ._kernels.memory import empty, frozen
-from .checks import as_bool, as_real, check_shape, from_tensor
+from .checks import as_array, as_bool, as_real, check_shape, from_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -203,7 +203,7 @@ class Module:
                 f"expected the names {sorted(prefix + n for n in current)}; "
                 f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
             )
-        new = {n: self._checked(from_tensor(found[n], n), current[n], n) for n in current if n in found}
+        new = self._checked({n: from_tensor(found[n], n) for n in current if n in found}, current)
         with self._changing:
             while not self._replace(current := self._weights, Weights({**current, **new})):
                 pass  # a signal's handler has changed others meanwhile
@@ -275,15 +275,18 @@ class Module:
         yield scratch
         if scratch.keys() != current.keys():
             raise ValueError(f"expected the names {sorted(current)}, got {sorted(map(str, scratch))}")
-        new = Weights({name: self._checked(scratch[name], old, name) for name, old in current.items()})
+        new = Weights(self._checked({name: scratch[name] for name in current}, current))
         with self._changing:
             if not self._replace(current, new):
                 raise RuntimeError("the parameters were changed by another edit meanwhile; this one is dropped")
 
-    def _checked(self, value: Any, old: np.ndarray, name: str) -> np.ndarray:
-        array = as_real(value, self.dtype, name)
-        check_shape(array.shape, old.shape, name)
-        return array
+    def _checked(self, values: Mapping[str, Any], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return values as arrays of the module's dtype, and of the shapes of those that they are like."""
+        given = {name: as_array(value, name) for name, value in values.items()}
+        arrays = {name: as_real(array, self.dtype, name) for name, array in given.items()}
+        for name, array in arrays.items():
+            check_shape(array.shape, like[name].shape, name)
+        return arrays
 
     def _grads(
         self, weights: Weights, accumulate: Mapping[str, np.ndarray] | None, fresh: bool = False
@@ -308,7 +311,7 @@ class Module:
                     f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
                 )
             check_shape(array.shape, weights[name].shape, name)
-        return grads
+        return {name: grads[name] for name in weights}
 
     def _replace(self, current: Weights, new: Weights) -> bool:
         """Put new weights in the place of the current ones, with `_changing` held, unless these are not there any more:

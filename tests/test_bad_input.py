@@ -1,5 +1,8 @@
 """Bad input is a ValueError or a TypeError that says what was expected and what came; nothing else happens."""
 
+import re
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -602,6 +605,119 @@ def test_states_of_streams_are_named():
 def test_a_stream_of_no_layer(no_layer):
     with pytest.raises(TypeError):
         rc.Stream(no_layer)
+
+
+# --- arguments that free each other's memory --------------------------------------------------------------------------
+
+FREEING = """
+from collections.abc import Mapping
+import numpy as np, rnncore as rc
+from rnncore.train import Embedded, Embedding, softmax_cross_entropy, truncated_bptt
+
+def array(*shape):  # so large that its memory, once freed, is the system's again
+    return np.ones(shape, np.float32)
+
+class Subclass(np.ndarray):
+    pass
+
+class Frees:
+    # Becomes an array or an index, and frees another array meanwhile.
+    def __init__(self, other, value=None):
+        self.other, self.value = other, value
+    def free(self):
+        self.other.resize(0, refcheck=False)
+        return self.value
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.free())
+    def __index__(self):
+        return self.free()
+
+class FreeingGenerator(np.random.Generator):
+    def integers(self, *args, **options):
+        x.resize(0, refcheck=False)
+        return super().integers(*args, **options)
+
+class FreeingMapping(Mapping):
+    def __init__(self, other, values):
+        self.other, self.values = other, values
+    def __getitem__(self, name):
+        self.other.resize(0, refcheck=False)
+        return self.values[name]
+    def __iter__(self):
+        return iter(self.values)
+    def __len__(self):
+        return len(self.values)
+
+class FreeingOut(Frees):
+    __class__ = np.ndarray
+
+class Tokens:  # that lie about their number
+    shape, ndim = (1,), 1
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2**20, np.int64)
+
+M = 2**20
+rnn, x = rc.RNN(8, 4), array(M, 8)
+"""
+FREED = {
+    "x by the state": "rnn(x, Frees(x, np.zeros((1, 4))))",
+    "x by the state, batch first": (
+        "x = array(2, M, 8); rc.RNN(8, 4, batch_first=True)(x, Frees(x, np.zeros((1, 2, 4))))"
+    ),
+    "x of a subclass": "x = np.ndarray.__new__(Subclass, (M, 2, 8), np.float32); rnn(x, Frees(x, np.zeros((1, 2, 4))))",
+    "x by lengths": "rnn(x, lengths=Frees(x, [M - 1]))",
+    "x by lengths, one by one": "rnn(x, lengths=[Frees(x, M - 1)])",
+    "x in forward": "rnn.forward(x, Frees(x, np.zeros((1, 4))))",
+    "x by checkpoint": "rnn.forward(x, checkpoint=Frees(x, 0))",
+    "x by rng": "rc.RNN(8, 4, 2, dropout=0.5).forward(x, rng=FreeingGenerator(np.random.PCG64(0)))",
+    "x by out": "rnn(x, out=FreeingOut(x, array(M, 4)))",
+    "h by c": "h = array(1, M, 8); rc.LSTM(8, 8)(array(1, M, 8), (h, Frees(h, array(1, M, 8))))",
+    "h by lengths": "h = array(1, M, 4); rnn(array(2, M, 8), h, lengths=Frees(h, np.ones(M, int)))",
+    "h by x": "h = array(1, M, 4); rnn(Frees(h, array(2, M, 8)), h)",
+    "dy by dstate": "dy = array(M, 4); rnn.backward(rnn.forward(x)[2], dy, Frees(dy, np.zeros((1, 4))))",
+    "dy by accumulate": (
+        "dy = array(M, 4); rnn.backward(rnn.forward(x)[2], dy, accumulate=FreeingMapping(dy, rnn.state_dict()))"
+    ),
+    "x by targets": "rc.JordanRNN(8, 4, 2).forward(x, targets=Frees(x, array(M, 2)))",
+    "x of a cell": "rc.RNNCell(8, 4)(x, Frees(x, array(M, 4)))",
+    "x of one row": "x = array(8 * M); rc.RNNCell(8 * M, 1).forward(x, Frees(x, np.zeros(1)))",
+    "x of windows": "list(truncated_bptt(rnn, x, 1000, state=Frees(x, np.zeros((1, 4)))))",
+    "tokens by lengths": (
+        "k = np.ones(8 * M, int); Embedded(Embedding(4, 3), rc.RNN(3, 4))(k, lengths=Frees(k, [8 * M]))"
+    ),
+    "more tokens than they say": "Embedded(Embedding(4, 3), rc.RNN(3, 4)).stream().step(Tokens())",
+    "x_t by out": "rnn.stream(M).step(x, out=FreeingOut(x, array(M, 4)))",
+    "mask by ignore_index": (
+        "mask = np.ones(32 * M, bool); "
+        "softmax_cross_entropy(array(32 * M, 1), np.zeros(32 * M, int), mask=mask, ignore_index=Frees(mask, -1))"
+    ),
+    "one parameter by another": (
+        "rnn = rc.RNN(8, 2048); found = rnn.state_dict(); w = found['weight_hh_l0']; "
+        "rnn.load_state_dict(found | {'bias_hh_l0': Frees(w, np.ones(2048))})"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in FREED.items()])
+def test_what_one_argument_frees_is_not_read(code):
+    """An `__array__` may do anything, and what NumPy warns of: `ndarray.resize(refcheck=False)` on another argument."""
+    done = subprocess.run([sys.executable, "-c", FREEING + code], capture_output=True, text=True)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    assert done.returncode in (0, 1) and re.match(r"((Type|Value)Error: expected .*)?$", last), done.stderr
+
+
+def test_a_parameter_that_another_one_resizes_is_refused():
+    rnn = rc.RNN(3, 5, rng=0)
+    before, w = rnn.state_dict(), np.zeros((5, 5), np.float32)
+
+    class Resizes:
+        def __array__(self, dtype=None, copy=None):
+            w.resize(3, refcheck=False)
+            return np.zeros(5)
+
+    with pytest.raises(ValueError, match=r"expected weight_hh_l0 of shape \(5, 5\), got \(3,\)"):
+        rnn.load_state_dict(before | {"weight_hh_l0": w, "bias_hh_l0": Resizes()})
+    assert all(np.array_equal(array, before[name]) for name, array in rnn.parameters().items())
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------

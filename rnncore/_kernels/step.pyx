@@ -533,9 +533,9 @@ cdef class Steps:
         array = as_integers(given, "tokens")
         if not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>array):
             array = cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
-        one = np.ndim(given) == 0 and N == 1 and may_be_one
+        one = array.ndim == 0 and N == 1 and may_be_one
         if not one:
-            check_shape(np.shape(given), (N,), "tokens")
+            check_shape(array.shape, (N,), "tokens")
         all_ = <const cnp.int64_t *>cnp.PyArray_DATA(<cnp.ndarray>array)
         for k in range(cnp.PyArray_SIZE(<cnp.ndarray>array)):
             if not 0 <= all_[k] < U:
@@ -613,12 +613,15 @@ cdef class Steps:
         self.turned = not self.turned
         if out is None or y is out:
             return y
-        np.copyto(out, y)
+        np.copyto(np.asarray(out), y)
         return out
 
     cdef int check_out(self, object out, cnp.ndarray y) except -1:
-        if not isinstance(out, np.ndarray) or np.asarray(out).dtype != y.dtype or not np.asarray(out).flags.writeable:
-            got = f"one of {out.dtype}, read-only or not" if isinstance(out, np.ndarray) else type(out).__name__
+        if (
+            not issubclass(type(out), np.ndarray)  # what it says of its class may be anything
+            or np.asarray(out).dtype != y.dtype or not np.asarray(out).flags.writeable
+        ):
+            got = f"one of {out.dtype}, read-only or not" if issubclass(type(out), np.ndarray) else type(out).__name__
             raise TypeError(f"expected out to be a writable array of dtype {y.dtype}, got {got}")
         check_shape(np.asarray(out).shape, (<object>y).shape, "out")
         return 0

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._kernels.step import Stack
-from ..checks import as_lengths, as_threads
+from ..checks import as_array, as_bool, as_int, as_lengths, as_threads
 from ..layers import GRU, LSTM, RNN
 from ..recurrent import RNG, State, _Recurrent
 from ..stream import Stream
@@ -152,6 +152,8 @@ class Embedded(Generic[State]):
         """
         pair, layer, E = self._weights, self.layer, self._weights.embedding["weight"]
         threads = 0 if n_threads is None else as_threads(n_threads)
+        whole = as_bool(return_sequence, "return_sequence")
+        state, lengths = layer._opened(state, "_0", lengths)
         ids, unbatched = self._tokens(tokens, lengths)
         plain = len(ids) == 1
         weights = None if plain else self._for_inference(pair, ids)
@@ -163,10 +165,10 @@ class Embedded(Generic[State]):
         if weights is None:
             x = layer._as_given(E.take(ids, 0), unbatched)
             return layer(  # type: ignore[return-value]
-                x, state, lengths=lengths, return_sequence=return_sequence, out=out, n_threads=n_threads
+                x, state, lengths=lengths, return_sequence=whole, out=out, n_threads=n_threads
             )
         return layer._read(  # type: ignore[return-value]
-            weights, looked[..., None], unbatched, state, lengths, return_sequence, out, threads
+            weights, looked[..., None], unbatched, state, lengths, whole, out, threads
         )
 
     def forward(
@@ -208,12 +210,14 @@ class Embedded(Generic[State]):
         >>> y, h_n, tape = Embedded(Embedding(10, 3), rc.GRU(3, 5)).forward([[1, 2], [7, 2], [1, 1]])
         """
         pair = self._weights
-        threads = as_threads(n_threads)
+        threads, layer = as_threads(n_threads), self.layer
+        key, every = layer._key(rng), None if checkpoint is None else as_int(checkpoint, "checkpoint")
+        state, lengths = layer._opened(state, "_0", lengths)
         ids, unbatched = self._tokens(tokens, lengths)
         looked, used = self.embedding._used(ids)
         rows = pair.embedding["weight"].take(used, 0)
-        y, final, kept = self.layer._taped(
-            self._over(pair, rows), looked[..., None], unbatched, state, lengths, checkpoint, rng, threads
+        y, final, kept = layer._taped(
+            self._over(pair, rows), looked[..., None], unbatched, state, lengths, every, key, threads
         )
         return y, final, Tape(self, pair, (rows, used, kept))  # type: ignore[return-value]
 
@@ -329,7 +333,7 @@ class Embedded(Generic[State]):
 
     def _tokens(self, tokens: ArrayLike, lengths: Any) -> tuple[np.ndarray, bool]:
         """Return tokens (T, N), a copy, all in range, and whether they came without a batch dimension."""
-        given = np.asarray(tokens)
+        given = as_array(tokens, "tokens", "integers")
         if given.dtype.kind not in "iu":
             raise TypeError(f"expected tokens to be integers, got dtype {given.dtype}")
         if given.ndim not in (1, 2):

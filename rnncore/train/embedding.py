@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from ..checks import as_dtype, as_real, check_bytes, check_shape, positive_int
+from ..checks import as_array, as_dtype, as_real, check_bytes, check_shape, positive_int
 from ..tape import Tape, open_tape
 from ..weights import Module, Weights
 
@@ -181,7 +181,7 @@ class Embedding(Module):
         return None, grads
 
     def _tokens(self, tokens: ArrayLike) -> np.ndarray:
-        given = np.asarray(tokens)
+        given = as_array(tokens, "tokens", "integers")
         if given.dtype.kind not in "iu":
             raise TypeError(f"expected tokens to be integers, got dtype {given.dtype}")
         copy = given.astype(np.intp)  # always a copy; a uint64 too large for it comes out negative

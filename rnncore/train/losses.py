@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from .._kernels.memory import empty
 from .._kernels.optim import softmax
-from ..checks import as_int, as_real, check_shape
+from ..checks import as_array, as_int, as_real, check_shape
 
 __all__ = ["mean_squared_error", "softmax_cross_entropy"]
 
@@ -71,13 +71,15 @@ def softmax_cross_entropy(
     logits = _as_float(logits, "logits")
     if logits.shape[-1:] in ((), (0,)):
         raise ValueError(f"expected logits of shape (..., C) with at least one class, got {logits.shape}")
-    targets = np.asarray(targets)
+    targets = as_array(targets, "targets", "integers")
+    given = None if mask is None else as_array(mask, "mask", "booleans")
+    ignored = None if ignore_index is None else as_int(ignore_index, "ignore_index")
     if targets.dtype.kind not in "iu":
         raise TypeError(f"expected targets to be integers, got dtype {targets.dtype}")
     check_shape(targets.shape, logits.shape[:-1], "targets")
-    counts = None if mask is None else _as_mask(mask, targets.shape)
-    if ignore_index is not None:
-        others = targets != as_int(ignore_index, "ignore_index")
+    counts = None if given is None else _as_mask(given, targets.shape)
+    if ignored is not None:
+        others = targets != ignored
         counts = others if counts is None else counts & others
 
     C = logits.shape[-1]
@@ -188,7 +190,7 @@ def _as_float(value: ArrayLike, name: str) -> np.ndarray:
 
 
 def _as_mask(mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    given = np.asarray(mask)
+    given = as_array(mask, "mask", "booleans")
     if given.dtype != bool:
         raise TypeError(f"expected mask to be of bool, got dtype {given.dtype}")
     try:
