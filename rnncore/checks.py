@@ -106,10 +106,14 @@ def as_array(value: Any, name: str, numbers: str = "real numbers") -> np.ndarray
         return value
     try:
         array = np.asarray(value)
+    except MemoryError:
+        raise
     except (ValueError, OverflowError) as error:
         raise ValueError(f"expected {name} to be an array of {numbers}: {error}") from error
-    except (TypeError, RuntimeError) as error:
-        raise TypeError(f"expected {name} to be an array of {numbers}, got {type(value).__name__}: {error}") from error
+    except Exception as error:  # an `__array__` may raise anything
+        raise TypeError(
+            f"expected {name} to be an array of {numbers}, got {type(value).__name__}: {error!r}"
+        ) from error
     if issubclass(type(value), np.ndarray) and np.ndarray.flags.__get__(value).owndata:
         return array.copy()  # of a subclass, whose memory a view would not keep
     return array

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ._kernels.matmul import matmul
-from .checks import as_bool, as_integers, as_real, check_shape, positive_int
+from .checks import as_array, as_bool, as_integers, as_real, check_shape, positive_int
 from .layers import GRU, LSTM, RNN
 from .recurrent import RNG
 from .train import AdamW, Embedded, Embedding, Linear, clip_grad_norm, mean_squared_error, softmax_cross_entropy
@@ -456,7 +456,7 @@ class SequenceModel:
         """Return what can be counted and iterated over: sequences, not looked at yet."""
         if isinstance(X, list | tuple):
             return X
-        array = np.asarray(X)
+        array = as_array(X, "X", "sequences")
         if array.ndim == 1 and array.dtype == object:
             return array
         tokens = "embedding" in self.modules

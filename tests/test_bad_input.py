@@ -720,6 +720,48 @@ def test_a_parameter_that_another_one_resizes_is_refused():
     assert all(np.array_equal(array, before[name]) for name, array in rnn.parameters().items())
 
 
+# --- conversions that fail --------------------------------------------------------------------------------------------
+
+
+class Fails:
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), OSError(5, "no disk"), IndexError("b"), Exception("c"), BufferError()]
+)
+def test_whatever_a_conversion_raises_is_a_clear_error(error):
+    """With the error itself as its cause."""
+    rnn, x, bad = rc.RNN(3, 5), np.ones((7, 2, 3)), Fails(error)
+    embedding = rc.train.Embedding(4, 3)
+    for name, call in {
+        "x": lambda: rnn(bad),
+        "h_0": lambda: rnn.forward(x, bad),
+        "dy": lambda: rnn.backward(rnn.forward(x)[2], bad),
+        "lengths": lambda: rnn(x, lengths=bad),
+        "x_t": lambda: rnn.stream().step(bad),
+        "rows": lambda: rnn.stream(2).read(bad),
+        "weight_hh_l0": lambda: rnn.load_state_dict(rnn.state_dict() | {"weight_hh_l0": bad}),
+        "tokens": lambda: embedding(bad),
+        "targets": lambda: rc.train.softmax_cross_entropy(x, bad),
+        "mask": lambda: rc.train.mean_squared_error(1.0, 1.0, mask=bad),
+        "lr": lambda: rc.train.SGD(embedding, lr=bad),
+    }.items():
+        with pytest.raises(TypeError, match=f"expected {name} to be an array of .*, got Fails: ") as caught:
+            call()
+        assert repr(error) in str(caught.value) and caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_errors_that_are_not_about_the_input_pass(error):
+    with pytest.raises(type(error)):
+        rc.RNN(3, 5)(Fails(error))
+
+
 # --- anything at all --------------------------------------------------------------------------------------------------
 
 

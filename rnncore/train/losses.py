@@ -168,9 +168,10 @@ def mean_squared_error(
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf: the NaN is the answer
         np.subtract(y, target, out=dy)
     if mask is not None:
-        if np.ndim(mask) != y.ndim:  # (T, N) would broadcast to (T, N, F) from the wrong end
-            raise ValueError(f"expected mask with {y.ndim} dimensions, got shape {np.shape(mask)}")
-        counts = _as_mask(mask, y.shape)
+        given = as_array(mask, "mask", "booleans")
+        if given.ndim != y.ndim:  # (T, N) would broadcast to (T, N, F) from the wrong end
+            raise ValueError(f"expected mask with {y.ndim} dimensions, got shape {given.shape}")
+        counts = _as_mask(given, y.shape)
         n = int(np.count_nonzero(counts))
         dy[~counts] = 0
     scale = _scale(reduction, n)
@@ -189,8 +190,7 @@ def _as_float(value: ArrayLike, name: str) -> np.ndarray:
     return as_real(value, np.dtype(np.float32 if single else np.float64), name)
 
 
-def _as_mask(mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    given = as_array(mask, "mask", "booleans")
+def _as_mask(given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if given.dtype != bool:
         raise TypeError(f"expected mask to be of bool, got dtype {given.dtype}")
     try:
