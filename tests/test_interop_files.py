@@ -690,6 +690,19 @@ def test_any_printable_prefix(tmp_path, end):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_names_as_long_as_a_member_of_npz_may_have(tmp_path):
+    path, cell = tmp_path / "model.npz", rc.RNNCell(3, 5, bias=False, rng=0)
+    longest = "ä" * ((65531 - len("weight_ih")) // 2)
+    rc.save(path, cell, longest)
+    assert_same(rc.load(path, longest), cell)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"expected names of at most 65531 bytes in \.npz, got 65533: 'äää"):
+        rc.save(path, cell, longest + "ä")
+    assert path.read_bytes() == before
+    rc.save(tmp_path / "model.safetensors", cell, longest + "ä")
+    assert_same(rc.load(tmp_path / "model.safetensors", longest + "ä"), cell)
+
+
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("before", [None, b"an older model"])
 def test_a_failed_save_changes_nothing(tmp_path, monkeypatch, end, before):

@@ -41,6 +41,7 @@ __all__ = ["load", "save"]
 
 VERSION = 1
 ABOUT = "__rnncore__"  # no parameter's name ends so
+LONGEST = 65535  # bytes of a member's name in an .npz file
 INFLATED = 16  # times its own size is what an .npz file may hold: far from what weights come to, and from what bombs do
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of .safetensors
 LAYERS, CELLS = {1: RNN, 3: GRU, 4: LSTM}, {1: RNNCell, 3: GRUCell, 4: LSTMCell}  # by their gates
@@ -77,7 +78,8 @@ def save(path: str | os.PathLike[str], module: Module | Mapping[str, Module], pr
     TypeError
         If `module` is something else, or a prefix is no string.
     ValueError
-        If `path` ends otherwise, there is no module, or a prefix has characters that cannot be printed.
+        If `path` ends otherwise, there is no module, a prefix has characters that cannot be printed, or a name is too
+        long for an ``.npz`` file: more than 65531 bytes.
 
     Notes
     -----
@@ -437,6 +439,9 @@ def _shaped(array: np.ndarray, shape: Sequence[int], name: str, order: Literal["
 
 
 def _write_npz(arrays: dict[str, np.ndarray], about: str) -> memoryview:
+    for name in arrays:
+        if (size := len(name.encode() + b".npy")) > LONGEST:
+            raise ValueError(f"expected names of at most {LONGEST - 4} bytes in .npz, got {size - 4}: {name!r:.80}…")
     whole = io.BytesIO()
     np.savez(whole, **{**arrays, ABOUT: np.frombuffer(about.encode(), np.uint8)})  # type: ignore[arg-type]
     return whole.getbuffer()
