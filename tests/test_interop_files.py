@@ -690,6 +690,25 @@ def test_any_printable_prefix(tmp_path, end):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_options_that_are_arrays(tmp_path, end):
+    path, lstm = tmp_path / f"model{end}", rc.LSTM(3, 5, rng=0)
+    rc.save(path, lstm)
+    for name, value in {"hidden_size": 5, "input_size": 3, "num_layers": 1, "bias": True, "proj_size": 0}.items():
+        assert_same(rc.load(path, **{name: np.array(value)}), lstm)
+        for wrong in (np.array([value, value]), np.array([]), np.array([[value]]), [value, value]):
+            with pytest.raises(ValueError, match=f"expected {name}={value}, as the arrays show, got .* in the options"):
+                rc.load(path, **{name: wrong})
+    for name, words in {
+        "batch_first": "expected batch_first to be True or False",
+        "reverse": "expected reverse to be True or False",
+        "dropout": "expected dropout to be one number",
+        "dtype": "expected dtype float32 or float64",
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=words):
+            rc.load(path, **{name: np.array([1, 1])})
+
+
 def test_names_as_long_as_a_member_of_npz_may_have(tmp_path):
     path, cell = tmp_path / "model.npz", rc.RNNCell(3, 5, bias=False, rng=0)
     longest = "ä" * ((65531 - len("weight_ih")) // 2)

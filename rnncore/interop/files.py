@@ -239,7 +239,7 @@ def _module(stored: Stored, prefix: str, options: dict[str, Any]) -> Any:
             if name not in option_names(kind):
                 known = ", ".join(option_names(kind))
                 raise TypeError(f"expected options of {kind.__name__} ({known}), got {name!r:.80} in {source}")
-            if name in shown and shown[name] != value:
+            if name in shown and not np.array_equal(shown[name], value):  # whatever it is
                 raise ValueError(f"expected {name}={shown[name]!r}, as the arrays show, got {value!r:.80} in {source}")
     dtype = common_dtype(arrays) if dtype is None else as_dtype(dtype)
     module = kind(**{**told, **options, **shown}, dtype=dtype, rng=0)
