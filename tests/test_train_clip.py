@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,39 @@ def test_an_array_given_twice_counts_once() -> None:
     grads = [{"a": array, "b": array}, {"a": array[:]}]
     assert clip_grad_norm(grads, 2.5) == 5.0
     np.testing.assert_allclose(array, [1.5, -2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("view", [
+    lambda a: a, lambda a: a.T, lambda a: a[None], lambda a: a[::-1], lambda a: a[:, ::-1, None].T,
+    lambda a: np.lib.stride_tricks.as_strided(a[:, ::-1], writeable=True).T,
+    lambda a: a.reshape(-1), lambda a: a.reshape(2, 1, -1), lambda a: a.reshape(-1)[::-1],
+])  # fmt: skip
+@pytest.mark.parametrize("part", [
+    lambda b: b, lambda b: b[2:], lambda b: b.T[::-1], lambda b: b[::2, :3], lambda b: b[:, 1:2],
+    lambda b: b[::-3, ::-1], lambda b: b[:, ::2],
+])  # fmt: skip
+def test_memory_given_twice_in_another_shape_counts_once(view: Any, part: Any) -> None:
+    base = np.random.default_rng(0).standard_normal((8, 12))
+    array, before = part(base), base.copy()
+    other = view(array)
+    if not np.shares_memory(array, other):  # a copy that `reshape` made
+        return
+    norm = clip_grad_norm([{"a": array}, {"b": other}], 0.5)
+    assert norm == pytest.approx(np.linalg.norm(part(before)), rel=1e-14)
+    part(before)[...] *= 0.5 / (norm + 1e-6)
+    np.testing.assert_allclose(base, before, rtol=1e-14)
+
+
+def test_parts_of_one_array_count_each_and_must_not_overlap() -> None:
+    whole = np.random.default_rng(0).standard_normal((6, 8))
+    before = whole.copy()
+    halves = [{"a": whole[:, ::2]}, {"b": whole[:, 1::2]}, {"c": whole[2:2], "d": whole[:0]}]
+    assert clip_grad_norm(halves, math.inf) == pytest.approx(np.linalg.norm(before), rel=1e-14)
+    for other in (whole[:3], whole[:, 3:], whole[5:, 7:], whole.view(np.float32), whole.reshape(-1)[::-7]):
+        for grads in ({"a": whole, "b": other}, {"b": other, "x": np.ones(3), "a": whole}):
+            with pytest.raises(ValueError, match="expected gradients in memory of their own, got two that share some"):
+                clip_grad_norm(grads, 0.1)
+    np.testing.assert_array_equal(whole, before)
 
 
 def test_views_are_scaled_in_place() -> None:

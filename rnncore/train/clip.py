@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from .._kernels.optim import sum_of_squares
 from ..checks import DTYPES, as_real, as_scalar
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
+
+Place = tuple[int, int, str, tuple[tuple[int, int], ...]]
 
 
 def clip_grad_norm(
@@ -25,7 +28,7 @@ def clip_grad_norm(
     Parameters
     ----------
     grads : dict of str to numpy.ndarray, or iterable of them
-        As `backward` returns them. An array that occurs twice counts, and is scaled, once.
+        As `backward` returns them. Memory that occurs twice, in whatever shape and order, counts, and is scaled, once.
     max_norm : float
         At least 0; infinity only measures.
     error_if_nonfinite : bool
@@ -42,8 +45,8 @@ def clip_grad_norm(
     TypeError
         If `grads` is neither a dict nor an iterable of them, or a gradient not an array of float32 or float64.
     ValueError
-        If one is read-only, `max_norm` is negative or NaN, or, with `error_if_nonfinite`, the norm is not finite.
-        Nothing is scaled then.
+        If one is read-only, two share a part of their memory, `max_norm` is negative or NaN, or, with
+        `error_if_nonfinite`, the norm is not finite. Nothing is scaled then.
 
     Notes
     -----
@@ -65,8 +68,9 @@ def clip_grad_norm(
     >>> g2["weight"].round(4).tolist()
     [0.0, -0.8]
     """
-    arrays = _arrays(grads)
-    max_norm = as_scalar(max_norm, "max_norm", low=0)
+    found = _arrays(grads)
+    _check_apart(found)
+    arrays, max_norm = found.values(), as_scalar(max_norm, "max_norm", low=0)
     norm = math.hypot(*map(_norm, arrays))
     if not math.isfinite(norm):
         if error_if_nonfinite:
@@ -105,13 +109,13 @@ def clip_grad_value(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.n
     >>> grads["bias"].tolist()
     [-1.0, 0.5]
     """
-    arrays = _arrays(grads)
+    arrays = _arrays(grads).values()
     limit = as_scalar(clip_value, "clip_value", low=0)
     for array in arrays:
         np.clip(array, -limit, limit, out=array)
 
 
-def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]) -> dict[Place, np.ndarray]:
     """Return the arrays in `grads`, each piece of memory once."""
     found = {}
     if not isinstance(grads, Iterable):
@@ -126,8 +130,37 @@ def _arrays(grads: Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]]
                 raise TypeError(f"expected the gradient of {name} of float32 or float64, got dtype {array.dtype}")
             if not array.flags.writeable:
                 raise ValueError(f"expected the gradient of {name} to be writable, got a read-only array")
-            found[address(array), array.shape, array.strides] = array
-    return list(found.values())
+            found[_place(array)] = array
+    return found
+
+
+def _place(array: np.ndarray) -> Place:
+    """Return where an array's elements lie, whatever their shape and order: from which address up to which, the dtype,
+    and strides and lengths of the fewest axes that reach all of them."""
+    start, axes = address(array), [(array.itemsize, array.size)]
+    if not array.flags.forc:
+        axes = [(array.itemsize, 1)]
+        for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+            inner, of_inner = axes[-1]
+            if stride == inner * of_inner:
+                axes[-1] = inner, of_inner * length
+            else:
+                axes.append((stride, length))
+        start += sum(min(s, 0) * (n - 1) for s, n in zip(array.strides, array.shape, strict=True))
+    end = start + sum(stride * (length - 1) for stride, length in axes) + array.itemsize if array.size else start
+    return start, end, array.dtype.char, tuple(axes)
+
+
+def _check_apart(found: Mapping[Place, np.ndarray]) -> None:
+    """Raise ValueError if two arrays share memory."""
+    places = sorted(found)
+    if all(one[1] <= next_[0] for one, next_ in pairwise(places)):
+        return
+    for k, place in enumerate(places):
+        for other in places[k + 1 :]:
+            if other[0] < place[1] and np.shares_memory(found[place], found[other]):
+                shapes = f"{found[place].shape} and {found[other].shape}"
+                raise ValueError(f"expected gradients in memory of their own, got two that share some, of {shapes}")
 
 
 def _norm(array: np.ndarray) -> float:
