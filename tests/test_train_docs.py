@@ -68,3 +68,24 @@ def test_sections(name: str) -> None:
         lines = re.findall(r"^\**(\w+(?:, \w+)*)", text, re.MULTILINE)
         described = [name for line in lines for name in line.split(", ")]
         assert sorted(described) == sorted(signature.parameters.keys() - {"self"})
+
+
+def test_properties_say_what_they_are() -> None:
+    classes = [item for item in DOCUMENTED.values() if inspect.isclass(item)]
+    properties = {
+        f"{item.__name__}.{name}": value
+        for item in classes
+        for name, value in inspect.getmembers(item, lambda value: isinstance(value, property))
+        if not name.startswith("_")
+    }
+    assert properties.keys() >= {"Embedded.dtype", "Embedded.bidirectional", "Embedded.reverse"}
+    assert [name for name, value in properties.items() if not inspect.getdoc(value)] == []
+
+
+def test_attributes_of_an_embedded_layer_are_the_layers() -> None:
+    embedding, names = rnncore.train.Embedding(3, 2, dtype="float64"), ("dtype", "bidirectional", "reverse")
+    for options in ({}, {"bidirectional": True}, {"reverse": True}):
+        layer = rnncore.GRU(2, 4, dtype="float64", **options)
+        model = rnncore.train.Embedded(embedding, layer)
+        assert model.embedding is embedding and model.layer is layer
+        assert [getattr(model, name) for name in names] == [getattr(layer, name) for name in names]

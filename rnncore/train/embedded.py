@@ -70,7 +70,8 @@ class Embedded(Generic[State]):
     tokens it has: V*4*H elements at most for an LSTM (3 for a GRU, 1 for an RNN) in each direction, while it runs. In
     place of x, a tape keeps the tokens, and the vectors of those that occur.
 
-    Any number of threads may call at once.
+    Attributes ``embedding`` and ``layer`` are the two modules; ``dtype``, ``bidirectional`` and ``reverse`` are the
+    layer's. Any number of threads may call at once.
 
     Examples
     --------
@@ -384,14 +385,17 @@ class Embedded(Generic[State]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of both modules' parameters, and of results."""
         return self.layer.dtype
 
     @property
     def bidirectional(self) -> bool:
+        """Whether the layer runs in both directions."""
         return self.layer.bidirectional
 
     @property
     def reverse(self) -> bool:
+        """Whether the layer runs backwards in time."""
         return self.layer.reverse
 
     def _state_shapes(self, N: int) -> list[tuple[int, ...]]:
