@@ -213,6 +213,43 @@ def test_backward_has_the_layers_defaults():
         assert f"times {window.first} to {window.stop}" in repr(window)
 
 
+@ALL
+@pytest.mark.parametrize("lengths", [None, [18, 0, 5, 11]])
+def test_gradient_flow_of_a_window(kind, options, lengths):
+    """That of the layer over the window's times, from its new outputs' gradients and that of the state."""
+    layer = make(kind, options, dtype="float64")
+    case = random_case(layer, 18, 4)
+    state = None
+    for window in truncated_bptt(layer, case["x"], 4, 7, lengths=lengths):
+        dy, dstate = case["dy"][window.start : window.stop], case["dstate"]
+        dx, grads, flow = window.backward(dy, dstate, flow=True, check_finite=True)
+        for found in (window.backward(dy, dstate), window.backward(dy, dstate, check_finite=True)):
+            assert_close(found, (dx, grads), "float64", "backward")
+        steps = None if lengths is None else np.clip(np.array(lengths) - window.first, 0, window.stop - window.first)
+        part = case["x"][window.first : window.stop]
+        whole = np.concatenate([np.zeros((window.start - window.first, *dy.shape[1:])), dy])
+        if window.first:
+            past = None if lengths is None else np.minimum(lengths, window.first)
+            state = layer(case["x"][: window.first], lengths=past)[1]
+        *_, expected = layer.backward(layer.forward(part, state, lengths=steps)[2], whole, dstate, flow=True)
+        assert_close(flow, expected, "float64", "backward")
+
+
+def test_what_is_not_finite_in_a_window():
+    layer = rc.LSTM(3, 5, rng=0)
+    first, second = truncated_bptt(layer, np.ones((8, 2, 3)), 4, 6)
+    dy = np.zeros((4, 2, 5))
+    dy[1, 0, 0] = np.nan
+    assert np.isnan(first.backward(dy)[0]).any()
+    for window, t in ((first, 1), (second, 3)):
+        words = rf"expected finite gradients, got others in dx.*; back in time dh_t of l0 from t = {t} on"
+        with pytest.raises(ValueError, match=words):
+            window.backward(dy, check_finite=True)
+    for name in ("flow", "check_finite"):
+        with pytest.raises(TypeError, match=f"expected {name} to be True or False, got 1"):
+            first.backward(**{name: 1})
+
+
 def test_a_window_is_computed_when_it_is_asked_for():
     layer = rc.RNN(3, 5, rng=0)
     windows = truncated_bptt(layer, np.ones((8, 2, 3)), 4)

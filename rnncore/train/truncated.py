@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,9 +46,35 @@ class Window(Generic[State]):
     _unbatched: bool
     _n_threads: int | None
 
+    @overload
     def backward(
-        self, dy: ArrayLike | None = None, dstate: Any = None, *, accumulate: Mapping[str, np.ndarray] | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        self,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: Literal[False] = False,
+        check_finite: bool = False,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]: ...
+    @overload
+    def backward(
+        self,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: Literal[True],
+        check_finite: bool = False,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], State]: ...
+    def backward(
+        self,
+        dy: ArrayLike | None = None,
+        dstate: Any = None,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        flow: bool = False,
+        check_finite: bool = False,
+    ) -> Any:
         """Propagate gradients back to the beginning of the window, and no further.
 
         Parameters
@@ -57,7 +83,7 @@ class Window(Generic[State]):
             Gradient of the loss with respect to `y`, in its shape. None stands for zeros.
         dstate : optional
             Gradient with respect to `state`, in its shape.
-        accumulate : dict of str to ndarray, optional
+        accumulate, flow, check_finite
             As for the layer's `backward`.
 
         Returns
@@ -66,11 +92,14 @@ class Window(Generic[State]):
             Gradient with respect to x from `first` to `stop`, laid out like x.
         grads : dict of str to ndarray
             Gradients of the parameters, keyed like `parameters()`.
+        flow
+            With ``flow=True``: as from the layer's `backward`, for the times from `first` to `stop`.
 
         Raises
         ------
         TypeError, ValueError
-            As the layer's `backward` does: also if the parameters have changed since the window was made.
+            As the layer's `backward` does, with times that count from `first`: also if the parameters have changed
+            since the window was made.
 
         Examples
         --------
@@ -85,8 +114,16 @@ class Window(Generic[State]):
             given = layer._sequence_like_y(dy, "dy", self.stop - self.start, self._N, self._unbatched)
             older = np.zeros((older_steps, *given.shape[1:]), layer.dtype)  # their errors were injected before
             dy = layer._as_given(np.concatenate([older, given]), self._unbatched)
-        dx, _, grads = layer.backward(self._tape, dy, dstate, accumulate=accumulate, n_threads=self._n_threads)
-        return dx, grads
+        dx, _, *rest = layer.backward(
+            self._tape,
+            dy,
+            dstate,
+            accumulate=accumulate,
+            flow=flow,  # type: ignore[call-overload]
+            check_finite=check_finite,
+            n_threads=self._n_threads,
+        )
+        return dx, *rest
 
     def __repr__(self) -> str:
         return f"<Window of {self._layer!r}: times {self.first} to {self.stop}, new from {self.start}>"
@@ -128,7 +165,8 @@ def truncated_bptt(
     -------
     iterator of Window
         With the times ``first``, ``start`` and ``stop``, the new outputs ``y``, the ``state`` after them, and
-        ``backward(dy, dstate)``, which takes their gradients and returns ``dx`` of the window and the parameters'.
+        ``backward(dy, dstate)``, which takes their gradients and returns ``dx`` of the window and the parameters', with
+        ``accumulate``, ``flow`` and ``check_finite`` as for the layer.
 
     Raises
     ------
