@@ -15,6 +15,7 @@ __all__ = [
     "DTYPES",
     "as_array",
     "as_bool",
+    "as_checkpoint",
     "as_dtype",
     "as_int",
     "as_lengths",
@@ -65,6 +66,16 @@ def as_int(value: Any, name: str) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"expected {name} to be an integer, got {value!r}") from None
+
+
+def as_checkpoint(checkpoint: Any) -> int | None:
+    """Return after how many steps each to keep the states: an int of at least 0, or None."""
+    if checkpoint is None:
+        return None
+    steps = as_int(checkpoint, "checkpoint")
+    if steps < 0:
+        raise ValueError(f"expected checkpoint to be 0 or more, got {steps}")
+    return steps
 
 
 def positive_int(value: Any, name: str) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell, Ragged
 from .checkpoint import Part
-from .checks import as_array, as_bool, as_dtype, as_lengths, as_threads, positive_int
+from .checks import as_array, as_bool, as_checkpoint, as_dtype, as_lengths, as_threads, positive_int
 from .layers import as_nonlinearity
 from .recurrent import RNG, Squares, States, _Recurrent, uniform
 from .sequences import packed, unpack
@@ -164,7 +164,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         x, state, lengths, n_threads
             As for a call.
         checkpoint
-            As for the other layers' `forward`. With `targets`, where nothing recurs, it is not used.
+            As for the other layers' `forward`. With `targets`, where nothing recurs, all is kept whatever it says.
         targets : array_like, optional
             What the outputs should be, in the shape of `y`. With them (teacher forcing), step t reads targets[t-1] in
             place of o_{t-1}, and no step waits for another; without (free running), what the network itself said.
@@ -205,6 +205,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
             return super().forward(x, state, lengths=lengths, checkpoint=checkpoint, n_threads=n_threads)
         weights = self._weights
         threads = as_threads(n_threads)
+        as_checkpoint(checkpoint)
         x, targets = as_array(x, "x"), as_array(targets, "targets")
         state, lengths = self._opened(state, "_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")

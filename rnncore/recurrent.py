@@ -24,8 +24,8 @@ from .checkpoint import CHECKPOINT_FROM, Part, back_checkpointed, run_checkpoint
 from .checks import (
     as_array,
     as_bool,
+    as_checkpoint,
     as_dtype,
-    as_int,
     as_lengths,
     as_real,
     as_scalar,
@@ -649,11 +649,7 @@ class _Recurrent(Module, Generic[State]):
             if quick is not None:
                 y, final, kept = quick
                 return self._in_time(y), final, Tape(self, weights, (False, y.shape[:2], None, None, 0, *kept))
-        x, key, every = (
-            as_array(x, "x"),
-            self._key(rng),
-            None if checkpoint is None else as_int(checkpoint, "checkpoint"),
-        )
+        x, key, every = as_array(x, "x"), self._key(rng), as_checkpoint(checkpoint)
         state, lengths = self._opened(state, "_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         y, final, kept = self._taped(weights, seq, unbatched, state, lengths, every, key, threads)
@@ -688,12 +684,9 @@ class _Recurrent(Module, Generic[State]):
 
     def _checkpoint(self, weights: Weights, given: int | None, T: int, N: int, rows: int) -> int:
         """Return after how many steps each to keep the states; 0 for a tape of all."""
-        if given is None:
+        steps = given
+        if steps is None:
             steps = isqrt(T) + 1 if rows * self._kept > CHECKPOINT_FROM else 0
-        else:
-            steps = given
-            if steps < 0:
-                raise ValueError(f"expected checkpoint to be 0 or more, got {steps}")
         if steps:
             double = self.dtype == np.float64
             block = max(self._cell.block(pack, double, N) for pack in self._packs(weights))

@@ -213,6 +213,21 @@ def test_accumulate(forced):
         np.testing.assert_allclose(total[name], g + 0.5, rtol=1e-5, atol=1e-6)
 
 
+def test_checkpoints_change_nothing_of_taught_steps():
+    """Nothing recurs there: the tape is that of all steps."""
+    layer = rc.JordanRNN(3, 5, 4, rng=0)
+    case = jordan_case(layer, 600, 3, forced=True)
+    y, o_n, tape = layer.forward(case["x"], case["state"], targets=case["targets"])
+    expected = layer.backward(tape, case["dy"], case["dstate"])
+    for checkpoint in (0, 1, 256, 1000):
+        again = layer.forward(case["x"], case["state"], targets=case["targets"], checkpoint=checkpoint)
+        assert equal(again[:2], (y, o_n)) and again[2].nbytes == tape.nbytes
+        assert equal(layer.backward(again[2], case["dy"], case["dstate"]), expected)
+    for wrong in (-1, 2.0, "3", True):
+        with pytest.raises((TypeError, ValueError), match="expected checkpoint to be"):
+            layer.forward(case["x"], targets=case["targets"], checkpoint=wrong)
+
+
 def test_many_taught_steps_lose_no_digits():
     """They are one step of very many rows, whose gradients are summed for each bias."""
     x, targets = np.ones((2000, 50, 2)), np.ones((2000, 50, 3))

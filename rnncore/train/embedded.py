@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._kernels.step import Stack
-from ..checks import as_array, as_bool, as_int, as_lengths, as_threads
+from ..checks import as_array, as_bool, as_checkpoint, as_lengths, as_threads
 from ..layers import GRU, LSTM, RNN
 from ..recurrent import RNG, State, _Recurrent
 from ..stream import Stream
@@ -212,7 +212,7 @@ class Embedded(Generic[State]):
         """
         pair = self._weights
         threads, layer = as_threads(n_threads), self.layer
-        key, every = layer._key(rng), None if checkpoint is None else as_int(checkpoint, "checkpoint")
+        key, every = layer._key(rng), as_checkpoint(checkpoint)
         state, lengths = layer._opened(state, "_0", lengths)
         ids, unbatched = self._tokens(tokens, lengths)
         looked, used = self.embedding._used(ids)
