@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ._kernels.matmul import matmul
-from .checks import as_array, as_bool, as_integers, as_real, check_shape, positive_int
+from .checks import as_array, as_bool, as_integers, as_real, as_scalar, as_threads, check_shape, positive_int
 from .layers import GRU, LSTM, RNN
 from .recurrent import RNG
 from .train import AdamW, Embedded, Embedding, Linear, clip_grad_norm, mean_squared_error, softmax_cross_entropy
@@ -221,19 +221,19 @@ class SequenceModel:
         (60, True, [0, 1, 0])
         """
         epochs, batch_size = positive_int(epochs, "epochs"), positive_int(batch_size, "batch_size")
-        sequences, targets = self._data(X, y)
-        held: tuple[list[np.ndarray], list[np.ndarray]] | None = None
+        max_norm, n_threads = as_scalar(max_norm, "max_norm", low=0), as_threads(n_threads) or None
+        modules = list(self.modules.values())
+        adam, rng = AdamW(modules, lr, weight_decay=weight_decay), np.random.default_rng(rng)
+        patience = None if patience is None else positive_int(patience, "patience")
+        X, y = self._opened(X, y)
         if validation is not None:
             if not isinstance(validation, tuple | list) or len(validation) != 2:
                 raise TypeError(f"expected validation as a pair (X, y), got {type(validation).__name__}")
-            held = self._data(*validation)
-        if patience is not None:
-            patience = positive_int(patience, "patience")
-            if held is None:
-                raise ValueError("expected validation data with patience, got none")
-        modules = list(self.modules.values())
-        adam = AdamW(modules, lr, weight_decay=weight_decay)
-        rng = np.random.default_rng(rng)
+            validation = self._opened(*validation)
+        sequences, targets = self._data(X, y)
+        held = None if validation is None else self._data(*validation)
+        if patience is not None and held is None:
+            raise ValueError("expected validation data with patience, got none")
         starts = range(0, len(sequences), batch_size)
         losses: list[float] = []
         validation_losses: list[float] = []
@@ -435,8 +435,19 @@ class SequenceModel:
     def _dtype(self) -> np.dtype[Any]:
         return self.modules["recurrent"].dtype  # type: ignore[no-any-return]
 
+    def _opened(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """Return sequences and targets with what `as_array` makes of them, or of each."""
+        items, numbers = self._items(X), "integers" if "embedding" in self.modules else "real numbers"
+        if not isinstance(items, np.ndarray) or items.dtype == object:
+            items = [as_array(x, f"X[{i}]", numbers) for i, x in enumerate(items)]
+        numbers = "integers" if self.loss == "softmax" else "real numbers"
+        if self.per_step and type(y) is not np.ndarray:
+            return items, [as_array(rows, f"y[{i}]", numbers) for i, rows in enumerate(y)]
+        return items, as_array(y, "y", numbers)
+
     def _data(self, X: Any, y: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return the sequences, and the rows of targets that each has: one for each step, or one."""
+        """Return the sequences, and the rows of targets that each has: one for each step, or one; of what `_opened`
+        returns."""
         sequences = [self._sequence(x, f"X[{i}]") for i, x in enumerate(self._items(X))]
         if not sequences:
             raise ValueError("expected at least one sequence, got none")

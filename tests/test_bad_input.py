@@ -657,6 +657,7 @@ class Tokens:  # that lie about their number
         return np.ones(2**20, np.int64)
 
 M = 2**20
+MODEL = rc.SequenceModel("rnn", inputs=1, outputs=1, loss="squared")
 rnn, x = rc.RNN(8, 4), array(M, 8)
 """
 FREED = {
@@ -690,6 +691,10 @@ FREED = {
     "mask by ignore_index": (
         "mask = np.ones(32 * M, bool); "
         "softmax_cross_entropy(array(32 * M, 1), np.zeros(32 * M, int), mask=mask, ignore_index=Frees(mask, -1))"
+    ),
+    "sequences by targets": "x = array(M, 8, 1); MODEL.fit(x, Frees(x, array(M, 1)))",
+    "targets by validation": (
+        "y = array(M, 1); MODEL.fit(array(M, 1, 1), y, validation=(Frees(y, array(2, 1, 1)), array(2, 1)))"
     ),
     "one parameter by another": (
         "rnn = rc.RNN(8, 2048); found = rnn.state_dict(); w = found['weight_hh_l0']; "
