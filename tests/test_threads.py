@@ -17,6 +17,17 @@ from test_properties import EXAMPLES, layers, lengths_of
 
 import rnncore as rc
 from rnncore import runtime
+from rnncore._kernels import driver
+
+
+@pytest.fixture(autouse=True)
+def panels():
+    """Crews are the panels engine's: the other's bits depend on rows, and a child of fork may wait for a lock of BLAS'."""
+    before = runtime.engine
+    driver.use("panels")
+    yield
+    driver.use(before)
+
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +41,7 @@ def test_any_number_of_threads(layer, N, T, n_threads, data):
     y_crew, final_crew = layer(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
     assert equal(y_crew, y) and equal(as_tuple(final_crew), as_tuple(final))
     y_tape, final_tape, tape = layer.forward(case["x"], case["state"], lengths=lengths, n_threads=n_threads)
-    assert equal(as_tuple(final_tape), as_tuple(final)) or runtime.engine == "blas"
+    assert equal(as_tuple(final_tape), as_tuple(final))
     assert y_tape.shape == y.shape
     back = [layer.backward(tape, case["dy"], case["dstate"], n_threads=n) for n in (1, n_threads)]
     assert equal((back[1][0], as_tuple(back[1][1]), back[1][2]), (back[0][0], as_tuple(back[0][1]), back[0][2]))
@@ -268,7 +279,7 @@ def test_denormal_numbers_are_flushed(dtype, n_threads, N):
     assert np.float64(np.finfo(np.float64).smallest_normal) / 4 > 0
     _, _, tape = layer.forward(np.zeros((4, N, 3), dtype), np.ones((1, N, 64)), n_threads=n_threads)
     _, dh_0, _ = layer.backward(tape, None, state)
-    assert runtime.engine == "blas" or not dh_0.any()
+    assert not dh_0.any()
     assert np.finfo(dtype).smallest_normal * np.dtype(dtype).type(0.5) > 0
 
 
