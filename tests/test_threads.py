@@ -22,7 +22,7 @@ from rnncore._kernels import driver
 
 @pytest.fixture(autouse=True)
 def panels():
-    """Crews are the panels engine's: the other's bits depend on rows, and a child of fork may wait for a lock of BLAS'."""
+    """Crews are of the panels engine: in the other bits depend on rows, and a child of fork may wait for BLAS.."""
     before = runtime.engine
     driver.use("panels")
     yield

@@ -53,6 +53,8 @@ cdef extern from *:
     Py_ssize_t second_level_cache()
 
 cdef enum:
+    FAR_WEIGHTS = 1 << 23  # panels: bytes of W_ih from which on reading it takes longer than sums that leave the cache, and
+    FAR_ROWS = 128         # rows of a block then
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     SMALL = 32768      # bytes of workspace that go on the stack
     LEAST_ROWS = 48    # that a step is cut into
@@ -528,6 +530,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     if run.engine == PANELS:
         most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
         most = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
+        if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item > FAR_WEIGHTS:
+            most = max(most, <Py_ssize_t>FAR_ROWS)
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:
         job.chunks = (N + rows - 1) // rows
