@@ -51,6 +51,11 @@ def assert_product(actual: np.ndarray, expected: np.ndarray, k: int, dtype: str)
 def test_values(m, n, k, form, dtype, engine):
     a, b, expected = case(m, n, k, form, dtype)
     assert_product(run(a, b, form), expected, k, dtype)
+    if form == "tn":
+        into = np.arange(m * n, dtype=dtype).reshape(m, n) / (m * n)
+        before = into.copy()
+        assert matmul(a, b, True, into=into) is into
+        assert_product(into, before + expected, k + 1, dtype)
 
 
 @given(
@@ -85,6 +90,9 @@ def test_same_bits_for_any_threads(m, n, k, form, dtype, panels):
         rc.set_num_threads(threads)
         for _ in range(2):
             assert np.array_equal(run(a, b, form), alone), threads
+    rc.set_num_threads(1)
+    for threads in (1, 2, 5):
+        assert np.array_equal(matmul(a, b, form == "tn", form == "nt", threads), alone), threads
 
 
 def test_many_python_threads(panels):
@@ -123,6 +131,15 @@ def test_refuses_what_it_cannot_read(engine):
             matmul(x, y)
     with pytest.raises(ValueError, match="expected"):
         matmul(a, np.zeros((4, 2)), True, True)
+    fixed = np.zeros((3, 3))
+    fixed.flags.writeable = False
+    for into in (np.zeros((3, 2)), np.zeros((3, 3), "f4"), np.zeros((3, 6))[:, ::2], fixed, [1], np.zeros(9)):
+        with pytest.raises(ValueError, match="expected a writable"):
+            matmul(a, a, True, into=into)
+    with pytest.raises(ValueError, match="expected a writable"):
+        matmul(a, np.zeros((3, 2)), into=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="threads"):
+        matmul(a, a, True, n_threads=-1)
     with pytest.raises(TypeError):
         matmul(a, None)
 

@@ -238,17 +238,17 @@ def test_cells(kind, N, convert):
         assert equal(found, expected)
 
 
-CELL_IN_THREADS = """
+IN_THREADS = """
 import pathlib, numpy as np, rnncore as rc
 workers = lambda: len(list(pathlib.Path("/proc/self/task").iterdir())) - before
-cell, x = rc.LSTMCell(64, 512, rng=0), np.zeros((64, 64), np.float32)
+module, x = rc.KIND(64, 512, rng=0), np.zeros((64, 64), np.float32)
 before = len(list(pathlib.Path("/proc/self/task").iterdir()))
 rc.set_num_threads(3)
 found = []
 for n in (1, 2, 3):
-    state, tape = cell.forward(x, n_threads=n if WHICH == 0 else 1)
-    cell.backward(tape, state, n_threads=n if WHICH == 1 else 1)
-    cell(x, n_threads=n if WHICH == 2 else 1)
+    y, tape = module.forward(x, n_threads=n if WHICH == 0 else 1)
+    module.backward(tape, y, n_threads=n if WHICH == 1 else 1)
+    module(x, n_threads=n if WHICH == 2 else 1)
     found.append(workers())
 print(found)
 """
@@ -256,8 +256,9 @@ print(found)
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc here")
 @pytest.mark.parametrize("which", range(3), ids=["forward", "backward", "call"])
-def test_cells_start_as_many_workers_as_they_are_told(which):
-    code = CELL_IN_THREADS.replace("WHICH", str(which))
+@pytest.mark.parametrize("kind", ["LSTMCell", "train.Linear"])
+def test_as_many_workers_start_as_are_told(kind, which):
+    code = IN_THREADS.replace("KIND", kind).replace("WHICH", str(which))
     environment = os.environ | {"RNNCORE_ENGINE": "panels"}  # BLAS has threads of its own
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == "[0, 1, 2]\n"

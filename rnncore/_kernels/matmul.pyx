@@ -17,7 +17,7 @@ from .crew cimport Member, Watch, gather_crew, limit, look, raise_stopped, run_c
 from .driver cimport engine
 from .leaf cimport NEAR_BYTES, Leaf, leaf_of
 from .memory import empty
-from .pool cimport Counter, counter_reset, counter_take
+from .pool cimport POOL_MOST, Counter, counter_reset, counter_take
 from .run cimport BLAS, PANELS
 
 cnp.import_array()
@@ -40,6 +40,7 @@ cdef struct Job:
     const char *b
     char *out
     bint trans_a, trans_b
+    bint add                    # to what out holds
     Py_ssize_t groups, spans    # of rows, of columns: a part of out is one of each
     Py_ssize_t members
     bint copies                 # strips of op(b)
@@ -109,7 +110,7 @@ cdef bint multiply(const Job *job, Py_ssize_t q, char *strip, const Member *who)
             if job.copies:
                 copy_strip(job, j, columns, k_0, k, strip)
                 b, b_row = strip, width
-            job.leaf.inner(job.out + (first * n + j) * item, n, a, a_row, b, b_row, 0, 0, columns, rows, k, k_0 > 0, 0)
+            job.leaf.inner(job.out + (first * n + j) * item, n, a, a_row, b, b_row, 0, 0, columns, rows, k, job.add or k_0 > 0, 0)
             j += width
             if not look(who, 2.0 * rows * columns * k):
                 return False
@@ -128,11 +129,13 @@ cdef void member_of(void *job_, int member) noexcept nogil:
         q = counter_take(&job.next)
 
 
-cdef void cut(Job *job) noexcept nogil:
-    """Into parts, for as many members as pay: some for each, or as many of one size as there are members where each part
-    makes copies of its own."""
+cdef void cut(Job *job, int n_threads) noexcept nogil:
+    """Into parts, for `n_threads` members, or for 0 as many as pay: some for each, or as many of one size as there are
+    members where each part makes copies of its own."""
     cdef Py_ssize_t width = 4 * job.leaf.width, strips = (job.n + width - 1) // width
-    job.members = <Py_ssize_t>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0)
+    job.members = min(n_threads, <int>POOL_MOST)
+    if n_threads == 0:
+        job.members = <Py_ssize_t>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0)
     job.groups, job.spans = (job.m + ROWS - 1) // ROWS, 1
     if job.trans_a and job.m >= 2 * FEW * job.members:
         job.groups = (job.groups + job.members - 1) // job.members * job.members
@@ -146,14 +149,15 @@ cdef void cut(Job *job) noexcept nogil:
     counter_reset(&job.next)
 
 
-def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
-    """Return op(a) op(b) for C-contiguous matrices of one dtype, float32 or float64; without the GIL. At most one of them is
-    transposed.
+def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False, int n_threads=0, into=None):
+    """Return op(a) op(b) for C-contiguous matrices of one dtype, float32 or float64; without the GIL, in up to `n_threads`
+    threads, or for 0 as many as pay. At most one of them is transposed. With trans_a, the product may be added to the
+    writable matrix `into`, which shares no memory with the others, and is then returned.
 
     Raises
     ------
     ValueError
-        If they are not that, or their sizes do not match, or exceed what BLAS counts where it is asked.
+        If they are not that, or sizes do not match, or exceed what BLAS counts where it is asked.
     """
     cdef cnp.ndarray left, right, out, workspace
     cdef Py_ssize_t lda, ldb, m, n, k, item, first, step, k_0, terms
@@ -170,11 +174,18 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
     n = b.shape[0 if trans_b else 1]
     if trans_a and trans_b or b.shape[1 if trans_b else 0] != k:
         raise ValueError(f"expected matrices that match, got {a.shape}{'ᵀ' * trans_a} and {b.shape}{'ᵀ' * trans_b}")
+    if n_threads < 0:
+        raise ValueError(f"expected a number of threads, or 0, got {n_threads}")
+    if into is not None and not (
+        trans_a and type(into) is np.ndarray and into.dtype == a.dtype and into.shape == (m, n)
+        and cnp.PyArray_ISCARRAY(<cnp.ndarray>into)
+    ):
+        raise ValueError(f"expected a writable C-contiguous matrix of shape {(m, n)} for aᵀb, got {into!r:.80}")
     if m == 0 or n == 0 or k == 0:
-        return np.zeros((m, n), a.dtype)
+        return np.zeros((m, n), a.dtype) if into is None else into
     if engine == PANELS and trans_b and (n <= SINGLE < m or SINGLE < m < min(n, <Py_ssize_t>FEW)):
-        return np.ascontiguousarray(matmul(b, a, False, True).T)  # the other way round there is less to copy
-    out = empty((m, n), a.dtype)
+        return np.ascontiguousarray(matmul(b, a, False, True, n_threads).T)  # the other way round there is less to copy
+    out = empty((m, n), a.dtype) if into is None else into
     if engine == BLAS:
         load()
         check_dimension(max(m, n, k))
@@ -186,14 +197,14 @@ def matmul(a not None, b not None, bint trans_a=False, bint trans_b=False):
                 with nogil:
                     product(dtype, trans_a, trans_b, min(step, m - first), n, min(terms, k - k_0),
                             job.a + (first + k_0 * m if trans_a else first * k + k_0) * item, lda,
-                            <const char *>cnp.PyArray_DATA(right) + (k_0 if trans_b else k_0 * n) * item, ldb, k_0 > 0,
+                            <const char *>cnp.PyArray_DATA(right) + (k_0 if trans_b else k_0 * n) * item, ldb, into is not None or k_0 > 0,
                             job.out + first * n * item, n)
                 PyErr_CheckSignals()
         return out
     job.leaf, job.item, job.m, job.n, job.k = leaf_of(dtype), cnp.PyArray_ITEMSIZE(left), m, n, k
     job.a, job.b = <const char *>cnp.PyArray_DATA(left), <const char *>cnp.PyArray_DATA(right)
-    job.out, job.trans_a, job.trans_b = <char *>cnp.PyArray_DATA(out), trans_a, trans_b
-    cut(&job)
+    job.out, job.trans_a, job.trans_b, job.add = <char *>cnp.PyArray_DATA(out), trans_a, trans_b, into is not None
+    cut(&job, n_threads)
     job.memory = NULL
     if job.size:
         workspace = empty((job.members * job.size // <Py_ssize_t>sizeof(double),), FLOAT)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from .._kernels.matmul import matmul
-from ..checks import as_bool, as_dtype, as_real, check_bytes, check_shape, positive_int
+from ..checks import as_bool, as_dtype, as_real, as_threads, check_bytes, check_shape, positive_int
 from ..tape import Tape, open_tape
 from ..weights import Module, Weights
 from .init import torch_default
@@ -86,12 +86,15 @@ class Linear(Module):
         """Return the names and shapes of the parameters, and with them what options they depend on."""
         return {"weight": (out_features, in_features)} | ({"bias": (out_features,)} if bias else {})
 
-    def __call__(self, x: ArrayLike) -> np.ndarray:
+    def __call__(self, x: ArrayLike, *, n_threads: int | None = None) -> np.ndarray:
         """Return o.
 
         Parameters
         ----------
         x : array_like (..., in_features)
+        n_threads : int, optional
+            Most threads to use. By default as many as pay, of those that `set_num_threads` allows. The result is the
+            same, to the bit.
 
         Returns
         -------
@@ -102,7 +105,7 @@ class Linear(Module):
         TypeError
             If x does not hold real numbers.
         ValueError
-            If its last axis is not of length in_features.
+            If its last axis is not of length in_features, or n_threads is below 1.
 
         Examples
         --------
@@ -111,9 +114,9 @@ class Linear(Module):
         >>> head([[1, 0, 0], [0, 1, 0]]).shape
         (2, 2)
         """
-        return self._apply(self._weights, self._input(x))
+        return self._apply(self._weights, self._input(x), as_threads(n_threads))
 
-    def forward(self, x: ArrayLike) -> tuple[np.ndarray, Tape]:
+    def forward(self, x: ArrayLike, *, n_threads: int | None = None) -> tuple[np.ndarray, Tape]:
         """Return o, and what `backward` needs.
 
         Parameters
@@ -121,6 +124,8 @@ class Linear(Module):
         x : array_like (..., in_features)
             The tape refers to it: leave it as it is until `backward` is done. (If it has to be converted, the tape
             refers to the converted copy.)
+        n_threads : int, optional
+            As in a call.
 
         Returns
         -------
@@ -132,7 +137,7 @@ class Linear(Module):
         TypeError
             If x does not hold real numbers.
         ValueError
-            If its last axis is not of length in_features.
+            If its last axis is not of length in_features, or n_threads is below 1.
 
         Examples
         --------
@@ -142,10 +147,15 @@ class Linear(Module):
         >>> o, tape = Linear(3, 2, rng=0).forward([[1, 0, 0]])
         """
         weights, x = self._weights, self._input(x)
-        return self._apply(weights, x), Tape(self, weights, (x,))
+        return self._apply(weights, x, as_threads(n_threads)), Tape(self, weights, (x,))
 
     def backward(
-        self, tape: Tape, dy: ArrayLike, *, accumulate: Mapping[str, np.ndarray] | None = None
+        self,
+        tape: Tape,
+        dy: ArrayLike,
+        *,
+        accumulate: Mapping[str, np.ndarray] | None = None,
+        n_threads: int | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the gradients of x and of the parameters.
 
@@ -158,6 +168,8 @@ class Linear(Module):
         accumulate : dict of str to numpy.ndarray, optional
             Arrays keyed and shaped like `parameters()`, of the module's dtype and C-contiguous, which the parameters'
             gradients are added to.
+        n_threads : int, optional
+            As in a call.
 
         Returns
         -------
@@ -170,13 +182,12 @@ class Linear(Module):
         TypeError
             If `tape` is not a tape, dy does not hold real numbers, or an array of `accumulate` is not one of those.
         ValueError
-            If dy is not of o's shape, names or shapes of `accumulate` are not the parameters', or the tape is from
-            another module or from before the weights changed.
+            If dy is not of o's shape, names or shapes of `accumulate` are not the parameters', the tape is from
+            another module or from before the weights changed, or n_threads is below 1.
 
         Notes
         -----
-        Everything is checked before any array of `accumulate` changes. The product that is dV takes an array of its
-        own, and is added from there.
+        Everything is checked before any array of `accumulate` changes; Ctrl-C in the middle leaves them half added to.
 
         Examples
         --------
@@ -188,19 +199,17 @@ class Linear(Module):
         ([[10.0, 20.0, 30.0]], [10.0])
         """
         (x,) = open_tape(tape, self)
-        V = tape._weights["weight"]
+        V, threads = tape._weights["weight"], as_threads(n_threads)
         dy = as_real(dy, self.dtype, "dy")
         check_shape(dy.shape, (*x.shape[:-1], self.out_features), "dy")
-        grads = {} if accumulate is None else self._grads(tape._weights, accumulate)
+        grads: dict[str, Any] = {} if accumulate is None else self._grads(tape._weights, accumulate)
         rows, drows = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        dx = matmul(drows, V).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
-        found = {"weight": matmul(drows, rows, trans_a=True)}  # (1') dV = Σ_t do_t h_tᵀ
+        dx = matmul(drows, V, n_threads=threads).reshape(x.shape)  # (1') dh_t = Vᵀ do_t
+        dV = grads.get("weight")
+        grads["weight"] = matmul(drows, rows, True, n_threads=threads, into=dV)  # (1') dV = Σ_t do_t h_tᵀ
         if self.bias:
-            found["bias"] = _column_sums(drows)  # (1') dc = Σ_t do_t
-        if accumulate is None:
-            return dx, found
-        for name, array in found.items():
-            grads[name] += array
+            sums = _column_sums(drows)  # (1') dc = Σ_t do_t
+            grads["bias"] = sums if accumulate is None else np.add(grads["bias"], sums, out=grads["bias"])
         return dx, grads
 
     def _input(self, x: ArrayLike) -> np.ndarray:
@@ -209,8 +218,8 @@ class Linear(Module):
             raise ValueError(f"expected x of shape (..., {self.in_features}), got {x.shape}")
         return x
 
-    def _apply(self, weights: Weights, x: np.ndarray) -> np.ndarray:
-        o = matmul(x.reshape(-1, self.in_features), weights["weight"], trans_b=True)  # (1) o_t = V h_t + c
+    def _apply(self, weights: Weights, x: np.ndarray, n_threads: int) -> np.ndarray:
+        o = matmul(x.reshape(-1, self.in_features), weights["weight"], False, True, n_threads)  # (1) o_t = V h_t + c
         if self.bias:
             o += weights["bias"]
         return o.reshape(*x.shape[:-1], self.out_features)
