@@ -852,7 +852,7 @@ class _Recurrent(Module, Generic[State]):
             return results
         norms = self._norms(squares, T, ragged)
         if finite:
-            self._check_finite(dx, dstates, grads, norms)
+            self._check_finite({"dx": dx}, dstates, grads, norms)
         return (*results, norms if len(norms) > 1 else norms[0]) if flows else results
 
     def _run_back(
@@ -909,10 +909,12 @@ class _Recurrent(Module, Generic[State]):
 
         return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*squares, strict=True))
 
-    def _check_finite(self, dx: np.ndarray, dstates: States, grads: dict[str, np.ndarray], norms: States) -> None:
+    def _check_finite(
+        self, of_input: dict[str, np.ndarray], dstates: States, grads: dict[str, np.ndarray], norms: States
+    ) -> None:
         """Raise if a gradient is not finite, with the times at which the states' began not to be."""
-        named = [("dx", dx), *[(f"d{name}_0", s) for name, s in zip(self._state_names, dstates, strict=True)]]
-        bad = [name for name, array in [*named, *grads.items()] if not np.isfinite(array).all()]
+        of_states = {f"d{name}_0": s for name, s in zip(self._state_names, dstates, strict=True)}
+        bad = [name for name, array in (of_input | of_states | grads).items() if not np.isfinite(array).all()]
         if not bad:
             return
         began = []

@@ -441,3 +441,19 @@ def test_one_token():
             stream.step(wrong)
     with pytest.raises(ValueError, match="expected a layer that runs forwards in time"):
         make("GRU", {}, 5, 4, 3, direction="bidirectional").stream()
+
+
+@pytest.mark.parametrize("kind", [rc.RNN, rc.LSTM])
+def test_check_finite_names_the_gradients(kind):
+    model = Embedded(Embedding(5, 3, rng=0), kind(3, 4, rng=1))
+    y, _, tape = model.forward([[2, 0], [2, 1], [3, 3]])
+    dy = np.ones_like(y)
+    plain, *_, flow = model.backward(tape, dy, flow=True)
+    checked = model.backward(tape, dy, flow=True, check_finite=True)
+    assert equal(as_tuple(checked[0]), as_tuple(plain)) and equal(as_tuple(checked[-1]), as_tuple(flow))
+    assert len(model.backward(tape, dy, check_finite=True)) == 3
+    dy[1, 0, 2] = np.nan
+    with pytest.raises(ValueError, match=r"in embedding.weight, dh_0, .*weight_ih_l0.*dh_t of l0 from t = 1 on"):
+        model.backward(tape, dy, check_finite=True)
+    with pytest.raises(TypeError, match="check_finite"):
+        model.backward(tape, dy, check_finite=1)

@@ -230,6 +230,7 @@ class Embedded(Generic[State]):
         *,
         accumulate: tuple[Mapping[str, np.ndarray] | None, Mapping[str, np.ndarray] | None] | None = None,
         flow: bool = False,
+        check_finite: bool = False,
         n_threads: int | None = None,
     ) -> Any:
         """Propagate gradients back through time, from those of `y` and of the final state.
@@ -238,7 +239,7 @@ class Embedded(Generic[State]):
         ----------
         tape : Tape
             From `forward`; may be used again.
-        dy, dstate, flow, n_threads
+        dy, dstate, flow, check_finite, n_threads
             As for the layer's `backward`.
         accumulate : (embedding_grads, layer_grads), optional
             Arrays which the gradients of the two modules' parameters are added to: dicts keyed and shaped like
@@ -257,7 +258,8 @@ class Embedded(Generic[State]):
         Raises
         ------
         TypeError, ValueError
-            As the layer's `backward` does; TypeError if `accumulate` is no pair.
+            As the layer's `backward` does; TypeError if `accumulate` is no pair. The name of the embedding's gradient
+            is "embedding.weight" where `check_finite` says which are not finite.
 
         Notes
         -----
@@ -278,19 +280,23 @@ class Embedded(Generic[State]):
             got = f"{len(accumulate)} of them" if isinstance(accumulate, tuple | list) else type(accumulate).__name__
             raise TypeError(f"expected accumulate as (embedding_grads, layer_grads), got {got}")
         of_embedding, of_layer = (None, None) if accumulate is None else accumulate
+        flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
         layer, weights = self.layer, self._over(tape._weights, rows)
         packs = layer._packs(weights)[: len(layer._directions)]
         suffixes = layer._suffixes[: len(packs)]
         tables = {"table" + s: layer._cell.dtable(pack) for s, pack in zip(suffixes, packs, strict=True)}
         embedding_grads = self.embedding._grads(tape._weights.embedding, of_embedding)
-        _, dstates, grads, *flows = layer._back(
-            weights, kept, dy, dstate, of_layer, flow, False, as_threads(n_threads), tables
+        _, dstates, grads, *norms = layer._back(
+            weights, kept, dy, dstate, of_layer, flows or finite, False, as_threads(n_threads), tables
         )
         fresh = of_layer is None and len(used) > 0
         for s, pack in zip(suffixes, packs, strict=True):
             dE = layer._cell.rows_backward(pack, grads.pop("table" + s), grads["weight_ih" + s], fresh)
             embedding_grads["weight"][used] += dE
-        return dstates, embedding_grads, grads, *flows
+        if finite:
+            states, of_states = (value if isinstance(value, tuple) else (value,) for value in (dstates, norms[0]))
+            layer._check_finite({"embedding.weight": embedding_grads["weight"]}, states, grads, of_states)
+        return (dstates, embedding_grads, grads, *(norms if flows else ()))
 
     def stream(self, batch_size: int = 1) -> Stream[State]:
         """Return a stream over tokens: `batch_size` sequences that move on step by step, with a state of their own.
