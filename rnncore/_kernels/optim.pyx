@@ -4,6 +4,7 @@ of squares that clipping needs; the softmax of a loss."""
 import numpy as np
 
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdlib cimport free, malloc
 
@@ -17,6 +18,7 @@ cnp.import_array()
 cdef enum:
     PART = 1 << 13          # elements that a thread takes at a time
     SHARE = 1 << 16         # and for which one is woken
+    LOOK = 1 << 22          # numbers of a softmax between two looks for Ctrl-C
 
 cdef struct Pass:
     const Leaf *leaf
@@ -165,12 +167,17 @@ def softmax(y not None, parts not None, double scale):
     cdef const Leaf *leaf = leaf_for(array)
     cdef unsigned long mode
     cdef double (*of_rows)[2]
+    cdef Py_ssize_t n, C, step, first
     if array.ndim != 2 or cnp.PyArray_TYPE(both) != cnp.NPY_DOUBLE or both.ndim != 2 or both.shape[0] != array.shape[0] \
             or both.shape[1] != 2:
         raise ValueError(f"expected rows, and float64 (rows, 2), got {y.shape} and {parts.dtype} {parts.shape}")
     of_rows = <double (*)[2]>cnp.PyArray_DATA(both)
-    if array.shape[1]:
+    n, C = array.shape[0], array.shape[1]
+    step = max(LOOK // max(C, <Py_ssize_t>1), <Py_ssize_t>1)
+    for first from 0 <= first < (n if C else 0) by step:
         with nogil:
             mode = denormals_flush()
-            leaf.softmax(cnp.PyArray_DATA(array), of_rows, array.shape[0], array.shape[1], scale)
+            leaf.softmax(<char *>cnp.PyArray_DATA(array) + first * C * cnp.PyArray_ITEMSIZE(array), of_rows + first,
+                         min(step, n - first), C, scale)
             denormals_restore(mode)
+        PyErr_CheckSignals()
