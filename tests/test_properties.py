@@ -356,3 +356,25 @@ def test_ctrl_c_is_answered_inside_a_linear_layer(engine):
     assert any(interrupted_inside(lambda: linear(x), after) for after in shares)
     assert any(interrupted_inside(lambda: linear.backward(tape, y), 2 * after) for after in shares)
     assert np.array_equal(linear(x), y)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_what_a_handler_raises_is_not_lost(monkeypatch):
+    """Wherever a pass is when the signal comes: in its kernels, or where these ask which thread they are in."""
+    lost, raised = [], 0
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    layer = rc.LSTM(256, 256, num_layers=6, rng=0)
+    y, _, tape = layer.forward(np.zeros((8, 16, 256)))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for k in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00005 * (k % 100))
+                layer.backward(tape, y, n_threads=1)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                raised += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert raised == 200 and not lost

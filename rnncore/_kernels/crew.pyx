@@ -15,6 +15,7 @@ from .pool cimport (
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # leaves the exception where the caller of all this finds it
     void *PyErr_Occurred()
+    unsigned long PyThread_get_thread_ident()
 
 MOST_THREADS = POOL_MOST
 
@@ -42,7 +43,10 @@ cdef double now() noexcept nogil:
 
 
 cdef bint main_thread() noexcept with gil:
-    return threading.current_thread() is threading.main_thread()
+    """Whether this is the main thread; by attributes alone, for a signal's handler could run in any Python code, and what it
+    raises would be lost here."""
+    ident = getattr(getattr(threading, "_main_thread", None), "_ident", None)
+    return ident is None or ident == PyThread_get_thread_ident()
 
 
 cdef bint signal_raised() noexcept with gil:
