@@ -383,6 +383,7 @@ def test_rows_of_a_stream_and_where_steps_go():
     assert equal(shared[:5], want)
 
 
+@pytest.mark.skipif(runtime.engine == "blas", reason="the same bits are the panels engine's promise")
 def test_a_stream_sees_what_changes():
     model = make("GRU", {}, 5, 4, 3)
     stream = model.stream()
