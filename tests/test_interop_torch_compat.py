@@ -968,3 +968,20 @@ def test_mistakes_with_cells(kind):
         compare(call)
     for x in (None, [1.0], "x", torch.ones(2, 3, dtype=torch.int64)):
         compare(lambda lib, x=x: getattr(lib, kind)(3, 4)(x))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "LSTMCell"])
+@pytest.mark.parametrize("what", ["input", "weights"])
+def test_data_set_between_forward_and_backward_does_not_count(kind, what):
+    """As for PyTorch's modules: gradients are those of the numbers that the forward pass read."""
+    torch.manual_seed(0)
+    module = getattr(ours, kind)(3, 4).double()
+    x = torch.randn(*((5, 2, 3) if kind in ("RNN", "LSTM", "GRU") else (2, 3)), dtype=torch.double, requires_grad=True)
+    result = module(x)
+    loss = (result[0] if isinstance(result, tuple) else result).pow(2).sum()
+    of = [x, *module.parameters()]
+    before = torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True)
+    for tensor in of[:1] if what == "input" else of[1:]:
+        tensor.data = tensor.data - 0.5
+    after = torch.autograd.grad(loss, of, allow_unused=True)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(before, after, strict=True))

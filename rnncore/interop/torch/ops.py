@@ -169,7 +169,7 @@ class Recurrence(torch.autograd.Function):
             if ctx.kept is None:
                 kept = plan.kept_on(tape, input, weights, batch_sizes)
             else:
-                kept = plan.at_present(ctx.kept, input, weights)
+                kept = plan.at_present(ctx.kept)
             if not torch._C._autograd._get_current_graph_task_keep_graph():
                 ctx.kept, ctx.others = None, ()
             dinput, dstates, dweights = plan.backward(kept, dy, dhx, key)

@@ -146,12 +146,13 @@ class Rows(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a forward pass keeps for its backward pass: of each layer the input, and what each direction keeps; where
-    the first layer's input and the weights lay, unless they are those of now."""
+    """What a forward pass keeps for its backward pass: of each layer the input, and what each direction keeps; the
+    first layer's input and the weights, as tensors of its own, which no `.data =` changes, and where they lay."""
 
     rows: Rows
     weights: Weights
     layers: Sequence[tuple[np.ndarray, Any]]
+    given: Sequence[Tensor] = ()
     places: Sequence[int] = ()
 
 
@@ -348,24 +349,26 @@ class Plan:
     ) -> tuple[Tensor, list[Tensor], Kept]:
         """The same, with what `backward` needs."""
         rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
-        places = [tensor.data_ptr() for tensor in (input, *tensors)]
+        given = [tensor.detach() for tensor in (input, *tensors)]
+        input, places = given[0], [tensor.data_ptr() for tensor in given]
         if self.plain(rows, key):
             stack = weights.stack or self.layer._stack(weights)
             quick = stack.taped(self.view(input, rows), self.arrays(hx), False, sys.maxsize, self.threads(input.shape))
             if quick is not None:
                 y, finals, layers = quick
-                return self.given(y, rows), self.tensors(finals), Kept(rows, weights, layers, places)
+                return self.given(y, rows), self.tensors(finals), Kept(rows, weights, layers, given, places)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
         threads = self.threads(input.shape)
         layers = self.layer._run(weights, x, initial, finals, y, threads, rows.ragged, True, dropout_key(key))
-        return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers, places)
+        return self.given(y, rows), self.states(finals, rows), Kept(rows, weights, layers, given, places)
 
-    def at_present(self, kept: Kept, input: Tensor, tensors: Sequence[Tensor]) -> Kept:
+    def at_present(self, kept: Kept) -> Kept:
         """Return what `forward` kept, with input and weights where they lie now: who shards a model frees the memory of
         weights after each pass, and puts them elsewhere for the next."""
-        if [tensor.data_ptr() for tensor in (input, *tensors)] == kept.places:
+        if [tensor.data_ptr() for tensor in kept.given] == kept.places:
             return kept
+        input, *tensors = kept.given
         (_, lowest), *above = kept.layers
         x = np.ascontiguousarray(self.view(input, kept.rows))
         return Kept(kept.rows, self.weights(tensors), ((x, lowest), *above))
@@ -374,7 +377,7 @@ class Plan:
         self, kept: Kept, dy: Tensor | None, dhx: Sequence[Tensor | None], key: Tensor | None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
-        rows, weights, layers, _ = kept
+        rows, weights, layers, *_ = kept
         threads = self.threads(layers[0][0].shape)
         if self.plain(rows, key):
             stack = weights.stack or self.layer._stack(weights)
