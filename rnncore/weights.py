@@ -307,6 +307,7 @@ class Module:
                 if isinstance(array, np.ndarray):
                     what += f" of {array.dtype}" + ("" if array.flags.writeable else ", read-only")
                     what += "" if array.flags.c_contiguous else f", of strides {array.strides}"
+                    what += "" if array.flags.aligned else ", not aligned"
                 raise TypeError(
                     f"expected accumulate[{name!r}] to be a writable C-contiguous array of {self.dtype}, got {what}"
                 )
