@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
 import warnings
 from functools import partial
 from importlib import import_module
@@ -985,3 +987,18 @@ def test_data_set_between_forward_and_backward_does_not_count(kind, what):
         tensor.data = tensor.data - 0.5
     after = torch.autograd.grad(loss, of, allow_unused=True)
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+LOOK = """
+import importlib.util, torch, rnncore.interop.torch as ours
+importlib.util.find_spec("torch.utils.flop_counter")
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    ours.LSTM(8, 8)(torch.zeros(4, 2, 8))
+print(counter.get_total_flops())
+"""
+
+
+def test_a_mere_look_for_a_module_does_not_hide_it():
+    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True)
+    assert done.stdout == "8192\n", done.stderr

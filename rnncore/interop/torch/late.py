@@ -15,17 +15,22 @@ class Waiting(MetaPathFinder):
     """Calls `tell` with the module of this name when it has been imported."""
 
     def __init__(self, name: str, tell: Callable[[ModuleType], None]) -> None:
-        self.name, self.tell = name, tell
+        self.name, self.tell, self.asking = name, tell, False
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != self.name:
+        if name != self.name or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self.asking = True
+        try:
+            spec = find_spec(name)  # of the others
+        finally:
+            self.asking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_tell(module: ModuleType) -> None:
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 execute(module)
                 self.tell(module)
 
