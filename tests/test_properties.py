@@ -378,3 +378,35 @@ def test_what_a_handler_raises_is_not_lost(monkeypatch):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert raised == 200 and not lost
+
+
+@pytest.mark.parametrize("kind,options", [("LSTM", {"proj_size": 96}), ("LSTM", {"peephole": True}), ("GRU", {})])
+def test_steps_and_gradients_that_are_cut(kind, options, engine):
+    """A step of more sequences than are done at once, backwards, is that of a few at a time: gradients add up."""
+    layer, N, few = getattr(rc, kind)(160, 128, rng=0, **options), 9_000, 1_500
+    x = np.random.default_rng(1).standard_normal((1, N, 160)).astype(np.float32)
+    state = as_tuple(layer(x, return_sequence=False)[1])
+    y, _, tape = layer.forward(x, state if len(state) > 1 else state[0])
+    dy = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
+    dx, _, grads = layer.backward(tape, dy)
+    total = {name: np.zeros(g.shape) for name, g in grads.items()}
+    for n in range(0, N, few):
+        part = slice(n, n + few)
+        before = tuple(s[:, part] for s in state)
+        some, _, of_some = layer.forward(x[:, part], before if len(before) > 1 else before[0])
+        d_some, _, g_some = layer.backward(of_some, dy[:, part])
+        np.testing.assert_allclose(some, y[:, part], rtol=0, atol=0 if engine == "panels" else 1e-5)
+        np.testing.assert_allclose(d_some, dx[:, part], rtol=0, atol=0 if engine == "panels" else 1e-5)
+        for name, g in g_some.items():
+            total[name] += g
+    for name, g in grads.items():
+        np.testing.assert_allclose(g, total[name], rtol=0, atol=1e-5 * np.abs(total[name]).max())
+    assert dx.any() and all(g.any() for g in grads.values())
+
+
+def test_sums_of_a_very_wide_layer_are_those_of_one_sequence():
+    """W_ih of more than 8 MB, which blocks of its own size are for."""
+    rnn = rc.RNN(2100, 1100, rng=0)
+    x = np.random.default_rng(1).standard_normal((50, 6, 2100)).astype(np.float32)
+    y = rnn(x)[0]
+    assert y.any() and all(np.array_equal(rnn(x[:, n : n + 1])[0], y[:, n : n + 1]) for n in (0, 5))

@@ -309,3 +309,12 @@ def test_squared_error_bad_input() -> None:
         mean_squared_error(y, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reduction"):
         mean_squared_error(y, y, reduction="average")
+
+
+def test_so_many_classes_that_rows_are_cut():
+    """Into slices of 2**22 numbers: three of these rows, and the rest."""
+    z = np.random.default_rng(0).standard_normal((7, 1_200_000)).astype(np.float32)
+    loss, dz = softmax_cross_entropy(z, np.arange(7))
+    alone = [softmax_cross_entropy(z[k : k + 1], [k]) for k in range(7)]
+    assert loss == pytest.approx(sum(of_row for of_row, _ in alone), rel=1e-6)
+    assert all(np.array_equal(dz[k], of_row[0]) and of_row.any() for k, (_, of_row) in enumerate(alone))
