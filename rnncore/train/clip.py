@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -138,15 +138,16 @@ def _place(array: np.ndarray) -> Place:
     """Return where an array's elements lie, whatever their shape and order: from which address up to which, the dtype,
     and strides and lengths of the fewest axes that reach all of them."""
     start, axes = address(array), [(array.itemsize, array.size)]
-    if not array.flags.forc:
-        axes = [(array.itemsize, 1)]
-        for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
-            inner, of_inner = axes[-1]
-            if stride == inner * of_inner:
-                axes[-1] = inner, of_inner * length
-            else:
-                axes.append((stride, length))
-        start += sum(min(s, 0) * (n - 1) for s, n in zip(array.strides, array.shape, strict=True))
+    if array.flags.forc:
+        return start, start + array.nbytes, array.dtype.char, tuple(axes)
+    axes = [(array.itemsize, 1)]
+    for stride, length in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        inner, of_inner = axes[-1]
+        if stride == inner * of_inner:
+            axes[-1] = inner, of_inner * length
+        else:
+            axes.append((stride, length))
+    start += sum(min(s, 0) * (n - 1) for s, n in zip(array.strides, array.shape, strict=True))
     end = start + sum(stride * (length - 1) for stride, length in axes) + array.itemsize if array.size else start
     return start, end, array.dtype.char, tuple(axes)
 
@@ -157,8 +158,10 @@ def _check_apart(found: Mapping[Place, np.ndarray]) -> None:
     if all(one[1] <= next_[0] for one, next_ in pairwise(places)):
         return
     for k, place in enumerate(places):
-        for other in places[k + 1 :]:
-            if other[0] < place[1] and np.shares_memory(found[place], found[other]):
+        for other in islice(places, k + 1, None):
+            if other[0] >= place[1]:
+                break
+            if np.shares_memory(found[place], found[other]):
                 shapes = f"{found[place].shape} and {found[other].shape}"
                 raise ValueError(f"expected gradients in memory of their own, got two that share some, of {shapes}")
 

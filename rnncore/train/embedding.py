@@ -14,6 +14,8 @@ from ..weights import Module, Weights
 
 __all__ = ["Embedding"]
 
+SORT_FROM = 4096  # vectors from which on sorting a few tokens is faster than marking them among all
+
 _BLOCK = 65536  # elements that `_scatter` adds at a time: indices and float64 copies stay in the cache
 
 
@@ -193,7 +195,7 @@ class Embedding(Module):
     def _used(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return, for each of the tokens, its place among those that occur, and these."""
         V = self.num_embeddings
-        if V > 8 * tokens.size:
+        if V > max(8 * tokens.size, SORT_FROM):
             used, places = np.unique(tokens, return_inverse=True)
             return places.reshape(tokens.shape), used
         occurs = np.zeros(V, np.intp)
