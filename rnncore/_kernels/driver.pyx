@@ -63,7 +63,7 @@ cdef enum:
 BLOCK_ROWS = BLAS_ROWS
 
 cdef double STEP_WORK = 1e9    # floating-point operations of a step's products done at once: 10 to 50 ms
-cdef double SLICE_WORK = 2e7   # the same of the panels engine's forwards
+cdef double SLICE_WORK = 2e8   # the same of the panels engine's forwards: the first of a slice's panels is fetched by none
 
 # Panels: rows of a block, unless the sums over x take more than so many bytes, which are to stay in the second-level cache
 # until the step that needs them.
