@@ -404,9 +404,14 @@ def test_steps_and_gradients_that_are_cut(kind, options, engine):
     assert dx.any() and all(g.any() for g in grads.values())
 
 
-def test_sums_of_a_very_wide_layer_are_those_of_one_sequence():
-    """W_ih of more than 8 MB, which blocks of its own size are for."""
-    rnn = rc.RNN(2100, 1100, rng=0)
-    x = np.random.default_rng(1).standard_normal((50, 6, 2100)).astype(np.float32)
-    y = rnn(x)[0]
-    assert y.any() and all(np.array_equal(rnn(x[:, n : n + 1])[0], y[:, n : n + 1]) for n in (0, 5))
+@pytest.mark.parametrize("T,N", [(50, 6), (3, 150)])
+def test_sums_of_a_very_wide_layer_are_those_of_one_sequence(T, N):
+    """W_ih of more than 8 MB, which blocks of their own size are for, and parts of the batch."""
+    rnn, rng = rc.RNN(2100, 1100, rng=0), np.random.default_rng(1)
+    x, lengths = rng.standard_normal((T, N, 2100)).astype(np.float32), rng.integers(0, T + 1, N)
+    lengths[[0, N - 1]] = T
+    y, ragged = rnn(x)[0], rnn(x, lengths=lengths)[0]
+    for n in {0, N // 2, N * 2 // 3, N - 1}:
+        alone = rnn(x[:, n : n + 1])[0]
+        assert alone.any() and np.array_equal(alone, y[:, n : n + 1])
+        assert np.array_equal(alone[: lengths[n], 0], ragged[: lengths[n], n])

@@ -54,7 +54,7 @@ cdef extern from *:
 
 cdef enum:
     FAR_WEIGHTS = 1 << 23  # panels: bytes of W_ih from which on reading it takes longer than sums that leave the cache, and
-    FAR_ROWS = 128         # rows of a block then
+    FAR_ROWS = 128         # rows of a block then, of at least two steps
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     SMALL = 32768      # bytes of workspace that go on the stack
     LEAST_ROWS = 48    # that a step is cut into
@@ -505,7 +505,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, rows, z_rows, bounds, each, inner, gates
+    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, at_once, rows, z_rows, bounds, each, inner, gates
     cdef Py_ssize_t state[MAX_STATES]
     cdef Py_ssize_t all_rows = row_at(schedule, T), CH = run.cell.columns * run.H
     cdef Job job
@@ -526,21 +526,21 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
 
     rows = (N + max(members // count, 1) - 1) // max(members // count, 1)
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
-    most = BLAS_ROWS
+    most = at_once = BLAS_ROWS
     if run.engine == PANELS:
         most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
-        most = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
+        most = at_once = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
         if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item > FAR_WEIGHTS:
-            most = max(most, <Py_ssize_t>FAR_ROWS)
+            most, at_once = max(most, <Py_ssize_t>FAR_ROWS), FAR_ROWS // 2
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:
         job.chunks = (N + rows - 1) // rows
-        job.chunks *= (rows + most - 1) // most
+        job.chunks *= (rows + at_once - 1) // at_once
         rows = (N + job.chunks - 1) // job.chunks
         if schedule.offsets == NULL:
             job.rows, job.chunks = rows, (N + rows - 1) // rows
         else:
-            job.rows = min(most, N)
+            job.rows = min(at_once, N)
     job.block = max(most // job.rows, 1)
     job.fused = run.engine == PANELS and run.tokens == NULL and (job.block == 1 or fuses(run, job.rows))
     job.block = T if job.fused else min(job.block, T)
