@@ -28,7 +28,8 @@ if sanitizers:
     compile_args += [*flags, "-fno-sanitize-recover=all", "-g"]
     link_args += flags
 elif sys.platform == "linux" and not debug and os.environ.get("RNNCORE_PROFILE", "") != "1":
-    link_args.append("-Wl,--strip-all")  # a tenth of the package would be names
+    # a tenth of the package would be names, and pages that are half empty
+    link_args += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
 
 
 def extension(name: str, *sources: str) -> Extension:

@@ -285,27 +285,36 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
     }
 #if REGISTERS == 32
 #define PLAIN_ROWS 6
-PLAIN(4, 4) PLAIN(5, 4) PLAIN(6, 4)
+PLAIN(4, 4) PLAIN(5, 4) PLAIN(6, 4) PLAIN(6, 3)
+#define PLAIN_6x3(stem) NAME(stem##_6x3)
 #else
 #define PLAIN_ROWS 3
+#define PLAIN_6x3(stem) NULL
 #endif
 PLAIN(1, 1) PLAIN(1, 2) PLAIN(1, 3) PLAIN(1, 4)
 PLAIN(2, 1) PLAIN(2, 2) PLAIN(2, 3) PLAIN(2, 4)
 PLAIN(3, 1) PLAIN(3, 2) PLAIN(3, 3) PLAIN(3, 4)
+PLAIN(6, 1) PLAIN(6, 2)
+PLAIN(12, 1)
 #undef PLAIN
 
 typedef void (*NAME(plain_function))(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b,
                                      ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add);
 
-/* Rows of the next tile of a product with a strip of `width` columns, where `left` are left. */
+/* Rows of the next tile of a product with a strip of `width` columns, where `left` are left: tiles as equal as can be. Of a
+   narrow strip 6 or 12, or there would be fewer sums than products that a core has at work at a time. */
 INLINE ptrdiff_t NAME(plain_rows)(ptrdiff_t left, ptrdiff_t width)
 {
+    if (width <= WIDTH && left >= 12)
+        return 12;
+    if ((width <= 2 * WIDTH || (width == 3 * WIDTH && PLAIN_ROWS == 6)) && left >= 6)
+        return 6;
     const ptrdiff_t most = width > 3 * WIDTH ? PLAIN_ROWS : 3, tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
 /* One tile of so many rows, with a strip b (K, width). */
-INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][3], ptrdiff_t rows, real *out,
+INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][12], ptrdiff_t rows, real *out,
                         ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t width,
                         ptrdiff_t K, int add)
 {
@@ -325,9 +334,10 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
     PLAIN_FEW(stem)
 #endif
 #define PLAIN_FEW(stem)                                                                                                \
-    static const NAME(plain_function) few[3][3] = {{NAME(stem##_1x1), NAME(stem##_2x1), NAME(stem##_3x1)},             \
-                                                   {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2)},             \
-                                                   {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3)}};
+    static const NAME(plain_function) few[3][12] = {                                                                   \
+        {NAME(stem##_1x1), NAME(stem##_2x1), NAME(stem##_3x1), [5] = NAME(stem##_6x1), [11] = NAME(stem##_12x1)},      \
+        {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2), [5] = NAME(stem##_6x2)},                                \
+        {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3), [5] = PLAIN_6x3(stem)}};
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
    from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows of b are
@@ -349,7 +359,7 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                     memcpy(side + j * K + k * STRIP, b + k * b_row + j,
                            (size_t)(columns - j < STRIP ? columns - j : STRIP) * sizeof(real));
             for (ptrdiff_t m = m_0, rows; m < m_1; m += rows) {
-                rows = NAME(plain_rows)(m_1 - m, columns);
+                rows = NAME(plain_rows)(m_1 - m, far ? STRIP : columns);
                 for (ptrdiff_t k = 0; far && k < K; k++) {
                     const real *of_k = a + k * a_row + m;
                     __builtin_prefetch(of_k + 3 * STRIP_AHEAD * a_row, 0, 3);
@@ -448,6 +458,7 @@ static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, 
 #undef PART
 #undef PLAIN_TABLES
 #undef PLAIN_FEW
+#undef PLAIN_6x3
 #undef REGISTERS
 #undef KEEP
 
