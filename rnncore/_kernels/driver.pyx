@@ -67,9 +67,10 @@ cdef double SLICE_WORK = 2e8   # the same of the panels engine's forwards: the f
 
 # Panels: rows of a block, unless the sums over x take more than so many bytes, which are to stay in the second-level cache
 # until the step that needs them.
-cdef Py_ssize_t panel_rows = second_level_cache() // (1 << 14), panel_bytes = second_level_cache() // 2
+cdef Py_ssize_t near_bytes = second_level_cache()
+cdef Py_ssize_t panel_rows = near_bytes // (1 << 14), panel_bytes = near_bytes // 2
 
-side_strips = second_level_cache() // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
+side_strips = near_bytes // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
 
 engine = PANELS
 
@@ -464,10 +465,12 @@ cdef inline Py_ssize_t weight_bytes(const Run *run) noexcept nogil:
 
 cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
     """Whether a crew is faster by rows than by units: where each member gets rows enough for a tile, and the weights,
-    which each member then reads all of, stay in its own cache or are read for many rows at once."""
+    which each member then reads all of, stay in its own cache or are read for several tiles at once."""
     cdef Py_ssize_t teams = max(members // count, 1), rows = (run.schedule.N + teams - 1) // teams
     cdef Py_ssize_t weights = weight_bytes(run)
-    return members <= count or rows >= 48 or rows >= 4 and weights <= (1 << 20) or panels(run.vectors) < teams
+    if members <= count or panels(run.vectors) < teams:
+        return True
+    return rows >= 24 or rows >= 6 and weights <= near_bytes or rows >= 4 and weights <= (1 << 20)
 
 
 cdef bint fuses(const Run *run, Py_ssize_t rows) noexcept nogil:
