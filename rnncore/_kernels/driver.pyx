@@ -341,6 +341,7 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
     cdef int p
     cdef Step s
     memset(&s, 0, sizeof(s))
+    s.who = part.who
     for b in range(blocks(schedule, job.block)):
         t_0 = (blocks(schedule, job.block) - 1 - b if schedule.reverse else b) * job.block
         t_1 = min(t_0 + job.block, schedule.T)
@@ -562,7 +563,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         job.x_size = (job.rows if job.fused else job.block * job.rows) * run.I * run.item
     each = 0
     for k in range(run.cell.states):
-        state[k] = 2 * N * run.width[k] * run.item
+        state[k] = (2 * N * run.width[k] * run.item + 63) // 64 * 64
         if run.tape or T == 1 and schedule.offsets == NULL:
             state[k] = 0
         each += state[k]
@@ -571,7 +572,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     each += inner + gates
     bounds = job.chunks + N // job.rows + 2
     shares = members * 2 * sizeof(Counter) + bounds * sizeof(Py_ssize_t)
-    shares += 128 + (members if job.by_rows else count) * job.z_size
+    shares += 192 + (members if job.by_rows else count) * job.z_size
     shares += (members if job.by_rows or job.fused else count) * job.x_size
     needed = shares + count * each
     memory = small
@@ -590,7 +591,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         job.bounds = <Py_ssize_t *>(memory + members * 2 * sizeof(Counter))
         job.z = <char *>((<uintptr_t>(job.bounds + bounds) + 63) & ~<uintptr_t>63)
         job.x = job.z + (members if job.by_rows else count) * job.z_size
-        at = memory + shares
+        at = job.x + (members if job.by_rows or job.fused else count) * job.x_size
+        at = <char *>((<uintptr_t>at + 63) & ~<uintptr_t>63)  # whose lines two members share where they need not
         for r in range(count):
             if not run.tape:
                 for k in range(run.cell.states):

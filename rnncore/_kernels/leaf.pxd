@@ -35,7 +35,7 @@ cdef extern from "simd/leaf.h":
         const void *bias_hh
         const void *peephole
         Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride
-        bint backwards
+        bint backwards, shared
 
     cdef struct Sgd "sgd":
         double rate, decay, momentum, gain

@@ -119,6 +119,7 @@ cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept no
     step.panels, step.panels_ih, step.bias = run.panels_hh, run.panels_ih, run.panels_bias
     step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
+    step.shared = s.who.size > 1
 
 
 cdef void project_panels(const Run *run, const Step *s) noexcept nogil:
@@ -127,6 +128,7 @@ cdef void project_panels(const Run *run, const Step *s) noexcept nogil:
     step.h, step.y, step.y_stride = s.after[0], s.y if run.cell.output != SOFTMAX else NULL, run.y_stride
     step.x, step.I, step.bias, step.panels_ih = s.inner, run.H, run.panels_b_hr, run.panels_hr
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.width[0], s.v_0, s.v_1, s.backwards
+    step.shared = s.who.size > 1
     run.leaf.rnn_step[run.cell.output if run.cell.output != SOFTMAX else IDENTITY](&step)           # (8), (3) (4)
 
 

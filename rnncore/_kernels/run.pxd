@@ -32,7 +32,7 @@ cdef struct Step:
     Py_ssize_t n
     Py_ssize_t v_0, v_1
     bint backwards              # from v_1 down to v_0: by turns, for the cache's sake
-    Member who                  # backward: who does it, which share of the units
+    Member who                  # who does it, and backward which share of the units
     const char *x               # (n, I)    panels: if not NULL, the step does all of its sums itself; else
     const char *z               # sums over x, of which this step's begin at `row` of each vector's `rows`
     Py_ssize_t row, rows

@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #define ISA avx2
 #define VECTOR_BYTES 32
-#define TARGET "avx2,fma"
+#define TARGET "avx2,fma,prfchw"
 #include "target_begin.h"
 #include "tables.h"
 #include "target_end.h"

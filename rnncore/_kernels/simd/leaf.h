@@ -79,15 +79,16 @@ typedef void (*project_function)(void *z, const void *bias, const void *a, const
    at `row` of z (vectors, rows); or, if x (n, I) is not NULL, the step forms them itself from x, bias and panels_ih. Reads
    h_before (n, K) and c_before (n, H), writes h and c (n, H); h also to y, whose rows are y_stride apart, and the
    activated gates to `gates` as for the functions above, unless these are NULL. Without `panels` there is no recurrent
-   part, and there must be x. An LSTM's peephole, unless NULL, holds i f o of WIDTH units after WIDTH units, scaled as the gates. A GRU's bias_hh
-   is that of s_n. `inner` (n, H) is r * h_before of a GRU that resets before the product. `backwards` takes the units from
-   the last to the first: steps that do so by turns find the weights that the one before read last still in the cache. */
+   part, and there must be x. An LSTM's peephole, unless NULL, holds i f o of WIDTH units after WIDTH units, scaled as the
+   gates. A GRU's bias_hh is that of s_n. `inner` (n, H) is r * h_before of a GRU that resets before the product.
+   `backwards` takes the units from the last to the first: steps that do so by turns find the weights that the one before
+   read last still in the cache. `shared`: other threads do other units of the same rows. */
 struct panel_step {
     void *h, *c, *gates, *y, *inner;
     const void *h_before, *c_before, *z, *panels;
     const void *x, *bias, *panels_ih, *bias_hh, *peephole;
     ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride;
-    int backwards;
+    int backwards, shared;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 
