@@ -29,7 +29,8 @@ enum { N = 16, MAX = 215, GAP = 3, MOST_ARRAYS = 100 };
 /* H, I, K: partial vectors; panels of 4, 2 and 1; batches of up to 3 panels; products of one term and of many */
 static const int sizes[][3] = {
     {1, 1, 1},   {2, 3, 1},   {3, 2, 5},    {5, 5, 5},   {8, 1, 7},   {15, 16, 4},  {16, 15, 33},
-    {17, 17, 2}, {33, 8, 70}, {64, 64, 64}, {70, 70, 3}, {150, 5, 9}, {215, 11, 6},
+    {17, 17, 2}, {24, 13, 3}, {33, 8, 70}, {48, 12, 5}, {64, 64, 64}, {70, 70, 3}, {150, 5, 9},
+    {215, 11, 6},
 };
 
 static const struct leaf *leaf; /* the table under test */

@@ -415,3 +415,14 @@ def test_sums_of_a_very_wide_layer_are_those_of_one_sequence(T, N):
         alone = rnn(x[:, n : n + 1])[0]
         assert alone.any() and np.array_equal(alone, y[:, n : n + 1])
         assert np.array_equal(alone[: lengths[n], 0], ragged[: lengths[n], n])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_steps_of_many_units_that_are_cut_are_those_of_one_sequence(kind):
+    """Forwards a step of so many units and sequences is several slices of units, in either direction."""
+    layer = getattr(rc, kind)(16, 2048 if kind == "RNN" else 900, rng=0)
+    x = np.random.default_rng(1).standard_normal((3, 150, 16)).astype(np.float32)
+    y = layer(x, n_threads=1)[0]
+    for n in (0, 77, 149):
+        alone = layer(x[:, n : n + 1], n_threads=1)[0]
+        assert alone.all() and np.array_equal(alone, y[:, n : n + 1])

@@ -54,6 +54,10 @@ def test_by_rows_and_by_units(kind, options, H):
     check_by_rows_and_by_units(getattr(rc, kind)(20, H, rng=0, **options))
 
 
+def test_by_rows_and_by_units_with_more_weights_than_a_megabyte():
+    check_by_rows_and_by_units(rc.LSTM(20, 260, rng=0))
+
+
 @pytest.mark.parametrize("output_nonlinearity", ["tanh", "softmax"])
 @pytest.mark.parametrize("H", [64, 200])
 def test_by_rows_and_by_units_of_a_jordan_network(output_nonlinearity, H):

@@ -54,7 +54,7 @@ cdef extern from *:
 
 cdef enum:
     FAR_WEIGHTS = 1 << 23  # panels: bytes of W_ih from which on reading it takes longer than sums that leave the cache, and
-    FAR_ROWS = 128         # rows of a block then, of at least two steps
+    FAR_ROWS = 128         # rows of a block then; by rows of two steps or more
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     SMALL = 32768      # bytes of workspace that go on the stack
     LEAST_ROWS = 48    # that a step is cut into
@@ -65,9 +65,10 @@ BLOCK_ROWS = BLAS_ROWS
 cdef double STEP_WORK = 1e9    # floating-point operations of a step's products done at once: 10 to 50 ms
 cdef double SLICE_WORK = 2e8   # the same of the panels engine's forwards: the first of a slice's panels is fetched by none
 
+cdef Py_ssize_t near_bytes = second_level_cache()
+
 # Panels: rows of a block, unless the sums over x take more than so many bytes, which are to stay in the second-level cache
 # until the step that needs them.
-cdef Py_ssize_t near_bytes = second_level_cache()
 cdef Py_ssize_t panel_rows = near_bytes // (1 << 14), panel_bytes = near_bytes // 2
 
 side_strips = near_bytes // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
@@ -465,10 +466,11 @@ cdef inline Py_ssize_t weight_bytes(const Run *run) noexcept nogil:
 
 
 cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
-    """Whether a crew is faster by rows than by units: where each member gets rows enough for a tile, and the weights,
-    which each member then reads all of, stay in its own cache or are read for several tiles at once."""
-    cdef Py_ssize_t teams = max(members // count, 1), rows = (run.schedule.N + teams - 1) // teams
-    cdef Py_ssize_t weights = weight_bytes(run)
+    """Whether a crew is faster by rows than by units: where each member gets rows enough, of sequences that run at a
+    time, and the weights, which each member then reads all of, stay in its own cache or are read for several tiles."""
+    cdef const Schedule *s = &run.schedule
+    cdef Py_ssize_t teams = max(members // count, 1), weights = weight_bytes(run), times = max(s.T, 1) * teams
+    cdef Py_ssize_t rows = (row_at(s, s.T) + times - 1) // times
     if members <= count or panels(run.vectors) < teams:
         return True
     return rows >= 24 or rows >= 6 and weights <= near_bytes or rows >= 4 and weights <= (1 << 20)
@@ -535,7 +537,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
         most = at_once = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
         if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item > FAR_WEIGHTS:
-            most, at_once = max(most, <Py_ssize_t>FAR_ROWS), FAR_ROWS // 2
+            most = max(most, <Py_ssize_t>FAR_ROWS)
+            at_once = FAR_ROWS // 2 if T > 1 else most
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:
         job.chunks = (N + rows - 1) // rows
@@ -592,7 +595,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         job.z = <char *>((<uintptr_t>(job.bounds + bounds) + 63) & ~<uintptr_t>63)
         job.x = job.z + (members if job.by_rows else count) * job.z_size
         at = job.x + (members if job.by_rows or job.fused else count) * job.x_size
-        at = <char *>((<uintptr_t>at + 63) & ~<uintptr_t>63)  # whose lines two members share where they need not
+        at = <char *>((<uintptr_t>at + 63) & ~<uintptr_t>63)  # or two members would share more lines
         for r in range(count):
             if not run.tape:
                 for k in range(run.cell.states):
