@@ -11,7 +11,7 @@ nn, rnn, utils = torch.nn, torch.nn.utils.rnn, torch.nn.utils
 ours, run = import_module("rnncore.interop.torch"), import_module("rnncore.interop.torch.run")
 
 __all__ = [
-    "CASES", "CELLS", "LAYERS", "CellNet", "Net", "as_tuple", "assert_alike", "case", "compare", "grads", "nn",
+    "CELLS", "LAYERS", "CellNet", "Net", "as_tuple", "assert_alike", "cases", "compare", "grads", "nn",
     "one_thread", "ours", "outcome", "pytestmark", "rnn", "run", "steps", "torch", "utils", "x_of",
 ]  # fmt: skip
 
@@ -31,7 +31,6 @@ pytestmark = [
 ]
 
 LAYERS, CELLS = ("RNN", "LSTM", "GRU"), ("RNNCell", "LSTMCell", "GRUCell")
-CASES = {}  # by name: what the one or the other library, given as an argument, is to do
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +41,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def case(function):
-    """Add a function of the library that has the modules, `torch.nn` or rnncore's, to those that are compared."""
-    CASES[function.__name__] = function
-    return function
+def cases():
+    """A file's cases by name, functions of the library that has the modules, `torch.nn` or rnncore's; what adds one."""
+    found = {}
+
+    def case(function):
+        found[function.__name__] = function
+        return function
+
+    return found, case
 
 
 def outcome(function, lib):
