@@ -575,9 +575,9 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     each += inner + gates
     bounds = job.chunks + N // job.rows + 2
     shares = members * 2 * sizeof(Counter) + bounds * sizeof(Py_ssize_t)
-    shares += 192 + (members if job.by_rows else count) * job.z_size
+    shares += 128 + (members if job.by_rows else count) * job.z_size
     shares += (members if job.by_rows or job.fused else count) * job.x_size
-    needed = shares + count * each
+    needed = shares + 64 + count * each
     memory = small
     if scratch != NULL:
         if scratch.size < needed:
@@ -594,8 +594,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         job.bounds = <Py_ssize_t *>(memory + members * 2 * sizeof(Counter))
         job.z = <char *>((<uintptr_t>(job.bounds + bounds) + 63) & ~<uintptr_t>63)
         job.x = job.z + (members if job.by_rows else count) * job.z_size
-        at = job.x + (members if job.by_rows or job.fused else count) * job.x_size
-        at = <char *>((<uintptr_t>at + 63) & ~<uintptr_t>63)  # or two members would share more lines
+        at = <char *>((<uintptr_t>(memory + shares) + 63) & ~<uintptr_t>63)  # or two members would share more lines
         for r in range(count):
             if not run.tape:
                 for k in range(run.cell.states):
