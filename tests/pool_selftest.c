@@ -23,6 +23,7 @@ static void fail(const char *what)
 struct job {
     int size;
     struct barrier barrier;
+    struct seat seats[MOST];
     long values[2][MOST]; /* plain memory: the barrier alone makes it visible */
     counter shares;
     char taken[1000];
@@ -36,7 +37,9 @@ static void body(void *job_, int member)
     struct job *job = job_;
     for (int round = 0; round < ROUNDS; round++) {
         job->values[round & 1][member] = round * 10 + member;
-        barrier_wait(&job->barrier);
+        int halt = barrier_wait(&job->barrier, member, (unsigned)round + 1, round % 7 == 5 && member == round % job->size);
+        if (halt != (round % 7 == 5))
+            fail("all members hear of a halt");
         for (int other = 0; other < job->size; other++)
             if (job->values[round & 1][other] != round * 10 + other)
                 fail("a value behind the barrier");
@@ -56,7 +59,7 @@ static int call(int want, int limit)
     if (crew.size < 1 || crew.size > (want > 1 ? want : 1))
         fail("size of a crew");
     job.size = crew.size;
-    barrier_init(&job.barrier, job.size);
+    barrier_init(&job.barrier, job.size, job.seats);
     counter_reset(&job.shares);
     pool_run(&crew, body, &job);
     for (int k = 0; k < 1000; k++)

@@ -1,4 +1,4 @@
-from .pool cimport Barrier, Counter, Crew
+from .pool cimport Barrier, Counter, Crew, Seat
 
 cdef int limit   # threads of a call that does not say how many
 
@@ -8,13 +8,12 @@ cdef struct Watch:
     Counter stopped             # not 0: all go home
     bint quick                  # one member, and soon done
     bint interruptible          # look for Ctrl-C now and then
-    double done, looked         # work since, and time of, the last look
+    double looked               # time of the last look
 
 # Members of a crew that wait for each other.
 cdef struct Team:
     int first, size             # the crew's from `first` on
     Barrier barrier
-    bint halt[2]                # the word of its first member, for even and odd meetings
 
 # Who does a share of something.
 cdef struct Member:
@@ -22,14 +21,15 @@ cdef struct Member:
     int number                  # in the crew; 0 is the thread that called
     Watch *watch                # or NULL: nobody looks
     Team *team                  # or NULL: alone
-    Py_ssize_t meetings         # of the team, so far
+    unsigned int meetings       # of the team, so far
+    double done                 # work since the last look
 
 ctypedef void (*Body)(void *job, int member) noexcept nogil
 
 cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil
 cdef bint run_crew(Watch *watch, Body body, void *job) noexcept nogil
-cdef void gather_team(Team *team, int first, int size) noexcept nogil
+cdef void gather_team(Team *team, int first, int size, Seat *seats) noexcept nogil
 cdef bint meet(Member *who) noexcept nogil
-cdef bint look(const Member *who, double done) noexcept nogil
+cdef bint look(Member *who, double done) noexcept nogil
 cdef int raise_stopped() except -1 nogil
 cdef void share_out(Body body, void *job, int members) noexcept nogil

@@ -55,7 +55,7 @@ cdef bint signal_raised() noexcept with gil:
 
 cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil:
     """Begin a call of so much work, with a crew of up to so many members; `run_crew` must follow."""
-    watch.quick, watch.interruptible, watch.done = members == 1 and work < LOOK_WORK, False, 0
+    watch.quick, watch.interruptible = members == 1 and work < LOOK_WORK, False
     counter_reset(&watch.stopped)
     watch.crew.size = 1
     if not watch.quick:
@@ -76,7 +76,7 @@ cdef bint run_crew(Watch *watch, Body body, void *job) noexcept nogil:
     return counter_peek(&watch.stopped) == 0
 
 
-cdef bint look(const Member *who, double done) noexcept nogil:
+cdef bint look(Member *who, double done) noexcept nogil:
     """Return whether to go on, after so much work since the last look. If it is time to, look for Ctrl-C: signals are
     answered by the main thread alone."""
     cdef Watch *watch = who.watch
@@ -84,9 +84,9 @@ cdef bint look(const Member *who, double done) noexcept nogil:
     if watch == NULL:
         return True
     if who.number == 0 and watch.interruptible:
-        watch.done += done
-        if watch.done >= LOOK_WORK:
-            watch.done, time = 0, now()
+        who.done += done
+        if who.done >= LOOK_WORK:
+            who.done, time = 0, now()
             if time - watch.looked >= LOOK_SECONDS:
                 watch.looked = time
                 if signal_raised() or watch.crew.size > 1 and pool_lost(&watch.crew):
@@ -95,23 +95,21 @@ cdef bint look(const Member *who, double done) noexcept nogil:
     return counter_peek(&watch.stopped) == 0
 
 
-cdef void gather_team(Team *team, int first, int size) noexcept nogil:
+cdef void gather_team(Team *team, int first, int size, Seat *seats) noexcept nogil:
+    """Make a team of so many of a crew's members, with the crew's seats."""
     team.first, team.size = first, size
-    barrier_init(&team.barrier, size)
+    barrier_init(&team.barrier, size, seats + first)
 
 
 cdef bint meet(Member *who) noexcept nogil:
     """Wait for the team, if there is one; return whether to go on, which all members answer alike."""
-    cdef Team *team = who.team
-    if team == NULL:
-        return counter_peek(&who.watch.stopped) == 0
-    who.meetings += 1
-    if who.member == 0:
-        team.halt[who.meetings & 1] = counter_peek(&who.watch.stopped) != 0
+    cdef bint halt = counter_peek(&who.watch.stopped) != 0
+    if who.team == NULL:
+        return not halt
     if pool_lost(&who.watch.crew):
         return False
-    barrier_wait(&team.barrier)
-    return not team.halt[who.meetings & 1]
+    who.meetings += 1
+    return not barrier_wait(&who.team.barrier, who.member, who.meetings, halt)
 
 
 cdef int raise_stopped() except -1 with gil:

@@ -27,7 +27,7 @@ from libc.string cimport memcpy, memset
 from .crew cimport Member, Team, Watch, gather_crew, gather_team, limit, look, meet, raise_stopped, run_crew
 from .leaf cimport SIDE_ROWS
 from .pack cimport panel_vectors
-from .pool cimport POOL_MOST, Counter, counter_peek, counter_reset, counter_take
+from .pool cimport POOL_MOST, Counter, Seat, counter_peek, counter_reset, counter_take
 from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, project_back
 from .run cimport (
     BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, row_at,
@@ -151,6 +151,7 @@ cdef struct Job:
     Team teams[2]               # by units: of each run
     Counter *shares             # by units: of each member, for blocks even and odd
     Watch watch
+    Seat seats[POOL_MOST]
 
 cdef struct Part:               # what one member does of a run
     const Run *run
@@ -465,15 +466,20 @@ cdef inline Py_ssize_t weight_bytes(const Run *run) noexcept nogil:
     return run.vectors * run.gate_panels * run.leaf.width * (run.I + run.width[0]) * run.item
 
 
-cdef bint shared_by_rows(const Run *run, int count, int members) noexcept nogil:
+cdef bint shared_by_rows(const Run *run, int count, int members, bint back) noexcept nogil:
     """Whether a crew is faster by rows than by units: where each member gets rows enough, of sequences that run at a
-    time, and the weights, which each member then reads all of, stay in its own cache or are read for several tiles."""
+    time, and the weights, which each member then reads all of, stay in its own cache or are read for several tiles.
+    Backward, a step reads W_hh alone, and by units a member needs all gates' gradients from the others: fewer rows are
+    enough."""
     cdef const Schedule *s = &run.schedule
     cdef Py_ssize_t teams = max(members // count, 1), weights = weight_bytes(run), times = max(s.T, 1) * teams
     cdef Py_ssize_t rows = (row_at(s, s.T) + times - 1) // times
-    if members <= count or panels(run.vectors) < teams:
+    if members <= count or panels(run.vectors) < teams or rows >= 24:
         return True
-    return rows >= 24 or rows >= 6 and weights <= near_bytes or rows >= 4 and weights <= (1 << 20)
+    if back:
+        weights = weights // (run.I + run.width[0]) * run.width[0]
+        return rows >= 3 and weights <= near_bytes or rows >= 2 and weights <= near_bytes // 2
+    return rows >= 6 and weights <= near_bytes or rows >= 4 and weights <= (1 << 20) or rows >= 3 and weights <= (1 << 19)
 
 
 cdef bint fuses(const Run *run, Py_ssize_t rows) noexcept nogil:
@@ -490,7 +496,7 @@ cdef int worth(const Run *run, int count, int most) noexcept nogil:
     if work(run, row_at(&run.schedule, run.schedule.T)) * count < 4e6:
         return 1
     while members > count and (
-        N * count < 4 * members if shared_by_rows(run, count, members) else work(run, N) * count < 1.5e5 * members
+        N * count < 4 * members if shared_by_rows(run, count, members, False) else work(run, N) * count < 1.5e5 * members
     ):
         members -= 1
     return members
@@ -531,7 +537,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     members = job.watch.crew.size
 
     rows = (N + max(members // count, 1) - 1) // max(members // count, 1)
-    job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members)
+    job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members, False)
     most = at_once = BLAS_ROWS
     if run.engine == PANELS:
         most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
@@ -612,8 +618,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
             for k in range(job.chunks + 1):
                 job.bounds[k] = min(k * job.rows, N)
         if not job.by_rows:
-            gather_team(&job.teams[0], 0, (members + count - 1) // count)
-            gather_team(&job.teams[1], job.teams[0].size, members - job.teams[0].size)
+            gather_team(&job.teams[0], 0, (members + count - 1) // count, job.seats)
+            gather_team(&job.teams[1], job.teams[0].size, members - job.teams[0].size, job.seats)
     counter_reset(&job.next)
     done = run_crew(&job.watch, forward_member, &job)
     if memory != NULL and done:
@@ -774,7 +780,7 @@ cdef void backward_member(void *job_, int member) noexcept nogil:
         part.run, part.who.member, part.who.size = &job.runs[r], member - team.first, team.size
         part.who.team = team if team.size > 1 else NULL
         part.n_0, part.n_1 = 0, part.run.schedule.N
-        by_rows = team.size == 1 or shared_by_rows(part.run, 1, team.size)
+        by_rows = team.size == 1 or shared_by_rows(part.run, 1, team.size, True)
         if by_rows:
             chunks = cut_rows(&part.run.schedule, team.size, part.run.schedule.N, bounds)
             part.n_0 = bounds[part.who.member] if part.who.member < chunks else part.n_1
@@ -788,15 +794,14 @@ cdef int backward(Run *runs, int count, int members) except -1 nogil:
     cdef const Schedule *schedule = &run.schedule
     cdef Job job
     cdef int r
-    memset(&job, 0, sizeof(job))
     job.runs, job.count = runs, count
     gather_crew(&job.watch, members, 3 * work(run, row_at(schedule, schedule.T)) * count)
     members = job.watch.crew.size
     for r in range(count):
         if count == 2 and members > 1:  # both at once
-            gather_team(&job.teams[r], r * ((members + 1) // 2), (members + 1 - r) // 2)
+            gather_team(&job.teams[r], r * ((members + 1) // 2), (members + 1 - r) // 2, job.seats)
         else:
-            gather_team(&job.teams[r], 0, members)
+            gather_team(&job.teams[r], 0, members, job.seats)
     if not run_crew(&job.watch, backward_member, &job):
         raise_stopped()
     return 0

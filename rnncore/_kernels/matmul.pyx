@@ -78,7 +78,7 @@ cdef void copy_strip(const Job *job, Py_ssize_t j, Py_ssize_t columns, Py_ssize_
             memcpy(to + row * 4 * width * item, job.b + ((k_0 + row) * job.n + j) * item, columns * item)
 
 
-cdef bint multiply(const Job *job, Py_ssize_t q, char *strip, const Member *who) noexcept nogil:
+cdef bint multiply(const Job *job, Py_ssize_t q, char *strip, Member *who) noexcept nogil:
     """The q-th part of out; returns whether to go on."""
     cdef Py_ssize_t width = 4 * job.leaf.width, n = job.n, item = job.item, strips = (n + width - 1) // width
     cdef Py_ssize_t g = q // job.spans, s = q % job.spans

@@ -86,33 +86,43 @@ static int spin(atomic_uint *word, unsigned value)
 }
 
 /* --- barrier -------------------------------------------------------------------------------------------------------- */
+/* Dissemination (Hensgen, Finkel and Manber, 1988): in turn k a member tells the one 2^k places on what it has heard so far,
+   and listens to the one 2^k places before; after log2(size) turns it has heard from all. A line of memory has one writer and
+   goes from one core to another once per turn: two members are done after one. A word holds the round, whether anyone
+   wants to halt, and whether its only reader sleeps; rounds take two sets of words by turns, for a member that is done may
+   be one round ahead of the reader. */
 
-void barrier_init(struct barrier *barrier, int size)
+enum { READER_SLEEPS = 1, HALT = 2, ROUND = 4 };
+
+void barrier_init(struct barrier *barrier, int size, struct seat *seats)
 {
     barrier->size = (unsigned)size;
-    atomic_init(&barrier->arrived, 0);
-    atomic_init(&barrier->round, 0);
-    atomic_init(&barrier->sleepers, 0);
+    barrier->seats = seats;
+    for (int member = 0; member < size; member++)
+        for (int k = 0; k < 2 * SEAT_WORDS; k++)
+            atomic_init(&seats[member].words[k / SEAT_WORDS][k % SEAT_WORDS], 0);
 }
 
-void barrier_wait(struct barrier *barrier)
+int barrier_wait(struct barrier *barrier, int member, unsigned round, int halt)
 {
-    if (barrier->size < 2)
-        return;
-    unsigned round = atomic_load_explicit(&barrier->round, memory_order_relaxed);
-    if (atomic_fetch_add(&barrier->arrived, 1) + 1 == barrier->size) {
-        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store(&barrier->round, round + 1);
-        if (atomic_load(&barrier->sleepers))
-            wake(&barrier->round);
-        return;
+    unsigned size = barrier->size, said = round * ROUND | (halt ? HALT : 0);
+    for (unsigned k = 0, distance = 1; distance < size; k++, distance *= 2) {
+        atomic_uint *mine = &barrier->seats[member].words[round & 1][k];
+        atomic_uint *theirs = &barrier->seats[((unsigned)member + size - distance) % size].words[round & 1][k];
+        if (atomic_exchange(mine, said) & READER_SLEEPS)
+            wake(mine);
+        unsigned heard = atomic_load_explicit(theirs, memory_order_acquire);
+        while ((heard ^ said) >= ROUND) {
+            if (!(heard & READER_SLEEPS) && !spin(theirs, heard) &&
+                atomic_compare_exchange_strong(theirs, &heard, heard | READER_SLEEPS))
+                heard |= READER_SLEEPS;
+            if (heard & READER_SLEEPS)
+                sleep_on(theirs, heard);
+            heard = atomic_load_explicit(theirs, memory_order_acquire);
+        }
+        said |= heard & HALT;
     }
-    if (spin(&barrier->round, round))
-        return;
-    atomic_fetch_add(&barrier->sleepers, 1);
-    while (atomic_load(&barrier->round) == round)
-        sleep_on(&barrier->round, round);
-    atomic_fetch_sub(&barrier->sleepers, 1);
+    return (said & HALT) != 0;
 }
 
 /* --- pool ----------------------------------------------------------------------------------------------------------- */

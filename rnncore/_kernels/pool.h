@@ -30,16 +30,22 @@ void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)
 /* Whether this process was forked since the crew was gathered: then the caller is its only member left. */
 int pool_lost(const struct crew *crew);
 
-/* Where `size` members of a crew meet. */
+/* Where `size` members of a crew meet. Each tells what it has to say on a cache line of its own, its seat. */
+enum { SEAT_WORDS = 8 }; /* the logarithm of POOL_MOST */
+struct seat {
+    atomic_uint words[2][SEAT_WORDS];
+} __attribute__((aligned(64)));
+
 struct barrier {
     unsigned size;
-    atomic_uint arrived, round, sleepers;
+    struct seat *seats;
 };
 
-void barrier_init(struct barrier *barrier, int size);
+void barrier_init(struct barrier *barrier, int size, struct seat *seats);
 
-/* Return once every member has called it as often as this one; what they wrote before is visible then. */
-void barrier_wait(struct barrier *barrier);
+/* Return once every member has called it for this round: 1, then 2, and so on; what they wrote before is visible then.
+   Returns whether any of them called it with `halt`. */
+int barrier_wait(struct barrier *barrier, int member, unsigned round, int halt);
 
 /* Flush denormal numbers to zero in this thread, as operands and as results; returns the mode for `denormals_restore`.
    Inline, so that an extension has them without the pool. */

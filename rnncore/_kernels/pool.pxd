@@ -11,11 +11,14 @@ cdef extern from "pool.h":
     void pool_run(Crew *crew, void (*body)(void *job, int member) noexcept nogil, void *job) nogil
     int pool_lost(const Crew *crew) nogil
 
+    cdef struct Seat "seat":
+        pass
+
     cdef struct Barrier "barrier":
         pass
 
-    void barrier_init(Barrier *barrier, int size) nogil
-    void barrier_wait(Barrier *barrier) nogil
+    void barrier_init(Barrier *barrier, int size, Seat *seats) nogil
+    bint barrier_wait(Barrier *barrier, int member, unsigned int round, bint halt) nogil
 
     unsigned long denormals_flush() nogil
     void denormals_restore(unsigned long mode) nogil

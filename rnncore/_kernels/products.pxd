@@ -16,8 +16,8 @@ cdef void output_back(const Run *run, const Step *s) noexcept nogil
 cdef void project_back(const Run *run, const Step *s) noexcept nogil
 cdef void input_product(const Run *run, Py_ssize_t rows, const char *x, char *gates) noexcept nogil
 cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,
-                                const Member *who) noexcept nogil
-cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, const Member *who) noexcept nogil
-cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil
-cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil
-cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, const Member *who) noexcept nogil
+                                Member *who) noexcept nogil
+cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n, Member *who) noexcept nogil
+cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, Member *who) noexcept nogil
+cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, Member *who) noexcept nogil
+cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, Member *who) noexcept nogil

@@ -58,7 +58,7 @@ cdef Py_ssize_t units_of(const Run *run, const Step *s, Py_ssize_t *first) noexc
 
 cdef bint by_columns(const Run *run, char *out, Py_ssize_t P, const char *a, Py_ssize_t a_row, const Matrix *W, Py_ssize_t k_0,
                      Py_ssize_t K, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n, bint add, bint backwards,
-                     const Member *who) noexcept nogil:
+                     Member *who) noexcept nogil:
     """out (n, P) = a (n, K) times the K rows of W (·, P) from k_0 on, or += it: of the columns from `first` to `last`. In the
     blas engine W is in blocks, and `first` at the beginning of one. Returns whether to go on."""
     cdef double column = (2.0 * n + TOUCH) * K
@@ -179,7 +179,7 @@ cdef void add_peepholes(real *out, const real *dgates, const real *c, const real
 
 
 cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_row, Py_ssize_t m, const char *b, Py_ssize_t P,
-                          Py_ssize_t n, bint add, const Member *who) noexcept nogil:
+                          Py_ssize_t n, bint add, Member *who) noexcept nogil:
     """dW (m, P) = a^T b, or += it, for a (n, m) and b (n, P): a member's share of the rows. Sums are
     cut where they are cut anyway."""
     cdef Py_ssize_t first, count = share(m, 6, who.member, who.size, &first), last = first + count, item = run.item
@@ -201,7 +201,7 @@ cdef void weight_gradient(const Run *run, char *dW, const char *a, Py_ssize_t a_
 
 
 cdef void part_of_dx(const Run *run, char *dx, const char *a, Py_ssize_t a_row, Py_ssize_t k_0, Py_ssize_t K, Py_ssize_t n,
-                     bint add, const Member *who) noexcept nogil:
+                     bint add, Member *who) noexcept nogil:
     """dx (n, I) = a (n, K) times the K rows of W_ih from k_0 on, or += it: a member's share of the rows."""
     cdef const Matrix *W = &run.W_ih
     cdef Py_ssize_t first, count = share(n, 6, who.member, who.size, &first), last = first + count, I = run.I, item = run.item
@@ -221,7 +221,7 @@ cdef void part_of_dx(const Run *run, char *dx, const char *a, Py_ssize_t a_row, 
 
 
 cdef void add_sums(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n, bint of_out,
-                   const Member *who) noexcept nogil:
+                   Member *who) noexcept nogil:
     """Add the column sums of a (n, m), dgates or dout, to the gradients of the biases. A member's share of the columns."""
     cdef Py_ssize_t first, count = share(m, 1, who.member, who.size, &first), item = run.item
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, last = first + count, at
@@ -244,7 +244,7 @@ cdef void add_sums(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m
 
 
 cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssize_t m, Py_ssize_t n,
-                         const Member *who) noexcept nogil:
+                         Member *who) noexcept nogil:
     """The same of a block's, SUM_ROWS at a time: a sum of very many rows one by one would lose digits."""
     cdef Py_ssize_t r
     for r from 0 <= r < n by SUM_ROWS:
@@ -254,7 +254,7 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
 
 
 cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, const char *x, Py_ssize_t n, bint add,
-                                const Member *who) noexcept nogil:
+                                Member *who) noexcept nogil:
     """Write what n rows dgates are to W_ih, or add it: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
     weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, who)
@@ -263,7 +263,7 @@ cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a
 
 
 cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, char *dx, Py_ssize_t n,
-                         const Member *who) noexcept nogil:
+                         Member *who) noexcept nogil:
     """Write dx of n rows dgates: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift
     part_of_dx(run, dx, dgates + shift * run.item, a_row, 0, most, n, False, who)
@@ -271,7 +271,7 @@ cdef void input_gradient(const Run *run, const char *dgates, Py_ssize_t a_row, c
         part_of_dx(run, dx, dgates, a_row, most, shift, n, True, who)
 
 
-cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, const Member *who) noexcept nogil:
+cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n, Member *who) noexcept nogil:
     """Add a block's n dgates to those of their tokens' sums: a member's share of the columns."""
     cdef Py_ssize_t CH = run.cell.columns * run.H, a_row = run.dgates_row, item = run.item, r, first
     cdef Py_ssize_t count = share(CH, run.leaf.width, who.member, who.size, &first)
@@ -282,7 +282,7 @@ cdef void table_gradients(const Run *run, const Py_ssize_t *tokens, Py_ssize_t n
             return
 
 
-cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil:
+cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, Member *who) noexcept nogil:
     """Copy a block's rows of x, or its tokens, from where they are padded: a member's share."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t rows = row_at(schedule, t_1) - row_at(schedule, t_0), first, count = share(rows, 1, who.member, who.size, &first)
@@ -291,7 +291,7 @@ cdef void gather_block(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Mem
               run.x_sequence, bytes_, bytes_, 0, schedule.N, t_0, t_1, first, first + count, False)
 
 
-cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Member *who) noexcept nogil:
+cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, Member *who) noexcept nogil:
     """Write a block's dx: a member's share. Where it is padded, by way of the gathered rows of x, which nobody needs then."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, width = run.I * run.item, first, count
@@ -302,7 +302,7 @@ cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, const Mem
                   first + count, True)
 
 
-cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, const Member *who) noexcept nogil:
+cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, Member *who) noexcept nogil:
     """Write a block's part of the weights' gradients, or add it: a member's share. And sum up the squares of `flow`, if
     nobody has."""
     cdef const Schedule *schedule = &run.schedule

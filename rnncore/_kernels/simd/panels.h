@@ -502,11 +502,15 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
 }
 
 /* Fetch what comes from far while the sums of `rows` rows from r on are formed: the next tile's rows of x, at the first
-   batch of vectors, and those of y for the cell to write, from unit u on as many as the batch has; and take those of h from
-   the other members' caches, or they would go only when they are written, one after the other. */
+   batch of vectors, and those of y for the cell to write, from unit u on as many as the batch has; and from the other
+   members' caches what they have written of h_before, or it would come a line after the other, and what they have read of
+   h, or it would go only when it is written. */
 INLINE void NAME(fetch_rows)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t rows, int first, ptrdiff_t u,
                              ptrdiff_t units)
 {
+    for (ptrdiff_t q = r; s->shared && first && q < r + rows; q++)
+        for (ptrdiff_t j = 0; j < s->K; j += 64 / sizeof(real))
+            __builtin_prefetch((const real *)s->h_before + q * s->K + j, 0, 3);
     for (ptrdiff_t q = r; s->shared && q < r + rows; q++)
         for (ptrdiff_t j = u; j < u + units && j < s->H; j += 64 / sizeof(real))
             __builtin_prefetch((const real *)s->h + q * s->H + j, 1, 3);
