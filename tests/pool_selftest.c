@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST = 5, ROUNDS = 200, CALLS = 300 };
+enum { MOST = 17, SOME = 5, ROUNDS = 200, CALLS = 300 };
 
 static void fail(const char *what)
 {
@@ -23,7 +23,8 @@ static void fail(const char *what)
 struct job {
     int size;
     struct barrier barrier;
-    struct seat seats[MOST];
+    struct barrier halves[2]; /* two teams of a crew */
+    struct seat seats[2][MOST];
     long values[2][MOST]; /* plain memory: the barrier alone makes it visible */
     counter shares;
     char taken[1000];
@@ -35,6 +36,7 @@ struct job {
 static void body(void *job_, int member)
 {
     struct job *job = job_;
+    int half = member >= (job->size + 1) / 2, place = member - half * ((job->size + 1) / 2);
     for (int round = 0; round < ROUNDS; round++) {
         job->values[round & 1][member] = round * 10 + member;
         int halt = barrier_wait(&job->barrier, member, (unsigned)round + 1, round % 7 == 5 && member == round % job->size);
@@ -43,6 +45,11 @@ static void body(void *job_, int member)
         for (int other = 0; other < job->size; other++)
             if (job->values[round & 1][other] != round * 10 + other)
                 fail("a value behind the barrier");
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        int halt = barrier_wait(&job->halves[half], place, (unsigned)round + 1, place == round);
+        if (halt != (round < (job->size + !half) / 2))
+            fail("a team hears of its own halts alone");
     }
     for (long share; (share = counter_take(&job->shares)) < 1000;)
         job->taken[share]++;
@@ -59,7 +66,9 @@ static int call(int want, int limit)
     if (crew.size < 1 || crew.size > (want > 1 ? want : 1))
         fail("size of a crew");
     job.size = crew.size;
-    barrier_init(&job.barrier, job.size, job.seats);
+    barrier_init(&job.barrier, job.size, job.seats[0]);
+    barrier_init(&job.halves[0], (job.size + 1) / 2, job.seats[1]);
+    barrier_init(&job.halves[1], job.size / 2, job.seats[1] + (job.size + 1) / 2);
     counter_reset(&job.shares);
     pool_run(&crew, body, &job);
     for (int k = 0; k < 1000; k++)
@@ -77,7 +86,7 @@ static void *caller(void *seed_)
 {
     unsigned seed = *(unsigned *)seed_;
     for (int k = 0; k < CALLS; k++)
-        call(1 + rand_r(&seed) % MOST, 1 + rand_r(&seed) % MOST);
+        call(1 + rand_r(&seed) % SOME, 1 + rand_r(&seed) % SOME);
     return NULL;
 }
 

@@ -84,13 +84,47 @@ def check_by_rows_and_by_units(layer):
             assert some is not None or (dx.any() and all(g.any() for g in grads.values()))
 
 
-def test_the_pools_own_c_test(tmp_path):
+SCARCE = """
+import resource
+import sys
+
+import numpy as np
+
+import rnncore as rc
+
+layer, x = rc.LSTM(512, 512, rng=0), np.zeros((int(sys.argv[1]), int(sys.argv[2]), 512), np.float32)
+layer(x[:2], n_threads=2)  # weights are packed, and there is a worker
+said, hard = set(), resource.getrlimit(resource.RLIMIT_AS)[1]
+for more in range(0, 6 << 20, 1 << 17):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, hard))
+    try:
+        layer(x, n_threads=2)
+    except MemoryError as error:
+        said.add(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+print("no memory for a forward pass's workspace" in said)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell how much memory there is")
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="sanitizers need address space of their own")
+@pytest.mark.parametrize("T,N", [(100, 8), (20, 60)])
+def test_a_crew_without_a_workspace_goes_home(T, N):
+    """By units and by rows."""
+    done = subprocess.run([sys.executable, "-c", SCARCE, str(T), str(N)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout == "True\n", (done.returncode, done.stderr[-500:])
+
+
+@pytest.mark.parametrize("more", [[], ["-DYIELDS=0"]], ids=["waiting", "sleeping"])
+def test_the_pools_own_c_test(tmp_path, more):
     """Crews, barriers, callers, children, denormal numbers, in C; .ci/full runs it under the thread sanitizer too."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler here")
     sources = [str(ROOT / "tests/pool_selftest.c"), str(ROOT / "rnncore/_kernels/pool.c")]
-    flags = ["-O2", "-pthread", f"-I{ROOT / 'rnncore/_kernels'}"]
+    flags = ["-O2", "-pthread", f"-I{ROOT / 'rnncore/_kernels'}", *more]
     subprocess.run([compiler, *flags, *sources, "-o", str(tmp_path / "test")], check=True)
     # without a sanitizer that pytest itself is under: a child may find its locks taken
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}

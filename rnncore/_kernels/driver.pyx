@@ -148,10 +148,10 @@ cdef struct Job:
     char *x                     # the same for gathered rows of x; fused, each member's
     Py_ssize_t x_size
     Counter next                # chunk
-    Team teams[2]               # by units: of each run
+    Team teams[2]               # forwards by units, backwards always: of each run
     Counter *shares             # by units: of each member, for blocks even and odd
     Watch watch
-    Seat seats[POOL_MOST]
+    Seat seats[POOL_MOST]       # of the crew's members, where teams meet
 
 cdef struct Part:               # what one member does of a run
     const Run *run
@@ -396,7 +396,7 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                         s.v_0 = v_0[p] + (count[p] - 1 - k if s.backwards else k) * slices[p]
                         s.v_1 = min(s.v_0 + slices[p], v_1[p])
                         run.phase[p](run, &s)
-                        if job.watch.interruptible:
+                        if part.who.number == 0 and job.watch.interruptible:
                             look(&part.who, work(run, n) / (run.phases * count[p]))
                     if not meet(&part.who):
                         return
@@ -594,7 +594,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     elif needed > SMALL:
         memory = <char *>malloc(needed)
     if memory == NULL:
-        job.count = 0  # the crew goes home
+        job.by_rows, job.count = True, 0  # the crew goes home
     else:
         job.shares = <Counter *>memory
         job.bounds = <Py_ssize_t *>(memory + members * 2 * sizeof(Counter))

@@ -100,7 +100,7 @@ cdef extern from "simd/leaf.h":
 
     enum:
         SIDE_ROWS
-        NEAR_BYTES
+        NEAR_BYTES, SMALL_BYTES
 
     const Leaf *leaf_tables(int k) nogil
 

@@ -10,7 +10,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
 from .crew cimport Member, Watch, gather_crew, limit, look, raise_stopped, run_crew
@@ -123,6 +123,7 @@ cdef void member_of(void *job_, int member) noexcept nogil:
     cdef Job *job = <Job *>job_
     cdef Member who
     cdef Py_ssize_t q = counter_take(&job.next)
+    memset(&who, 0, sizeof(who))
     who.number, who.watch = member, &job.watch
     while q < job.groups * job.spans and multiply(job, q, job.memory + member * job.size if job.memory != NULL else NULL,
                                                   &who):

@@ -24,7 +24,11 @@
 
 /* --- sleeping on a word --------------------------------------------------------------------------------------------- */
 
-enum { SPINS = 50, YIELDS = 5000 }; /* looks at a word before giving way, and before sleeping */
+/* looks at a word before giving way, and before sleeping: the self-test has fewer, or nobody would sleep */
+#ifndef YIELDS
+#define YIELDS 5000
+#endif
+enum { SPINS = 50 };
 
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -87,10 +91,10 @@ static int spin(atomic_uint *word, unsigned value)
 
 /* --- barrier -------------------------------------------------------------------------------------------------------- */
 /* Dissemination (Hensgen, Finkel and Manber, 1988): in turn k a member tells the one 2^k places on what it has heard so far,
-   and listens to the one 2^k places before; after log2(size) turns it has heard from all. A line of memory has one writer and
-   goes from one core to another once per turn: two members are done after one. A word holds the round, whether anyone
-   wants to halt, and whether its only reader sleeps; rounds take two sets of words by turns, for a member that is done may
-   be one round ahead of the reader. */
+   and listens to the one 2^k places before; after log2(size) turns it has heard from all. A line of memory is written by
+   its owner, unless its reader goes to sleep, and goes from one core to another once per turn: two members are done after
+   one. A word holds the round, whether anyone wants to halt, and whether its only reader sleeps; rounds take two sets of
+   words by turns, for a member that is done may be one round ahead of the reader. */
 
 enum { READER_SLEEPS = 1, HALT = 2, ROUND = 4 };
 

@@ -30,7 +30,7 @@ void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)
 /* Whether this process was forked since the crew was gathered: then the caller is its only member left. */
 int pool_lost(const struct crew *crew);
 
-/* Where `size` members of a crew meet. Each tells what it has to say on a cache line of its own, its seat. */
+/* Where `size` members of a crew meet. Each tells what it has to say in a line of 64 bytes of its own, its seat. */
 enum { SEAT_WORDS = 8 }; /* the logarithm of POOL_MOST */
 struct seat {
     atomic_uint words[2][SEAT_WORDS];

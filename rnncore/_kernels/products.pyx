@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from .blas cimport COLUMNS, FLOAT32, product, product_blocked, real
 from .crew cimport Member, look
-from .leaf cimport IDENTITY, SIDE_ROWS, PanelStep
+from .leaf cimport IDENTITY, SIDE_ROWS, SMALL_BYTES, PanelStep
 from .run cimport (
     PANELS, SOFTMAX, Matrix, Run, Schedule, Step, move_rows, row_at, rows_at, share, slot_after, slot_before, state_at,
 )
@@ -22,7 +22,6 @@ cdef extern from *:
     void fetch "FETCH"(const char *place) noexcept nogil
 
 cdef enum:
-    NEAR = 16384   # bytes that a member's first-level cache has room for beside the weights
     SUM_ROWS = 512 # whose sum is added to a bias's gradient at once
     LEAST = 48     # rows, or columns, that a product is cut into
 
@@ -89,11 +88,11 @@ cdef void step_product(const Run *run, const Step *s, char *out, Py_ssize_t P, c
     """out (n, P) = a (n, K) times the K rows of W (·, P) from k_0 on, or += it: a member's share of the columns.
     What the others have written of a small a is fetched first, or it would come a line after the other."""
     cdef Py_ssize_t first, count = share(P, run.leaf.width, s.who.member, s.who.size, &first), r, k
-    if s.who.size > 1 and s.n * K * run.item <= NEAR:
+    if s.who.size > 1 and s.n * K * run.item <= SMALL_BYTES:
         for r in range(s.n):
             for k in range(0, K * run.item, 64):
                 fetch(a + r * a_row * run.item + k)
-    by_columns(run, out, P, a, a_row, W, k_0, K, first, first + count, s.n, add, s.backwards, &s.who)
+    by_columns(run, out, P, a, a_row, W, k_0, K, first, first + count, s.n, add, s.backwards, <Member *>&s.who)
 
 
 cdef void recur_back(const Run *run, const Step *s) noexcept nogil:

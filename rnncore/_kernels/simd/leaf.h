@@ -101,8 +101,9 @@ typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
                                int backwards);
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. `side` has room for so many `strips`
-   of rows of b: of all n, but SIDE_ROWS at most; rows of less than NEAR_BYTES need none. */
-enum { SIDE_ROWS = 256, NEAR_BYTES = 1024 };
+   of rows of b: of all n, but SIDE_ROWS at most; rows of less than NEAR_BYTES need none. SMALL_BYTES are few enough to be
+   fetched into the first-level cache at once. */
+enum { SIDE_ROWS = 256, NEAR_BYTES = 1024, SMALL_BYTES = 16384 };
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
                                int strips);

@@ -508,9 +508,8 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
 INLINE void NAME(fetch_rows)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t rows, int first, ptrdiff_t u,
                              ptrdiff_t units)
 {
-    for (ptrdiff_t q = r; s->shared && first && q < r + rows; q++)
-        for (ptrdiff_t j = 0; j < s->K; j += 64 / sizeof(real))
-            __builtin_prefetch((const real *)s->h_before + q * s->K + j, 0, 3);
+    if (s->shared && first && rows * s->K <= SMALL_BYTES / (ptrdiff_t)sizeof(real))
+        NAME(fetch)((const real *)s->h_before + r * s->K, rows * s->K);
     for (ptrdiff_t q = r; s->shared && q < r + rows; q++)
         for (ptrdiff_t j = u; j < u + units && j < s->H; j += 64 / sizeof(real))
             __builtin_prefetch((const real *)s->h + q * s->H + j, 1, 3);
