@@ -496,7 +496,7 @@ cdef int worth(const Run *run, int count, int most) noexcept nogil:
     if work(run, row_at(&run.schedule, run.schedule.T)) * count < 4e6:
         return 1
     while members > count and (
-        N * count < 4 * members if shared_by_rows(run, count, members, False) else work(run, N) * count < 1.5e5 * members
+        N * count < 2 * members if shared_by_rows(run, count, members, False) else work(run, N) * count < 1.5e5 * members
     ):
         members -= 1
     return members
