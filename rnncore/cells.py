@@ -79,12 +79,12 @@ class _RecurrentCell(Module, Generic[State]):
         check_shape(x.shape, ("N", self.input_size), "x")
         return x[None], False
 
-    def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
+    def _states(self, state: Any, form: str, N: int, unbatched: bool) -> States:
         """Return a state as arrays (N, H)."""
         H = self.hidden_size
         check_bytes((N, H), self.dtype, "the state")
         shape = (H,) if unbatched else (N, H)
-        arrays = as_states(state, self._state_names, moment, (shape,) * len(self._state_names), self.dtype)
+        arrays = as_states(state, self._state_names, form, (shape,) * len(self._state_names), self.dtype)
         return tuple(array.reshape(N, H) for array in arrays)
 
     def _state_as_given(self, states: States, unbatched: bool) -> State:
@@ -168,9 +168,9 @@ class _RecurrentCell(Module, Generic[State]):
     def _advance(
         self, weights: Weights, x: ArrayLike, state: Any, threads: int, keep: bool
     ) -> tuple[State, tuple[Any, ...]]:
-        given, state = as_array(x, "x"), open_state(state, self._state_names, "")
+        given, state = as_array(x, "x"), open_state(state, self._state_names, "{}")
         seq, unbatched = self._step(as_real(given, self.dtype, "x"))
-        initial = self._states(state, "", seq.shape[1], unbatched)
+        initial = self._states(state, "{}", seq.shape[1], unbatched)
         finals = tuple(np.empty_like(s) for s in initial)
         run = self._cell.forward if keep else self._cell.infer
         initial_1, finals_1 = tuple(s[None] for s in initial), tuple(s[None] for s in finals)
@@ -230,7 +230,7 @@ class _RecurrentCell(Module, Generic[State]):
         """
         unbatched, seq, kept = open_tape(tape, self)
         threads = as_threads(n_threads)
-        dstates = tuple(s.copy() for s in self._states(dstate, "", seq.shape[1], unbatched))
+        dstates = tuple(s.copy() for s in self._states(dstate, "d{}", seq.shape[1], unbatched))
         dx = np.empty_like(seq)
         grads = self._grads(tape._weights, accumulate)
         named = {short: grads[name] for short, name in NAMES.items() if name in grads}

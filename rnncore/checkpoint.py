@@ -17,7 +17,7 @@ from .sequences import chunks, first_row, packed, piece
 from .weights import Weights
 
 if TYPE_CHECKING:
-    from .recurrent import Squares, States, _Recurrent
+    from .recurrent import RowNorms, States, _Recurrent
 
 __all__ = ["CHECKPOINT_FROM", "Part", "back_checkpointed", "run_checkpointed"]
 
@@ -84,7 +84,7 @@ def back_checkpointed(
     key: np.ndarray | None,
     steps: int,
     n_threads: int,
-    squares: Squares | None,
+    row_norms: RowNorms | None,
     fresh: bool,
 ) -> np.ndarray:
     """Run backwards from `kept`, as `_Recurrent._run_back` does, and dy (T, N, D*P), a view; return dx (T, N, I), or
@@ -107,7 +107,7 @@ def back_checkpointed(
             x_part, dx_part = piece(x, ragged, t_0, t_1), piece(dx, ragged, t_0, t_1)
             dy_part = None if upstream is None else piece(upstream, ragged, t_0, t_1)
             tapes = layer._run(weights, x_part, initial, finals, None, n_threads, cut, True, key, first, part)
-            rows = None if squares is None else tuple(tuple(s[first:end] for s in of_k) for of_k in squares)
+            rows = None if row_norms is None else tuple(tuple(s[first:end] for s in of_k) for of_k in row_norms)
             into = dx_part if len(parts) == 1 else None
             back = layer._run_back(
                 weights, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part, into

@@ -281,11 +281,11 @@ def check_bytes(shape: Sequence[int], dtype: np.dtype[Any], name: str) -> None:
         raise ValueError(f"expected {name} of at most {sys.maxsize} bytes, got {size} for shape {tuple(shape)}")
 
 
-def open_state(state: Any, names: tuple[str, ...], moment: str) -> Any:
+def open_state(state: Any, names: tuple[str, ...], form: str) -> Any:
     """Return a state given as the cell's users write it, `h` or `(h, c)`, with what `as_array` makes of its parts."""
     if state is None:
         return None
-    full = tuple(name + moment for name in names)
+    full = tuple(form.format(name) for name in names)
     if len(names) == 1:
         return as_array(state, full[0])
     if not isinstance(state, (tuple, list)) or len(state) != len(names):
@@ -295,13 +295,13 @@ def open_state(state: Any, names: tuple[str, ...], moment: str) -> Any:
 
 
 def as_states(
-    state: Any, names: tuple[str, ...], moment: str, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]
+    state: Any, names: tuple[str, ...], form: str, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]
 ) -> tuple[np.ndarray, ...]:
     """Return the arrays of a state given as the cell's users write it, `h` or `(h, c)`; zeros for None."""
-    opened = open_state(state, names, moment)
+    opened = open_state(state, names, form)
     if opened is None:
         return tuple(np.zeros(shape, dtype) for shape in shapes)
-    full = tuple(name + moment for name in names)
+    full = tuple(form.format(name) for name in names)
     given = (opened,) if len(names) == 1 else opened
     arrays = tuple(as_real(value, dtype, name) for value, name in zip(given, full, strict=True))
     for array, name, shape in zip(arrays, full, shapes, strict=True):

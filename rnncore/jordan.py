@@ -14,7 +14,7 @@ from ._kernels.cell import Cell, Ragged
 from .checkpoint import Part
 from .checks import as_array, as_bool, as_checkpoint, as_dtype, as_lengths, as_threads, positive_int
 from .layers import as_nonlinearity
-from .recurrent import RNG, Squares, States, _Recurrent, uniform
+from .recurrent import RNG, RowNorms, States, _Recurrent, uniform
 from .sequences import packed, unpack
 from .tape import Tape
 from .weights import Module, Weights
@@ -207,10 +207,10 @@ class JordanRNN(_Recurrent[np.ndarray]):
         threads = as_threads(n_threads)
         as_checkpoint(checkpoint)
         x, targets = as_array(x, "x"), as_array(targets, "targets")
-        state, lengths = self._opened(state, "_0", lengths)
+        state, lengths = self._opened(state, "{}_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         T, N, _ = seq.shape
-        (o_0,) = self._states(state, "_0", N, unbatched)
+        (o_0,) = self._states(state, "{}_0", N, unbatched)
         given = self._sequence_like_y(targets, "targets", T, N, unbatched)
         forced = Forced(np.full(N, T) if lengths is None else as_lengths(lengths, N, unbatched), T)
         before = np.concatenate([o_0, given[:-1]])[: T or 1]  # (T, N, O), or o_0 alone
@@ -233,7 +233,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         ragged: Ragged | Forced | None,
         key: np.ndarray | None,
         n_threads: int,
-        squares: Squares | None = None,
+        row_norms: RowNorms | None = None,
         fresh: bool = False,
         first: int = 0,
         part: Part | None = None,
@@ -241,14 +241,14 @@ class JordanRNN(_Recurrent[np.ndarray]):
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
             return super()._run_back(
-                weights, kept, upstream, dstates, grads, ragged, key, n_threads, squares, fresh, first, part, dx
+                weights, kept, upstream, dstates, grads, ragged, key, n_threads, row_norms, fresh, first, part, dx
             )
         (do,) = dstates
         dy = np.zeros((ragged.rows, self.output_size), self.dtype) if upstream is None else packed(upstream, ragged)
         last = ragged.times == ragged.lengths[ragged.places] - 1  # the final state is the last output
         dy[last] += do[0, ragged.places[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)
-        dx = super()._run_back(weights, kept, dy[None], (before,), grads, None, key, n_threads, squares, fresh)
+        dx = super()._run_back(weights, kept, dy[None], (before,), grads, None, key, n_threads, row_norms, fresh)
         first = ragged.times == 0
         do[0, ragged.places[first]] = before[0, first]
         return dx[0]  # type: ignore[no-any-return]

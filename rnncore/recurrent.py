@@ -42,13 +42,13 @@ from .stream import Stream
 from .tape import Tape, open_tape
 from .weights import Module, Weights, renamed
 
-__all__ = ["NAMES", "RNG", "Squares", "State", "States", "_Recurrent", "packs", "recurrent_shapes", "uniform"]
+__all__ = ["NAMES", "RNG", "RowNorms", "State", "States", "_Recurrent", "packs", "recurrent_shapes", "uniform"]
 
 # By name: `import numpy` leaves its random out, which takes long.
 RNG = Union["np.random.Generator", "np.random.SeedSequence", int, None]
 State = TypeVar("State")
 States = tuple[np.ndarray, ...]
-Squares = tuple[States, ...]  # by layer and direction, then by state: sums of squares of rows
+RowNorms = tuple[States, ...]  # by layer and direction, then by state
 
 
 # What kernels call a parameter, and its name here but for the layer's suffix.
@@ -209,10 +209,10 @@ class _Recurrent(Module, Generic[State]):
 
     # --- the door -----------------------------------------------------------------------------------------------------
 
-    def _opened(self, state: Any, moment: str, lengths: Any) -> tuple[Any, Any]:
+    def _opened(self, state: Any, form: str, lengths: Any) -> tuple[Any, Any]:
         """Return a state and lengths as `as_array` does."""
         found = None if lengths is None else as_array(lengths, "lengths", "integers")
-        return open_state(state, self._state_names, moment), found
+        return open_state(state, self._state_names, form), found
 
     def _key(self, rng: RNG) -> np.ndarray | None:
         """Return the key of a forward pass's dropout masks; None if it has none."""
@@ -254,14 +254,14 @@ class _Recurrent(Module, Generic[State]):
         before = (self.num_layers * len(self._directions),) if self._stacked else ()
         return [(*before, width) if unbatched else (*before, N, width) for width in self._widths]
 
-    def _states(self, state: Any, moment: str, N: int, unbatched: bool) -> States:
+    def _states(self, state: Any, form: str, N: int, unbatched: bool) -> States:
         """Return a state as arrays (L*D, N, ·)."""
         k = self.num_layers * len(self._directions)
         for width in self._widths:
             check_bytes((k, N, width), self.dtype, "the state")
         if state is None:
             return tuple(np.zeros((k, N, width), self.dtype) for width in self._widths)
-        arrays = as_states(state, self._state_names, moment, self._state_shapes(N, unbatched), self.dtype)
+        arrays = as_states(state, self._state_names, form, self._state_shapes(N, unbatched), self.dtype)
         return tuple(array.reshape(k, N, width) for array, width in zip(arrays, self._widths, strict=True))
 
     def _state_as_given(self, states: States, unbatched: bool) -> State:
@@ -523,7 +523,7 @@ class _Recurrent(Module, Generic[State]):
     ) -> tuple[np.ndarray | None, State]:
         """Do what a call does, with these weights; `threads` as `Cell` takes them."""
         x, whole = as_array(x, "x"), as_bool(return_sequence, "return_sequence")
-        state, lengths = self._opened(state, "_0", lengths)
+        state, lengths = self._opened(state, "{}_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         return self._read(weights, seq, unbatched, state, lengths, whole, out, threads)
 
@@ -540,7 +540,7 @@ class _Recurrent(Module, Generic[State]):
     ) -> tuple[np.ndarray | None, State]:
         """The same, of a sequence (T, N, ·), a view, and what `_opened` made of state and lengths."""
         T, N, _ = seq.shape
-        initial = self._states(state, "_0", N, unbatched)
+        initial = self._states(state, "{}_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
         width = len(self._directions) * self._widths[0]
         y = None
@@ -650,7 +650,7 @@ class _Recurrent(Module, Generic[State]):
                 y, final, kept = quick
                 return self._in_time(y), final, Tape(self, weights, (False, y.shape[:2], None, None, 0, *kept))
         x, key, every = as_array(x, "x"), self._key(rng), as_checkpoint(checkpoint)
-        state, lengths = self._opened(state, "_0", lengths)
+        state, lengths = self._opened(state, "{}_0", lengths)
         seq, unbatched = self._sequence(x, self.input_size, "x")
         y, final, kept = self._taped(weights, seq, unbatched, state, lengths, every, key, threads)
         return y, final, Tape(self, weights, kept)
@@ -669,7 +669,7 @@ class _Recurrent(Module, Generic[State]):
         """Do what `forward` does, with these weights, a sequence (T, N, ·), a view, what `_opened` made of state and
         lengths, and what `_key` made of rng; return what a tape keeps."""
         T, N, _ = seq.shape
-        initial = self._states(state, "_0", N, unbatched)
+        initial = self._states(state, "{}_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
         steps = self._checkpoint(weights, checkpoint, T, N, T * N if ragged is None else ragged.rows)
         y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged is not None)
@@ -775,8 +775,8 @@ class _Recurrent(Module, Generic[State]):
             If something is no array of real numbers, or `tape` no tape.
         ValueError
             If a shape does not fit, or the tape is another layer's or older than the parameters; with `check_finite`,
-            if a gradient is not finite: says of which names, and at which time it began. `accumulate` has been added to
-            then.
+            if a gradient is not finite: says of which names, and at which time those of states began not to be.
+            `accumulate` has been added to then.
 
         Notes
         -----
@@ -822,35 +822,35 @@ class _Recurrent(Module, Generic[State]):
         added to, and stand among the gradients."""
         unbatched, (T, N), ragged, key, steps, *kept = taped
         flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
-        dy, dstate = None if dy is None else as_array(dy, "dy"), open_state(dstate, self._state_names, "_n")
+        dy, dstate = None if dy is None else as_array(dy, "dy"), open_state(dstate, self._state_names, "d{}_n")
         rows = T * N if ragged is None else ragged.rows
         fresh = accumulate is None and rows > 0
         grads = self._grads(weights, accumulate, fresh) | dict(tables or {})
         given = None if dy is None else self._sequence_like_y(dy, "dy", T, N, unbatched)
-        dstates = self._states(dstate, "_n", N, unbatched)
+        dstates = self._states(dstate, "d{}_n", N, unbatched)
         if ragged is None:
             dstates = tuple(s.copy() for s in dstates)
         else:
             dstates = tuple(s.take(ragged.order, 1) for s in dstates)
-        squares = None
+        row_norms = None
         if flows or finite:
             k = self.num_layers * len(self._directions)
-            squares = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
+            row_norms = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
         if steps:
             dx = back_checkpointed(
-                self, weights, kept, given, dstates, grads, ragged, key, steps, threads, squares, fresh
+                self, weights, kept, given, dstates, grads, ragged, key, steps, threads, row_norms, fresh
             )
         else:
             upstream = given if given is None or ragged else np.ascontiguousarray(given)
-            dx = self._run_back(weights, kept, upstream, dstates, grads, ragged, key, threads, squares, fresh)
+            dx = self._run_back(weights, kept, upstream, dstates, grads, ragged, key, threads, row_norms, fresh)
         if ragged is not None:
             if dx.ndim == 2:
                 dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
             dstates = tuple(unsorted(s, ragged) for s in dstates)
         results = self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
-        if squares is None:
+        if row_norms is None:
             return results
-        norms = self._norms(squares, T, ragged)
+        norms = self._norms(row_norms, T, ragged)
         if finite:
             self._check_finite({"dx": dx}, dstates, grads, norms)
         return (*results, norms if len(norms) > 1 else norms[0]) if flows else results
@@ -865,15 +865,15 @@ class _Recurrent(Module, Generic[State]):
         ragged: Ragged | None,
         key: np.ndarray | None,
         n_threads: int,
-        squares: Squares | None = None,
+        row_norms: RowNorms | None = None,
         fresh: bool = False,
         first: int = 0,
         part: Part | None = None,
         dx: np.ndarray | None = None,
     ) -> np.ndarray:
         """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
-        parameters' are added to `grads`, or written there where these are `fresh`, `squares` are filled in; return the
-        gradient of the input, of one direction in `dx` if there is one. Padded sequences may be views."""
+        parameters' are added to `grads`, or written there where these are `fresh`, `row_norms` are filled in; return
+        the gradient of the input, of one direction in `dx` if there is one. Padded sequences may be views."""
         layers, directions, _ = part or self._whole
         D, P = len(self._directions), self._widths[0]
         reverses = tuple(self._directions[d] for d in directions)
@@ -891,7 +891,7 @@ class _Recurrent(Module, Generic[State]):
                     {short: grads[name] for short, name in named.items() if name in grads}
                     for named in self._named[these]
                 ),
-                reverses, fresh, n_threads, ragged, None if squares is None else squares[these],
+                reverses, fresh, n_threads, ragged, None if row_norms is None else row_norms[these],
             )  # fmt: skip
             upstream = dxs[0]
             for other in dxs[1:]:
@@ -900,14 +900,20 @@ class _Recurrent(Module, Generic[State]):
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 
-    def _norms(self, squares: Squares, T: int, ragged: Rows | None) -> States:
-        """Return, per state, the norm at each time (L*D, T), of rows' sums of squares."""
+    def _norms(self, row_norms: RowNorms, T: int, ragged: Rows | None) -> States:
+        """Return, per state, the norm at each time (L*D, T), of the rows' norms."""
         times = None if ragged is None else ragged.where()[0]
 
         def norm(of_rows: np.ndarray) -> np.ndarray:
-            return norms_of(of_rows, T) if times is None else np.sqrt(np.bincount(times, of_rows, T))
+            if times is None:
+                return norms_of(of_rows, T)
+            top = np.zeros(T)  # without it squares could overflow, or vanish
+            np.maximum.at(top, times, of_rows)
+            top[(top == 0) | np.isinf(top)] = 1
+            with np.errstate(over="ignore"):
+                return np.sqrt(np.bincount(times, (of_rows / top[times]) ** 2, T)) * top
 
-        return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*squares, strict=True))
+        return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*row_norms, strict=True))
 
     def _check_finite(
         self, of_input: dict[str, np.ndarray], dstates: States, grads: dict[str, np.ndarray], norms: States
@@ -918,8 +924,10 @@ class _Recurrent(Module, Generic[State]):
         if not bad:
             return
         began = []
-        for at, of_layer in zip(product(*self._whole[:2]), norms[0], strict=True):
-            if len(times := np.flatnonzero(~np.isfinite(of_layer))):
-                t = times[0] if self._directions[at[1]] else times[-1]
-                began.append(f"d{self._state_names[0]}_t of {self._suffix(*at)[1:]} from t = {t} on")
-        raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}; back in time {'; '.join(began)}")
+        for name, of_state in zip(self._state_names, norms, strict=True):
+            for at, of_layer in zip(product(*self._whole[:2]), of_state, strict=True):
+                if len(times := np.flatnonzero(~np.isfinite(of_layer))):
+                    t = times[0] if self._directions[at[1]] else times[-1]
+                    began.append(f"d{name}_t of {self._suffix(*at)[1:]} from t = {t} on")
+        where = f"; back in time {'; '.join(began)}" if began else ""
+        raise ValueError(f"expected finite gradients, got others in {', '.join(bad)}{where}")

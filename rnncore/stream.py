@@ -84,7 +84,7 @@ class Stream(Steps, Generic[State]):
 
     def _as_arrays(self, state: Any, N: int) -> tuple[np.ndarray, ...]:
         layer = self.layer
-        return as_states(state, layer._state_names, "", layer._state_shapes(N), layer.dtype)
+        return as_states(state, layer._state_names, "{}", layer._state_shapes(N), layer.dtype)
 
     def read(self, rows: ArrayLike) -> State:
         """Return the state of some sequences, a copy.

@@ -80,8 +80,8 @@ def test_cells(kind):
     _, tape = cell.forward(np.zeros((2, 3)))
     for wrong in (np.zeros((2, 4)), np.zeros((3, 5)), np.zeros(5), np.zeros((1, 2, 5))):
         state = (wrong, np.zeros((2, 5))) if kind == "LSTMCell" else wrong
-        for method in (partial(cell, np.zeros((2, 3))), partial(cell.backward, tape)):
-            with pytest.raises(ValueError, match=r"expected h of shape \(2, 5\), got"):
+        for method, name in ((partial(cell, np.zeros((2, 3))), "h"), (partial(cell.backward, tape), "dh")):
+            with pytest.raises(ValueError, match=rf"expected {name} of shape \(2, 5\), got"):
                 method(state)
     with pytest.raises(TypeError, match="expected a tape as returned by forward, got str"):
         cell.backward("tape")
@@ -599,6 +599,18 @@ def test_states_of_streams_are_named():
         rc.LSTM(3, 5, proj_size=2).stream(3).write([2, 0], (x[:, :, :2], x[:, :, :2]))
     with pytest.raises(TypeError, match=r"expected a state \(h, c\), got ndarray"):
         rc.LSTM(3, 5).stream(3).write([2, 0], x)
+
+
+def test_gradients_of_states_are_named():
+    layer, cell, x = rc.LSTM(3, 5), rc.LSTMCell(3, 5), np.zeros((1, 2, 3))
+    _, (h_n, c_n), tape = layer.forward(x)
+    (h, c), tape_of_cell = cell.forward(x[0])
+    with pytest.raises(TypeError, match=r"expected a state \(dh_n, dc_n\), got ndarray"):
+        layer.backward(tape, None, h_n)
+    with pytest.raises(ValueError, match=r"expected dc_n of shape \(1, 2, 5\), got \(1, 2, 4\)"):
+        layer.backward(tape, None, (h_n, c_n[..., :4]))
+    with pytest.raises(ValueError, match=r"expected dh of shape \(2, 5\), got \(2, 4\)"):
+        cell.backward(tape_of_cell, (h[:, :4], c))
 
 
 @pytest.mark.parametrize("no_layer", [None, 5, "LSTM", rc.LSTMCell(3, 5), rc.LSTM])

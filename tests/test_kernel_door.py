@@ -66,7 +66,7 @@ def backward_arguments(form, lengths=None, reverse=False, padded=None):
         "dy": np.zeros_like(there["y"]), "column": 0, "dstates": tuple(a.copy() for a in there["initial"]), "k": 1,
         "dxs": (np.zeros_like(there["x"]),), "grads": ({name: np.zeros(shape, f4) for name, shape in shapes.items()},),
         "reverses": (reverse,), "n_threads": 1, "ragged": there["ragged"],
-        "squares": (tuple(np.zeros(rows) for _ in there["initial"]),),
+        "row_norms": (tuple(np.zeros(rows) for _ in there["initial"]),),
     }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def spoiled(arguments, writes, longer):
                     yield {name: lie}
         elif name in ("initial", "final", "dstates", "dxs"):
             yield from spoiled_arrays(name, value, keys)
-        elif name == "squares":
+        elif name == "row_norms":
             (there,) = value
             yield from ({name: lie} for lie in ((), [there], (list(there),), (there[:-1],), (there, there)))
             for k, array in enumerate(there):
@@ -187,7 +187,7 @@ def test_nor_backwards(form, lengths, padded, reverse, engine):
     cell.backward(**good)
     longer = {"dy": (0, 2) if padded else (good["dy"].ndim - 1,), "dstates": (0,)}
     longer |= {"x": (0,), "dxs": (0,)} if padded else {}
-    for change in spoiled(good, ("dstates", "dxs", "grads", "squares"), longer):
+    for change in spoiled(good, ("dstates", "dxs", "grads", "row_norms"), longer):
         with pytest.raises(REFUSED):
             cell.backward(**(good | change))
     for change in (
@@ -199,7 +199,7 @@ def test_nor_backwards(form, lengths, padded, reverse, engine):
         with pytest.raises(REFUSED):
             cell.backward(**(good | change))
     cell.backward(**(good | {"dy": None}))
-    cell.backward(**(good | {"squares": None}))
+    cell.backward(**(good | {"row_norms": None}))
 
 
 def test_lies_that_an_array_can_be_told_to_tell(engine):

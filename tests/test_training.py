@@ -408,6 +408,39 @@ def test_what_explodes_is_named():
         layer.backward(tape, None, np.ones_like(h_n), check_finite=True)
 
 
+def test_what_begins_in_a_cell_state_is_named():
+    layer = rc.LSTM(1, 2, rng=0)
+    for T, message in ((6, "dh_t of l0 from t = 4 on; dc_t of l0 from t = 5 on"), (1, "dc_t of l0 from t = 0 on")):
+        _, (h_n, c_n), tape = layer.forward(np.zeros((T, 1, 1)))
+        with pytest.raises(ValueError, match=f"; back in time {message}$"):
+            layer.backward(tape, None, (np.zeros_like(h_n), np.full_like(c_n, np.nan)), check_finite=True)
+
+
+def test_what_only_a_sum_over_time_makes_infinite():
+    layer = rc.RNN(1, 1, rng=0)
+    y, _, tape = layer.forward(np.full((3, 1, 1), 10.0))
+    with pytest.raises(ValueError, match=r"expected finite gradients, got others in weight_ih_l0$"):
+        layer.backward(tape, np.full_like(y, 2e38), check_finite=True)
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 3]])
+@pytest.mark.parametrize("scale", [1e-200, 1e200, 1e307])
+@pytest.mark.parametrize("flags", [{"flow": True}, {"flow": True, "check_finite": True}])
+def test_norms_whose_squares_are_no_float64(flags, scale, lengths):
+    layer = rc.LSTM(1, 2, rng=0, dtype="float64")
+    y, _, tape = layer.forward(np.zeros((6, 2, 1)), lengths=lengths)
+    dy = np.zeros_like(y)
+    dy[5] = 0.5
+    *_, flow = layer.backward(tape, dy, **flags)
+    dx, *_, far = layer.backward(tape, scale * dy, **flags)
+    assert dx.any() and all(norm[:, :6].all() for norm in flow)
+    for got, norm in zip(far, flow, strict=True):
+        np.testing.assert_allclose(got / scale, norm, rtol=1e-13)
+    dy[5], dy[1] = scale, np.nan
+    with pytest.raises(ValueError, match="dh_t of l0 from t = 1 on"):
+        layer.backward(tape, dy, check_finite=True)
+
+
 @pytest.mark.parametrize("name", ["flow", "check_finite"])
 def test_flags_that_are_none(name):
     layer = rc.RNN(3, 5)

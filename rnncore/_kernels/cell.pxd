@@ -18,7 +18,7 @@ cdef class Cell:
     cdef object prepare(self, Run *run, Pack pack, int dtype)
     cdef object table_of(self, Run *run, Pack pack)
     cdef object prepare_back(self, Run *run, int dtype, Pack pack, object x, tuple kept, object dy, Py_ssize_t column,
-                             tuple dstates, Py_ssize_t k, object dx, dict grads, bint reverse, Ragged ragged, tuple squares)
+                             tuple dstates, Py_ssize_t k, object dx, dict grads, bint reverse, Ragged ragged, tuple row_norms)
 
     @staticmethod
     cdef Cell of(const Table *table)

@@ -69,5 +69,5 @@ class Cell:
         fresh: bool = False,
         n_threads: int = 0,
         ragged: Ragged | None = None,
-        squares: tuple[tuple[np.ndarray, ...], ...] | None = None,
+        row_norms: tuple[tuple[np.ndarray, ...], ...] | None = None,
     ) -> None: ...

@@ -549,26 +549,26 @@ cdef class Cell:
 
     def backward(self, tuple packs not None, x not None, tuple kept not None, dy, Py_ssize_t column, tuple dstates not None,
                  Py_ssize_t k, tuple dxs not None, tuple grads not None, tuple reverses not None, bint fresh=False,
-                 int n_threads=0, Ragged ragged=None, tuple squares=None):
+                 int n_threads=0, Ragged ragged=None, tuple row_norms=None):
         """Run backwards from `kept`, as `forward` returned it.
 
         `column` is the first direction's first in dy. `dstates`, in the order of `ragged`, hold the final states' gradients
         and get the initial states'. Each direction has its own `dxs`, which is written, and `grads`, keyed like its pack's
-        arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `squares`: per state,
-        float64 (rows,) for the sum of the squares of each row's gradient. Of tokens, dx is left as it is, and `grads` has no
+        arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `row_norms`: per state,
+        float64 (rows,) for the norm of each row's gradient. Of tokens, dx is left as it is, and `grads` has no
         gradient of W_ih but `table`, as `dtable` makes it, which is added to.
         """
         cdef Run runs[2]
         cdef int r, members, count = len(packs), dtype = as_dtype(packs, x, ragged is not None)
         if not 1 <= count <= 2 or not count == len(reverses) == len(kept) == len(dxs) == len(grads) or (
-            squares is not None and len(squares) != count
+            row_norms is not None and len(row_norms) != count
         ):
             raise ValueError("expected one or two packs and as many of all that each direction has")
         alive = []
         for r in range(count):
             alive.append(self.prepare_back(
                 &runs[r], dtype, packs[r], x, kept[r], dy, column, dstates, k + r, dxs[r], grads[r], reverses[r], ragged,
-                None if squares is None else squares[r]))
+                None if row_norms is None else row_norms[r]))
             runs[r].fresh = fresh
             column += runs[r].width[0]
         if runs[0].engine != runs[count - 1].engine or runs[0].leaf != runs[count - 1].leaf:
@@ -600,7 +600,7 @@ cdef class Cell:
         return size
 
     cdef object prepare_back(self, Run *run, int dtype, Pack pack, x, tuple kept, dy, Py_ssize_t column, tuple dstates,
-                             Py_ssize_t k, dx, dict grads, bint reverse, Ragged ragged, tuple squares):
+                             Py_ssize_t k, dx, dict grads, bint reverse, Ragged ragged, tuple row_norms):
         """Fill in a backward run; return what keeps its workspace and weights in memory."""
         cdef int j
         cdef Py_ssize_t N, H, P, GH, CH, rows, all_rows
@@ -659,8 +659,8 @@ cdef class Cell:
             run.x_rows = workspace(alive, run, rows, run.I if pack.rows is None else sizeof(Py_ssize_t) // run.item)
         if ragged is not None and not reverse:
             run.h_before = workspace(alive, run, rows, P)
-        if squares is not None:
+        if row_norms is not None:
             for j in range(self.table.states):
                 run.flow[j] = workspace(alive, run, rows, run.width[j])
-                run.squares[j] = doubles(squares[j], all_rows)
+                run.row_norms[j] = doubles(row_norms[j], all_rows)
         return alive

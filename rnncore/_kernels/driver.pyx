@@ -30,7 +30,7 @@ from .pack cimport panel_vectors
 from .pool cimport POOL_MOST, Counter, Seat, counter_peek, counter_reset, counter_take
 from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, project_back
 from .run cimport (
-    BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, row_at,
+    BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, norm, row_at,
     rows_at, share, slot_after, slot_before, state_at,
 )
 
@@ -668,10 +668,10 @@ cdef void add_dy(const Run *run, const Step *s, Py_ssize_t t, Py_ssize_t n_0) no
 
 
 cdef void sum_flow(const Run *run, int k, const char *flow, Py_ssize_t row, Py_ssize_t n) noexcept nogil:
-    """Sum up the squares of n rows dL/dh_t (k = 0) or dL/dc_t, which begin at `row` of all."""
+    """The norms of n rows dL/dh_t (k = 0) or dL/dc_t, which begin at `row` of all."""
     cdef Py_ssize_t r
     for r in range(n):
-        run.squares[k][row + r] = run.leaf.sum_of_squares(flow + r * run.width[k] * run.item, run.width[k], 1)
+        run.row_norms[k][row + r] = norm(run.leaf, flow + r * run.width[k] * run.item, run.width[k])
 
 
 cdef void keep_flow(const Run *run, const Step *s, Py_ssize_t row) noexcept nogil:

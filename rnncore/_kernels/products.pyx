@@ -12,7 +12,7 @@ from .blas cimport COLUMNS, FLOAT32, product, product_blocked, real
 from .crew cimport Member, look
 from .leaf cimport IDENTITY, SIDE_ROWS, SMALL_BYTES, PanelStep
 from .run cimport (
-    PANELS, SOFTMAX, Matrix, Run, Schedule, Step, move_rows, row_at, rows_at, share, slot_after, slot_before, state_at,
+    PANELS, SOFTMAX, Matrix, Run, Schedule, Step, move_rows, norm, row_at, rows_at, share, slot_after, slot_before, state_at,
 )
 
 cdef extern from *:
@@ -313,7 +313,7 @@ cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, Member *w
 
 
 cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add, bint flow, Member *who) noexcept nogil:
-    """Write a block's part of the weights' gradients, or add it: a member's share. And sum up the squares of `flow`, if
+    """Write a block's part of the weights' gradients, or add it: a member's share. And the norms of the rows of `flow`, if
     nobody has."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, item = run.item
@@ -340,10 +340,10 @@ cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add
         weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, who)
         bias_gradients(run, run.dout, P, P, n, who)
     for k in range(run.cell.states):
-        if flow and run.squares[k] != NULL:
+        if flow and run.row_norms[k] != NULL:
             count = share(n, 1, who.member, who.size, &first)
             for at in range(first, first + count):
-                run.squares[k][row + at] = run.leaf.sum_of_squares(run.flow[k] + at * run.width[k] * item, run.width[k], 1)
+                run.row_norms[k][row + at] = norm(run.leaf, run.flow[k] + at * run.width[k] * item, run.width[k])
                 if not look(who, TOUCH * run.width[k]):
                     return
     if run.peephole != NULL:

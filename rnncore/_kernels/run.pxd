@@ -1,5 +1,6 @@
 # What a layer's pass is described by, and small questions about it, all inline: there is no module behind this header.
 
+from libc.math cimport sqrt
 from libc.string cimport memcpy
 
 from .crew cimport Member
@@ -144,8 +145,8 @@ cdef struct Run:
     char *db_hh                 # (G*H)     or NULL
     char *db_hr                 # (P)       or NULL
     char *sums                  # (columns*H + P)           a block's
-    char *flow[MAX_STATES]      # (block's rows, ·)     dL/dh_t, dL/dc_t, and each row's sum of their squares; or NULL
-    double *squares[MAX_STATES] # (rows)
+    char *flow[MAX_STATES]      # (block's rows, ·)     dL/dh_t, dL/dc_t, and each row's norm; or NULL
+    double *row_norms[MAX_STATES]   # (rows)
 
 cdef inline Py_ssize_t row_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
     """Rows of all times before t."""
@@ -214,3 +215,12 @@ cdef inline void move_rows(const Schedule *s, char *rows, char *padded, Py_ssize
             at = padded + (t * step + s.order[n_0 + n] * sequence) * row_size
             memcpy(at if out else rows + (row + n) * size, rows + (row + n) * size if out else at, size)
         row += count
+
+
+cdef inline double norm(const Leaf *leaf, const char *row, Py_ssize_t n) noexcept nogil:
+    """The norm of n numbers, also where squares overflow, or vanish, in float64."""
+    cdef double total = leaf.sum_of_squares(row, n, 1), scale = 1
+    if not 1e-280 <= total <= 1e300:
+        scale = 1e-170 if total > 1 else 1e170
+        total = leaf.sum_of_squares(row, n, scale)
+    return sqrt(total) / scale

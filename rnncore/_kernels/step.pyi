@@ -7,7 +7,7 @@ from typing_extensions import disjoint_base
 from .cell import Cell
 from .pack import Pack
 
-def norms_of(squares: np.ndarray, T: int) -> np.ndarray: ...
+def norms_of(row_norms: np.ndarray, T: int) -> np.ndarray: ...
 
 @final
 class Stack:

@@ -10,7 +10,6 @@ from .memory import empty
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.math cimport sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -20,7 +19,7 @@ from .driver cimport Scratch, engine, forward, work
 from .leaf cimport leaf_of
 from .pack cimport Pack
 from .pool cimport Counter, counter_peek, counter_reset, counter_take
-from .run cimport BLAS, BLAS_ROWS, MAX_STATES, Run
+from .run cimport BLAS, BLAS_ROWS, MAX_STATES, Run, norm
 
 cnp.import_array()
 
@@ -72,23 +71,20 @@ cdef inline char *first(object array) noexcept:
     return <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-cdef void write_norms(double *norms, const double *squares, Py_ssize_t T, Py_ssize_t N) noexcept nogil:
-    cdef Py_ssize_t t, n
-    cdef double total
+cdef void write_norms(double *norms, const double *row_norms, Py_ssize_t T, Py_ssize_t N) noexcept nogil:
+    """The norms at each of T times of rows (T, N)."""
+    cdef Py_ssize_t t
     for t in range(T):
-        total = 0
-        for n in range(N):
-            total += squares[t * N + n]
-        norms[t] = sqrt(total)
+        norms[t] = norm(leaf_of(FLOAT64), <const char *>(row_norms + t * N), N)
 
 
-def norms_of(cnp.ndarray squares not None, Py_ssize_t T):
-    """Return the norm at each time (T,), of float64 (T*N,): sums of squares."""
-    cdef Py_ssize_t size = cnp.PyArray_SIZE(squares)
-    if T < 0 or size % max(T, 1) or not cnp.PyArray_ISCARRAY(squares) or cnp.PyArray_TYPE(squares) != cnp.NPY_DOUBLE:
-        raise ValueError(f"expected float64 for each of {T} times, got {squares!r:.80}")
+def norms_of(cnp.ndarray row_norms not None, Py_ssize_t T):
+    """Return the norm at each time (T,), of the rows' norms, float64 (T*N,)."""
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(row_norms)
+    if T < 0 or size % max(T, 1) or not cnp.PyArray_ISCARRAY(row_norms) or cnp.PyArray_TYPE(row_norms) != cnp.NPY_DOUBLE:
+        raise ValueError(f"expected float64 for each of {T} times, got {row_norms!r:.80}")
     norms = np.empty(T)
-    write_norms(<double *>first(norms), <const double *>first(squares), T, size // max(T, 1))
+    write_norms(<double *>first(norms), <const double *>first(row_norms), T, size // max(T, 1))
     return norms
 
 
@@ -333,17 +329,17 @@ cdef class Stack:
             else:
                 grads[name] = cnp.PyArray_ZEROS(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), typenum, 0)
         norms = tuple([np.empty((self.layers, T)) for k in range(self.states)]) if flow else None
-        squares = tuple([empty((T * N,), FLOAT) for k in range(self.states)]) if flow else None
+        row_norms = tuple([empty((T * N,), FLOAT) for k in range(self.states)]) if flow else None
         for l in range(self.layers - 1, -1, -1):
             x, directions = layers[l]
             dx = empty(x.shape, x.dtype)
             own = {short: grads[name] for short, name in (<dict?>names[l]).items() if name in grads}
             self.cell.backward(
                 self.packs[l : l + 1], x, directions, dy, 0, dstates, l, (dx,), (own,), (reverse,), True, n_threads, None,
-                None if squares is None else (squares,))
+                None if row_norms is None else (row_norms,))
             dy = dx
             for k in range(self.states if flow else 0):
-                write_norms(<double *>first(norms[k]) + l * T, <const double *>first(squares[k]), T, N)
+                write_norms(<double *>first(norms[k]) + l * T, <const double *>first(row_norms[k]), T, N)
         results = dx, self.result(dstates), grads
         return results if norms is None else (*results, self.result(norms))
 

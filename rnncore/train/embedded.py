@@ -154,7 +154,7 @@ class Embedded(Generic[State]):
         pair, layer, E = self._weights, self.layer, self._weights.embedding["weight"]
         threads = 0 if n_threads is None else as_threads(n_threads)
         whole = as_bool(return_sequence, "return_sequence")
-        state, lengths = layer._opened(state, "_0", lengths)
+        state, lengths = layer._opened(state, "{}_0", lengths)
         ids, unbatched = self._tokens(tokens, lengths)
         plain = len(ids) == 1
         weights = None if plain else self._for_inference(pair, ids)
@@ -213,7 +213,7 @@ class Embedded(Generic[State]):
         pair = self._weights
         threads, layer = as_threads(n_threads), self.layer
         key, every = layer._key(rng), as_checkpoint(checkpoint)
-        state, lengths = layer._opened(state, "_0", lengths)
+        state, lengths = layer._opened(state, "{}_0", lengths)
         ids, unbatched = self._tokens(tokens, lengths)
         looked, used = self.embedding._used(ids)
         rows = pair.embedding["weight"].take(used, 0)

@@ -224,10 +224,10 @@ def truncated_bptt(
         raise ValueError(f"expected k2 >= k1, got k1={k1} and k2={k2}")
     as_threads(n_threads)
     x, generator = as_array(x, "x"), np.random.default_rng(rng)
-    state, lengths = layer._opened(state, "_0", lengths)
+    state, lengths = layer._opened(state, "{}_0", lengths)
     seq, unbatched = layer._sequence(x, layer.input_size, "x")
     T, N, _ = seq.shape
-    initial = layer._state_as_given(layer._states(state, "_0", N, unbatched), unbatched)
+    initial = layer._state_as_given(layer._states(state, "{}_0", N, unbatched), unbatched)
     ragged = layer._ragged(lengths, N, T, unbatched) is not None
     steps = as_lengths(lengths, N, unbatched).copy() if ragged else None
     return _windows(layer, seq, unbatched, k1, k2, copy.deepcopy(initial), steps, generator, n_threads)
