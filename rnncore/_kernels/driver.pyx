@@ -493,7 +493,8 @@ cdef int worth(const Run *run, int count, int most) noexcept nogil:
     them takes time, and so does meeting after each step."""
     cdef Py_ssize_t N = run.schedule.N
     cdef int members = min(most, <int>POOL_MOST)
-    if work(run, row_at(&run.schedule, run.schedule.T)) * count < 4e6:
+    cdef double all = work(run, row_at(&run.schedule, run.schedule.T)) * count
+    if all < 4e6 or all < 1.5e7 and shared_by_rows(run, count, members, False):
         return 1
     while members > count and (
         N * count < 2 * members if shared_by_rows(run, count, members, False) else work(run, N) * count < 1.5e5 * members
