@@ -16,8 +16,8 @@ padded and in another order all the same: x is then gathered and dx scattered bl
 
 A crew of threads shares a pass in one of two ways. *By rows*: each member takes some sequences through all of time, and
 nobody waits for anybody; backwards, all meet at the end of a block, for each row of a weight's gradient is one member's.
-*By units*: each member owns some of the hidden units, and all meet after each phase. Two directions take half of the crew
-each, in backward too, where each has a dx of its own.
+*By units*: each member owns some of the hidden units, and all meet after each phase whose results others read. Two
+directions take half of the crew each, in backward too, where each has a dx of its own.
 """
 
 from libc.stdint cimport uintptr_t
@@ -714,7 +714,9 @@ cdef bint backward_step(Job *job, Part *part, Step *s, Py_ssize_t t, Py_ssize_t 
             return False
     for p in range(run.cell.back_phases):
         run.cell.backward[p](run, s)
-        if not (alone or meet(&part.who)):
+        if alone or p & 1 and not run.projects:
+            continue  # a product's columns are read next by the member that has written them
+        if not meet(&part.who):
             return False
     if s.flow != NULL and alone:
         sum_flow(run, 1, <const char *>s.flow, all_row, s.n)

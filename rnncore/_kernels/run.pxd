@@ -69,7 +69,7 @@ cdef struct Table:
     int phases
     Phase forward[ENGINES][MAX_PHASES]
     int back_phases
-    Phase backward[MAX_BACK_PHASES]
+    Phase backward[MAX_BACK_PHASES] # by turns of each member's units, and a product for the same units
 
 # Weights that gradients are multiplied with: in strips (simd/panels.h) that begin `step` elements after each other, or as they
 # are, which is the same with other numbers.
