@@ -908,9 +908,9 @@ class _Recurrent(Module, Generic[State]):
             if times is None:
                 return norms_of(of_rows, T)
             top = np.zeros(T)  # without it squares could overflow, or vanish
-            np.maximum.at(top, times, of_rows)
-            top[(top == 0) | np.isinf(top)] = 1
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.maximum.at(top, times, of_rows)
+                top[(top == 0) | np.isinf(top)] = 1
                 return np.sqrt(np.bincount(times, (of_rows / top[times]) ** 2, T)) * top
 
         return tuple(np.array([norm(of_state) for of_state in of_all]) for of_all in zip(*row_norms, strict=True))
