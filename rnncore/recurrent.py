@@ -908,7 +908,7 @@ class _Recurrent(Module, Generic[State]):
             if times is None:
                 return norms_of(of_rows, T)
             top = np.zeros(T)  # without it squares could overflow, or vanish
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
                 np.maximum.at(top, times, of_rows)
                 top[(top == 0) | np.isinf(top)] = 1
                 return np.sqrt(np.bincount(times, (of_rows / top[times]) ** 2, T)) * top

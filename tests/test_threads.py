@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -189,6 +190,21 @@ def test_a_child_of_fork_works():
         stop.set()
         if thread.ident:
             thread.join()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_handler_inside_a_call_has_its_denormal_numbers(n_threads):
+    lstm, x, tiny, found = rc.LSTM(8, 300, rng=0), np.zeros((6000, 1, 8), np.float32), np.array([1e-310]), []
+    before = signal.signal(signal.SIGALRM, lambda *_: found.append((tiny * 1.0)[0]))
+    signal.setitimer(signal.ITIMER_REAL, 0.03, 0.03)
+    try:
+        while len(found) < 5:
+            lstm(x, return_sequence=False, n_threads=n_threads)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert set(found) == {1e-310}
 
 
 FORKING_HANDLER = """

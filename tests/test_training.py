@@ -436,6 +436,9 @@ def test_norms_whose_squares_are_no_float64(flags, scale, lengths):
     assert dx.any() and all(norm[:, :6].all() for norm in flow)
     for got, norm in zip(far, flow, strict=True):
         np.testing.assert_allclose(got / scale, norm, rtol=1e-13)
+    with np.errstate(all="raise"):
+        dy[5, 0], dy[5, 1] = 1, scale
+        layer.backward(tape, dy, flow=True)
     dy[5], dy[1] = scale, np.nan
     with pytest.raises(ValueError, match="dh_t of l0 from t = 1 on"):
         layer.backward(tape, dy, check_finite=True)

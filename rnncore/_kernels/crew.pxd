@@ -9,6 +9,7 @@ cdef struct Watch:
     bint quick                  # one member, and soon done
     bint interruptible          # look for Ctrl-C now and then
     double looked               # time of the last look
+    unsigned long mode          # of the caller's denormal numbers
 
 # Members of a crew that wait for each other.
 cdef struct Team:

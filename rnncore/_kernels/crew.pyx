@@ -49,8 +49,14 @@ cdef bint main_thread() noexcept with gil:
     return ident is None or ident == PyThread_get_thread_ident()
 
 
-cdef bint signal_raised() noexcept with gil:
-    return PyErr_CheckSignals() < 0
+cdef bint signal_raised(const Watch *watch) noexcept with gil:
+    """Whether a signal's handler, which runs with the caller's denormal numbers, has raised something."""
+    cdef unsigned long flushed = denormals_flush()
+    cdef bint raised
+    denormals_restore(watch.mode)
+    raised = PyErr_CheckSignals() < 0
+    denormals_restore(flushed)
+    return raised
 
 
 cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil:
@@ -60,6 +66,8 @@ cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil:
     watch.crew.size = 1
     if not watch.quick:
         watch.interruptible = work > LOOK_WORK and main_thread()
+        watch.mode = denormals_flush()
+        denormals_restore(watch.mode)
         watch.looked = now()
         pool_gather(&watch.crew, members, limit)
 
@@ -89,7 +97,7 @@ cdef bint look(Member *who, double done) noexcept nogil:
             who.done, time = 0, now()
             if time - watch.looked >= LOOK_SECONDS:
                 watch.looked = time
-                if signal_raised() or watch.crew.size > 1 and pool_lost(&watch.crew):
+                if signal_raised(watch) or watch.crew.size > 1 and pool_lost(&watch.crew):
                     watch.interruptible = False
                     counter_take(&watch.stopped)
     return counter_peek(&watch.stopped) == 0

@@ -494,13 +494,13 @@ cdef int worth(const Run *run, int count, int most) noexcept nogil:
     cdef Py_ssize_t N = run.schedule.N
     cdef int members = min(most, <int>POOL_MOST)
     cdef double all = work(run, row_at(&run.schedule, run.schedule.T)) * count
-    if all < 4e6 or all < 1.5e7 and shared_by_rows(run, count, members, False):
+    if all < 4e6:
         return 1
     while members > count and (
         N * count < 2 * members if shared_by_rows(run, count, members, False) else work(run, N) * count < 1.5e5 * members
     ):
         members -= 1
-    return members
+    return 1 if all < 1.5e7 and shared_by_rows(run, count, members, False) else members
 
 
 cdef int wanted(const Run *run, int count, int n_threads) noexcept nogil:
@@ -595,7 +595,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     elif needed > SMALL:
         memory = <char *>malloc(needed)
     if memory == NULL:
-        job.by_rows, job.count = True, 0  # the crew goes home
+        job.by_rows, job.count, job.z, job.x, job.z_size, job.x_size = True, 0, NULL, NULL, 0, 0  # the crew goes home
     else:
         job.shares = <Counter *>memory
         job.bounds = <Py_ssize_t *>(memory + members * 2 * sizeof(Counter))
