@@ -215,7 +215,8 @@ def beam_search(
         gains[ended, 0] = 0.0  # it goes on in one way, as it is
         totals = log_probs[..., None] + gains  # (1) log P = Σ_t z_t,k_t - log Σ_v exp(z_t,v)
         counts = np.where(ended, lengths + 1, t + 1)[..., None]
-        scores = totals / counts**length_penalty  # (2) score = log P / length**a
+        with np.errstate(over="ignore"):  # (2) score = log P / length**a, times (t + 1)**a of all, or it could overflow
+            scores = totals * np.minimum(((t + 1) / counts) ** length_penalty, 1e200)
         best = np.argsort(-scores.reshape(N, B * V), axis=1, kind="stable")[:, :width]
         parents, chosen = best // V, best % V
         was_ended = ended[n, parents]

@@ -41,8 +41,8 @@ class Stream(Steps, Generic[State]):
     Notes
     -----
     A stream begins with zeros. It holds two states' memory, three once it has stepped some rows alone, and no weights,
-    and gives the same bits as the layer called with the whole sequence. It serves one thread at a time: another one
-    gets a RuntimeError. The GIL is released while a step takes longer than a few microseconds.
+    and in the panels engine gives the same bits as the layer called with the whole sequence. It serves one thread at a
+    time: another one gets a RuntimeError. The GIL is released while a step takes longer than a few microseconds.
 
     Examples
     --------

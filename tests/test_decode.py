@@ -279,6 +279,16 @@ def test_length_penalty():
         np.testing.assert_allclose(np.exp(log_probs[0, 0]), 0.3 if expected[0] else 0.4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("length_penalty", [100.0, 500.0, 1e4, 1e300])
+def test_a_length_penalty_beyond_all_numbers(length_penalty):
+    """It only ranks: sequences of one length by their P, and longer ones first."""
+    z = np.log([[0.1, 0.2, 0.7]] * 3)
+    tokens, _, _ = beam_search(chain(z), [0], 5, 2, length_penalty=length_penalty)
+    assert tokens[0, 0].tolist() == [2] * 5 and sorted(tokens[0, 1].tolist()) == [1, 2, 2, 2, 2]
+    tokens, lengths, _ = beam_search(chain(z), [0], 5, 3, stop=0, length_penalty=length_penalty)
+    assert tokens[0, 0].tolist() == [2] * 5 and lengths[0].tolist() == [5] * 3
+
+
 def test_a_sequence_that_has_ended_can_be_overtaken():
     """It stays while two others pass it, and goes when there are too many."""
     z = np.log([[0.2, 0.4, 0.4], [0.01, 0.98, 0.01], [0.01, 0.01, 0.98]])
