@@ -694,6 +694,34 @@ def test_mistakes_with_cells(kind):
         compare(lambda lib, x=x: getattr(lib, kind)(3, 4)(x))
 
 
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
+def test_a_cell_with_one_bias(kind, bias, name):
+    """Removed by hand, or given: PyTorch's functions take either."""
+
+    def call(lib):
+        cell = getattr(lib, kind)(3, 4, bias=bias)
+        setattr(cell, name, None if bias else torch.nn.Parameter(torch.ones(cell.weight_ih.shape[0])))
+        found = cell(torch.ones(2, 3))
+        h = found[0] if kind == "LSTMCell" else found
+        h.sum().backward()
+        return h, *[p.grad for p in cell.parameters()]
+
+    compare(call)
+
+
+@pytest.mark.parametrize("option,value", [("hidden_size", 4.0), ("bidirectional", 1), ("num_layers", True)])
+def test_options_of_another_type(option, value):
+    def call(lib):
+        layer = lib.LSTM(3, 4).double()
+        setattr(layer, option, value)
+        h = torch.ones(1, 2, 4).double()
+        return layer(torch.ones(5, 2, 3).double(), (h, h))
+
+    compare(call)
+
+
 LOOK = """
 import importlib.util, torch, rnncore.interop.torch as ours
 importlib.util.find_spec("torch.utils.flop_counter")

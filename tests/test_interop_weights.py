@@ -82,6 +82,22 @@ def test_cells(torch, dtype, kind, more, bias):
         assert_twins(cell, theirs, more | {"input_size": 5, "hidden_size": 7, "bias": bias})
 
 
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
+def test_cells_with_one_bias(torch, kind, name):
+    cell = getattr(torch.nn, kind)(3, 4)
+    setattr(cell, name, None)
+    with pytest.raises(ValueError, match=f"expected {name} to be a tensor, got NoneType"):
+        rc.from_torch(cell)
+    cell = getattr(torch.nn, kind)(3, 4, bias=False)
+    for either in ("bias_ih", "bias_hh"):
+        setattr(cell, either, torch.nn.Parameter(torch.ones(cell.weight_ih.shape[0])))
+    x = np.ones((2, 3), np.float32)
+    got, expected = rc.from_torch(cell)(x), cell(torch.from_numpy(x))
+    for ours, theirs in zip(*((a if isinstance(a, tuple) else (a,)) for a in (got, expected)), strict=True):
+        assert_close(ours, theirs.detach().numpy(), "float32", "forward")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_linear_and_embedding(torch, dtype):
     for bias in (True, False):

@@ -46,9 +46,9 @@ def from_torch(module: torch.nn.Module) -> Any:
     TypeError
         If `module` is something else, or its weights are of another dtype.
     ValueError
-        If an option is one that rnncore does not have (an Embedding's `padding_idx`, `max_norm` or
-        `scale_grad_by_freq`), if weights are of several dtypes, or if one is a plain tensor that a hook computes before
-        each call, as torch's deprecated `weight_norm` and `prune` have it: it may be out of date.
+        If a weight is missing, if an option is one that rnncore does not have (an Embedding's `padding_idx`, `max_norm`
+        or `scale_grad_by_freq`), if weights are of several dtypes, or if one is a plain tensor that a hook computes
+        before each call, as torch's deprecated `weight_norm` and `prune` have it: it may be out of date.
 
     Notes
     -----
@@ -78,6 +78,8 @@ def from_torch(module: torch.nn.Module) -> Any:
     options = {option: getattr(module, option) for option in option_names(kind) if hasattr(module, option)}
     if name == "Linear":
         options["bias"] = module.bias is not None
+    elif hasattr(module, "bias_ih"):  # a cell, which PyTorch asks for its biases, not for what it was made with
+        options["bias"] = module.bias_ih is not None or module.bias_hh is not None
     arrays = {name: _array(module, name) for name in shapes_of(kind, options)}
     layer = kind(**options, dtype=common_dtype(arrays))
     layer.load_state_dict(arrays)
@@ -87,7 +89,9 @@ def from_torch(module: torch.nn.Module) -> Any:
 def _array(module: torch.nn.Module, name: str) -> np.ndarray:
     """Return a module's weight by its name, as the module computes it."""
     torch = _torch()
-    weight = getattr(module, name)
+    weight = getattr(module, name, None)
+    if not isinstance(weight, torch.Tensor):
+        raise ValueError(f"expected {name} to be a tensor, got {type(weight).__name__}")
     if name in vars(module):  # neither a Parameter, a buffer nor a property
         raise ValueError(
             f"expected {name} to be a parameter or parametrized, got a tensor that a hook may have to compute anew "

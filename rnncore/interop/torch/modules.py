@@ -184,7 +184,7 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
         if not isinstance(input, Tensor):
             return self._elsewhere(input, hx)
         weights = [self.weight_ih, self.weight_hh]
-        bias = self.bias_ih is not None
+        bias = self.bias_ih is not None or self.bias_hh is not None
         if bias:
             weights += [self.bias_ih, self.bias_hh]
         mode = self._mode or {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.nonlinearity)

@@ -72,6 +72,9 @@ def recurrent(
     if in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
+        except (Unfit, TypeError):  # an option that is no number, say, of which PyTorch has its own opinion
+            return None
+        try:
             if not wants_gradient(input, hx, weights):
                 return plan.infer(input, hx, weights, batch_sizes, key)
             y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)

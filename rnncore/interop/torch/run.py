@@ -434,7 +434,7 @@ class Plan:
         return kept
 
 
-plan_of = lru_cache(maxsize=256)(Plan)
+plan_of = lru_cache(maxsize=256, typed=True)(Plan)
 
 
 def ragged_of(batch_sizes: Tensor) -> Ragged:
