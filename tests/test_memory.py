@@ -87,9 +87,8 @@ def fill(sizes):
 
 def test_more_than_is_kept_leaves_most_of_it():
     sizes = [1 + 3 * k for k in range(14)]  # 287 MB, each of a class of its own
-    fill(sizes)
-    fill(sizes)
-    before = fill(sizes)
+    for _ in range(4):  # what others left makes room
+        before = fill(sizes)
     assert len(fill(sizes) & before) >= 10
 
 

@@ -65,9 +65,10 @@ cdef enum:
     TRACED = 389047     # NumPy's domain of tracemalloc
 
 # Memory that waits to be used again, by size: the first, whose first word leads to the next, and whose second says how much
-# it is; and whether a size was asked for since the last time that there was too much. The GIL guards it.
+# it is; and of each size, when it was last asked for. The GIL guards it.
 cdef void *waiting[SIZES]
-cdef bint wanted[SIZES]
+cdef unsigned long long asked[SIZES]
+cdef unsigned long long clock = 0    # times that something was asked for
 cdef size_t kept = 0
 
 
@@ -82,18 +83,23 @@ cdef int size_of(size_t size, size_t *rounded) noexcept:
     return k + <int>(rounded[0] // step) - 1
 
 
-cdef void forget() noexcept:
-    """Give what waits of sizes that nobody has asked for since the last time back to the system."""
+cdef void make_room(int place, size_t size) noexcept:
+    """Give what waits back to the system, the size first that was asked for longest ago, until there is room for one more
+    of the size in a place; but none that was asked for later than that."""
     global kept
     cdef void *start
-    cdef int k
-    for k in range(SIZES):
-        while waiting[k] != NULL and not wanted[k]:
-            start = waiting[k]
-            waiting[k] = (<void **>start)[0]
-            kept -= (<size_t *>start)[1]
-            free(start)
-        wanted[k] = False
+    cdef int k, oldest
+    while kept + size > KEEP:
+        oldest = place
+        for k in range(SIZES):
+            if waiting[k] != NULL and asked[k] < asked[oldest]:
+                oldest = k
+        if oldest == place:
+            return
+        start = waiting[oldest]
+        waiting[oldest] = (<void **>start)[0]
+        kept -= (<size_t *>start)[1]
+        free(start)
 
 
 @cython.final
@@ -110,7 +116,7 @@ cdef class Block:
             return
         PyTraceMalloc_Untrack(TRACED, <uintptr_t>self.start)
         if self.size >= SMALL and kept + self.size > KEEP:
-            forget()
+            make_room(self.place, self.size)
         if self.size < SMALL or kept + self.size > KEEP:
             free(self.start)
             return
@@ -128,7 +134,7 @@ cdef Py_ssize_t bytes_of(tuple shape, Py_ssize_t item) except -1:
 
 def empty(tuple shape not None, dtype not None):
     """Return an array of float32 or float64, uninitialised."""
-    global kept
+    global kept, clock
     cdef int type_ = (<cnp.dtype?>dtype).type_num
     if type_ not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
         raise ValueError(f"expected float32 or float64, got {dtype}")
@@ -141,7 +147,8 @@ def empty(tuple shape not None, dtype not None):
     for k in range(len(shape)):
         lengths[k] = shape[k]
     block.place = size_of(max(size, 1), &block.size)
-    wanted[block.place] = True
+    clock += 1
+    asked[block.place] = clock
     if block.size >= SMALL and waiting[block.place] != NULL:
         block.start = waiting[block.place]
         waiting[block.place] = (<void **>block.start)[0]
