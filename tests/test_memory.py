@@ -99,6 +99,17 @@ def test_sizes_that_nobody_wants_make_room():
     assert fill([33, 41, 49]) == before
 
 
+def test_one_that_cannot_be_kept_leaves_the_rest():
+    fill([40, 50, 60])  # what others left makes room
+    held = [memory.empty((size << 18,), F4) for size in (40, 50, 60)]
+    for array in held:
+        array[-1] = 7
+    del held, array
+    fill([300])
+    held = [memory.empty((size << 18,), F4) for size in (40, 50, 60)]
+    assert [array[-1] for array in held] == [7, 7, 7]  # the system's pages are zeros
+
+
 def test_tracemalloc_sees_it():
     warm = memory.empty((1000, 1000), F4)
     del warm

@@ -115,7 +115,7 @@ cdef class Block:
         if self.start == NULL:
             return
         PyTraceMalloc_Untrack(TRACED, <uintptr_t>self.start)
-        if self.size >= SMALL and kept + self.size > KEEP:
+        if SMALL <= self.size <= KEEP:
             make_room(self.place, self.size)
         if self.size < SMALL or kept + self.size > KEEP:
             free(self.start)
