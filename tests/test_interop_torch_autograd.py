@@ -4,8 +4,6 @@ from functools import partial
 
 import pytest
 from alike import (  # noqa: F401
-    CELLS,
-    LAYERS,
     CellNet,
     Net,
     as_tuple,
@@ -18,9 +16,7 @@ from alike import (  # noqa: F401
     outcome,
     pytestmark,
     rnn,
-    steps,
     torch,
-    utils,
     x_of,
 )  # fmt: skip
 
