@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from .demo import Progress
@@ -186,6 +187,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    from .file import check_writable
     from .measure.modes import cases
     from .measure.run import planned, prepare, run
     from .measure.table import Table, growth_lines
@@ -200,14 +202,15 @@ def _bench(args: argparse.Namespace) -> None:
         report = prepare(cases=cases(**own, threads=args.threads, quick=args.quick), **common)
     else:
         report = prepare(args.preset or "inference", rows=args.rows, threads=args.threads, **common)
-    with ExitStack() as stack:  # files are opened now, so that a wrong name does not cost a run
-        if args.plot is not None:
-            kind = _picture_format(args.plot)
-            picture = stack.enter_context(open(args.plot, "wb"))
-            stack.callback(_write_picture, report, picture, kind)
+    kind = None if args.plot is None else _picture_format(args.plot)
+    for name in (args.plot, args.json):
+        if name is not None:
+            check_writable(name)  # an error now rather than after the run
+    with ExitStack() as stack:
+        if kind is not None:
+            stack.callback(_write_picture, report, args.plot, kind)
         if args.json is not None:
-            file = stack.enter_context(open(args.json, "w", encoding="utf-8"))
-            stack.callback(_write_json, report, file)
+            stack.callback(_write_json, report, args.json)
         screen = _Screen()
         stack.callback(screen.close)
         for peer, modules in report.missing.items():
@@ -234,9 +237,10 @@ def _command(args: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def _write_json(report: Report, file: TextIO) -> None:
-    json.dump(asdict(report), file, indent=1)
-    file.write("\n")
+def _write_json(report: Report, path: str) -> None:
+    from .file import write_whole
+
+    write_whole(path, f"{json.dumps(asdict(report), indent=1)}\n".encode())
 
 
 def _picture_format(name: str) -> str:
@@ -248,10 +252,13 @@ def _picture_format(name: str) -> str:
         raise ValueError(error) from None
 
 
-def _write_picture(report: Report, file: BinaryIO, kind: str) -> None:
+def _write_picture(report: Report, path: str, kind: str) -> None:
+    from .file import write_whole
     from .measure.pictures import PICTURES, draw, save
 
-    save(draw(panel for picture in PICTURES.values() for panel in picture(report)), file, kind)
+    whole = BytesIO()
+    save(draw(panel for picture in PICTURES.values() for panel in picture(report)), whole, kind)
+    write_whole(path, whole.getbuffer())
 
 
 class _Screen:

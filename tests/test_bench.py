@@ -258,6 +258,24 @@ def test_plot(tmp_path, suffix, begin):
     assert file.read_bytes().startswith(begin)
 
 
+def test_files_stay_as_they_were_until_a_run_has_ended(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    files, seen = [tmp_path / "old.json", tmp_path / "old.png"], []
+    for file in files:
+        file.write_text("old")
+
+    def begin():
+        seen.extend(file.read_text() for file in files)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_Screen", begin)
+    plot = ["--plot", str(files[1])]
+    assert bench(*SMALL, *plot, "--json", "/no/such/file") == 2 and files[1].read_text() == "old"
+    assert bench(*SMALL, *plot, "--json", str(files[0])) == 130 and seen == ["old", "old"]
+    assert json.loads(files[0].read_text())["complete"] is False and files[1].read_bytes().startswith(b"\x89PNG")
+    assert sorted(tmp_path.iterdir()) == files
+
+
 def test_plot_without_matplotlib(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert bench(*SMALL, "--plot", str(tmp_path / "picture.png")) == 2
