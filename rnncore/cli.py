@@ -292,13 +292,16 @@ class _Screen:
         """Write a line of results above the bar."""
         if self._bar is not None:
             self._bar.clear()
-        print(text, flush=True)
+        self._print(text + "\n")
 
     def write(self, piece: str) -> None:
         self.close()
+        self._print(piece)
+
+    def _print(self, text: str) -> None:
+        """Print what the stream's encoding can show, and "?" for the rest."""
         encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(piece.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
+        print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -390,6 +390,13 @@ def test_colours_on_a_terminal_only(monkeypatch, capsys, environment, coloured):
     assert ("\x1b[" in terminal.getvalue()) == coloured
 
 
+def test_output_that_cannot_show_every_character(monkeypatch, tmp_path):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert bench(*SMALL, "--against", "reference", "--json", str(tmp_path / "results.json")) == 0
+    assert b" ?s " in raw.getvalue() and json.loads((tmp_path / "results.json").read_text())["complete"]
+
+
 def test_own_cases_without_peers(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(peers, "find_spec", lambda module: None)
     assert bench(*SMALL, "--cell", "rnn,gru", "--mode", "inference", "--json", str(tmp_path / "results.json")) == 0
