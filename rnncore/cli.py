@@ -201,7 +201,8 @@ def _bench(args: argparse.Namespace) -> None:
     if given:
         report = prepare(cases=cases(**own, threads=args.threads, quick=args.quick), **common)
     else:
-        report = prepare(args.preset or "inference", rows=args.rows, threads=args.threads, **common)
+        preset = "inference" if args.preset is None else args.preset
+        report = prepare(preset, rows=args.rows, threads=args.threads, **common)
     kind = None if args.plot is None else _picture_format(args.plot)
     for name in (args.plot, args.json):
         if name is not None:
@@ -311,5 +312,5 @@ class _Screen:
 
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename!r}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -459,7 +459,7 @@ def test_all_presets_print_every_row(monkeypatch, capsys):
         (["--batch", "1,-1"], "expected batch between 1 and "),
         (["--steps", "0"], "expected steps between 1 and "),
         (["--plot", "picture.bmp"], "expected a picture's name to end in .png, .svg, .pdf, got 'picture.bmp'"),
-        (["--plot", "/no/such/folder/picture.png"], "No such file or directory: /no/such/folder/picture.png"),
+        (["--plot", "/no/such/folder/picture.png"], "No such file or directory: '/no/such/folder/picture.png'"),
         (["--hidden", "8,many"], "argument --hidden: expected numbers, got '8,many'"),
         (["--hidden", "8", "--threads", "10000"], "expected at most "),
         (["--hidden", "8", "--threads", "0"], "expected threads between 1 and "),

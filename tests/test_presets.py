@@ -300,11 +300,12 @@ def test_interrupted_bench_keeps_what_it_has(tiny_preset, monkeypatch, tmp_path)
     ("args", "message"),
     [
         (["--preset", "fast"], "expected a preset among inference, layers, training, pytorch, all, tiny, got 'fast'"),
+        (["--preset", ""], "expected a preset among inference, layers, training, pytorch, all, tiny, got ''"),
         (["--rows", "grid,gird"], "expected rows among grid, limit, two, training, memory, size, got 'gird'"),
         (["--against", "keras"], "expected peers among torch, ort, openvino, jax, reference, got 'keras'"),
         (["--threads", "3"], "expected threads among 1"),
         (["--threads", "one"], "argument --threads: expected numbers, got 'one'"),
-        (["--json", "/no/such/folder/file"], "No such file or directory: /no/such/folder/file"),
+        (["--json", "/no/such/folder/file"], "No such file or directory: '/no/such/folder/file'"),
     ],
 )
 def test_bench_errors_are_one_line(tiny_preset, capsys, args, message):
