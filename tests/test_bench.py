@@ -61,7 +61,8 @@ def test_default_cases():
 @pytest.mark.parametrize("mode", modes.MODES)
 def test_modes_run(mode, capsys):
     """Against what needs no peer, with a limit wherever there is work."""
-    args = ["--mode", mode, "--hidden", "8", "--batch", "2", "--steps", "4", "--against", "reference"]
+    steps = ["--steps", "4"] if modes.MODES[mode].steps > 1 else []
+    args = ["--mode", mode, "--hidden", "8", "--batch", "2", *steps, "--against", "reference"]
     assert bench(*args) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -138,6 +139,9 @@ def test_scaling_mode():
     assert all(len(names) <= 1 for names in differing)
     assert {name for names in differing for name in names} >= {"T", "N", "H"}
     assert not [case for case in found if case.kind == "memory" and case.threads > 1]
+    both = cases(mode=["scaling", "stream"], hidden=[16, 32], steps=[50], threads=[1], quick=True)
+    more = {(case.kind, case.H) for case in both if case not in found}
+    assert set(found) < set(both) and more == {("stream", 16), ("stream", 32)}
 
 
 def test_growth_is_printed_and_kept(capsys, tmp_path):
@@ -458,6 +462,9 @@ def test_all_presets_print_every_row(monkeypatch, capsys):
         (["--hidden", "0"], "expected hidden between 1 and "),
         (["--batch", "1,-1"], "expected batch between 1 and "),
         (["--steps", "0"], "expected steps between 1 and "),
+        (["--mode", "stream,call", "--steps", "5"], "expected no steps with modes of single steps alone, got [5]"),
+        (["--mode", "scaling", "--threads", "2"], "expected no threads with mode scaling alone, got [2]"),
+        (["--mode", "scaling", "--hidden", "8,9"], "expected one value of hidden with mode scaling alone, got [8, 9]"),
         (["--plot", "picture.bmp"], "expected a picture's name to end in .png, .svg, .pdf, got 'picture.bmp'"),
         (["--plot", "/no/such/folder/picture.png"], "No such file or directory: '/no/such/folder/picture.png'"),
         (["--hidden", "8,many"], "argument --hidden: expected numbers, got '8,many'"),

@@ -64,7 +64,7 @@ def cases(
     """Return every combination; by default an LSTM's inference in float32 on one thread, over some sizes and batches.
 
     Mode "scaling" takes one variable at a time through its range, about the first of the sizes given: inference,
-    gradients, and the bytes of either.
+    gradients, and the bytes of either. Without other modes it refuses what it would not look at: more sizes, threads.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def cases(
     Raises
     ------
     ValueError
-        If a word is unknown, a number not positive, or this machine has not so many CPUs.
+        If a word is unknown, a number not positive, this machine has not so many CPUs, or no mode looks at a number.
     """
     cells = chosen(cell or ["lstm"], limits.GATES, "cells")
     modes = chosen(mode or ["inference"], (*MODES, SCALING), "modes")
@@ -89,6 +89,14 @@ def cases(
             positive_int(value, name)
     if max(numbers) > runtime.usable_cpus():
         raise ValueError(f"expected at most {runtime.usable_cpus()} threads on this machine, got {max(numbers)}")
+    if modes == (SCALING,):
+        if threads:
+            raise ValueError(f"expected no threads with mode {SCALING} alone, got {list(threads)}")
+        for name, values in (("hidden", hidden), ("batch", batch), ("steps", steps)):
+            if values and len(values) > 1:
+                raise ValueError(f"expected one value of {name} with mode {SCALING} alone, got {list(values)}")
+    if steps and all(word != SCALING and MODES[word].steps == 1 for word in modes):
+        raise ValueError(f"expected no steps with modes of single steps alone, got {list(steps)}")
     found: dict[Case, None] = {}
     for word, name, kind, number in product(modes, cells, dtypes, numbers):
         if word == SCALING:
