@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -245,6 +245,22 @@ def test_pictures_show_what_there_is():
     assert {ax.get_xlabel() for ax in axes["growth"] if ax.lines} >= {"T", "N", "H"}
     reached = next(line for line in axes["roofline"][0].lines if line.get_label() == "rnncore")
     assert max(reached.get_ydata()) < 2 * report.limits[0].flops["float32"] / 1e9
+
+
+def test_speed_ups_over_N_and_H_alone():
+    """Cases that differ in T or I have pictures of their own."""
+    pytest.importorskip("matplotlib")
+    found = [
+        measured(Case("sequence", "lstm", N=1, H=H, T=T, I=I), torch=(H + T + I,) * 3)
+        for T, I, H in ((10, 0, 8), (10, 0, 9), (100, 0, 8), (100, 3, 8))
+    ]
+    axes = pictures.draw(pictures.speed_ups(replace(read(results()), measurements=found))).axes
+    shown = {ax.get_title().split("\n")[0]: [text.get_text() for text in ax.texts] for ax in axes}
+    assert shown == {
+        "LSTM float32 sequence, 1 thread, T=10": ["18.00", "19.00"],
+        "LSTM float32 sequence, 1 thread, T=100": ["108.00"],
+        "LSTM float32 sequence, 1 thread, T=100, I=3": ["111.00"],
+    }
 
 
 def test_nothing_to_draw(tmp_path):

@@ -42,11 +42,14 @@ def check(name: str) -> str:
 
 
 def speed_ups(report: Report) -> list[Panel]:
-    """Return a heat map for each group of cases: the best peer's time, or bytes, ÷ rnncore's over N and H."""
+    """Return a heat map for each group of cases that differ in N and H alone, I being H or all the same: the best
+    peer's time, or bytes, ÷ rnncore's."""
     groups: dict[str, list[Measurement]] = {}
     for measurement in report.measurements:
+        case = measurement.case
         if measurement.ratio(BEST, COLOURS) is not None:
-            groups.setdefault(measurement.case.group, []).append(measurement)
+            title = case.group + f", T={case.T}" * (case.T > 1) + f", I={case.I}" * (case.I != case.H)
+            groups.setdefault(title, []).append(measurement)
     return [heat_map(name, group) for name, group in groups.items()]
 
 
