@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import geometric_mean
+from tempfile import TemporaryDirectory
 
 from rnncore.measure import pictures
 from rnncore.measure.peers import LIMIT
@@ -53,8 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load(name: str) -> Report:
     try:
-        return read(json.loads(Path(name).read_text(encoding="utf-8")))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        report = read(json.loads(Path(name).read_text(encoding="utf-8")))
+        with TemporaryDirectory() as folder:  # what is wrong inside is found before any picture is overwritten
+            body([report], Path(folder))
+        return report
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         words = f"{type(error).__name__}: {error}"
         raise ValueError(f"expected results of rnncore bench --json in {name}: {words}") from None
 

@@ -360,7 +360,7 @@ def test_report_of_several_runs(report, tmp_path):
     ("change", "message"),
     [
         ({"commit": "another"}, "expected results of one commit, got"),
-        ({"machine": {"cpu": "another"}}, "expected results of one machine, got"),
+        ({"machine": results()["machine"] | {"cpu": "another"}}, "expected results of one machine, got"),
         ({"versions": {"numpy": "0.1"}}, "expected results of one version of numpy, got"),
         ({"measurements": [{}]}, "expected results of rnncore bench --json in "),
         ({"settings": {"loud": True}}, "expected results of rnncore bench --json in "),
@@ -372,6 +372,33 @@ def test_report_of_what_does_not_belong_together(report, tmp_path, capsys, chang
     out, err = capsys.readouterr()
     assert err.startswith(f"bench.report: error: {message}") and err.count("\n") == 1 and out == ""
     assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"missing": None}, "TypeError: 'NoneType'"),
+        ({"machine": {}}, "KeyError: 'cpu'"),
+        ({"versions": None}, "AttributeError: 'NoneType'"),
+        ({"measurements": [{"ratios": {"torch": {"median": "x", "low": 1, "high": 1}}}]}, "TypeError: "),
+        ({"measurements": [{"ratios": {"torch": {"median": 0, "low": 0, "high": 0}}}]}, "StatisticsError: "),
+        ({"measurements": [{"seconds": None}]}, "ValueError: min()"),
+        ({"growth": [{"values": []}]}, "ValueError: x and y"),
+        ({"measurements": [{"case": {"kind": "sequence", "cell": "foo", "N": 1, "H": 8}}]}, "KeyError: 'foo'"),
+    ],
+)
+def test_report_of_results_that_are_wrong_inside(report, tmp_path, capsys, change, message):
+    pytest.importorskip("matplotlib")
+    found = results()
+    for name, value in change.items():
+        found[name] = [{**found[name][0], **value[0]}] if isinstance(value, list) else value
+    (tmp_path / "other.json").write_text(json.dumps(found))
+    (tmp_path / "images").mkdir()
+    assert report([str(tmp_path / "other.json"), "--output", str(tmp_path / "page.md")]) == 2
+    out, err = capsys.readouterr()
+    start = f"bench.report: error: expected results of rnncore bench --json in {tmp_path / 'other.json'}: {message}"
+    assert err.startswith(start) and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "page.md").exists() and not [*(tmp_path / "images").iterdir()]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
