@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,16 +19,16 @@ Flow = ArrayLike | tuple[ArrayLike, ArrayLike]
 
 
 def gradient_flow(
-    flows: Flow | Mapping[str, Flow], labels: Sequence[str] | None = None, ax: Axes | None = None
+    flows: Flow | Mapping[Any, Flow], labels: Iterable[Any] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Draw how large the gradient is at each time on its way back: the norm of dL/dh_t, on a logarithmic scale.
 
     Parameters
     ----------
-    flows : array_like (L*D, T), tuple of two of them, or dict of str to either
+    flows : array_like (L*D, T), tuple of two of them, or dict to either
         What ``backward(…, flow=True)`` returned: an array, for an LSTM two of them, of which the second, dL/dc_t, is
-        dashed. A dict holds several, each with its name. T may differ from one to the next.
-    labels : sequence of str, optional
+        dashed. A dict holds several by their names. T may differ from one to the next.
+    labels : iterable, optional
         Names of the lines of each flow, in the order of layers and directions. By default their numbers, if there are
         several.
     ax : matplotlib.axes.Axes, optional
@@ -61,6 +61,7 @@ def gradient_flow(
     ('log', ['vanishes', 'stays'])
     """
     named = flows if isinstance(flows, Mapping) else {"": flows}
+    labels = None if labels is None else list(labels)
     lines = []
     for name, flow in named.items():
         pair = _pair(flow)
@@ -68,7 +69,7 @@ def gradient_flow(
         if labels is not None and len(labels) != rows:
             raise ValueError(f"expected {rows} labels, got {len(labels)}")
         for k in range(rows):
-            words = [name, labels[k] if labels is not None else str(k) if rows > 1 else ""]
+            words = [str(name), str(labels[k]) if labels is not None else str(k) if rows > 1 else ""]
             lines.append((words, [array[k] for array in pair]))
     if ax is None:
         require_matplotlib()

@@ -58,6 +58,11 @@ def test_several_flows_have_their_names():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
 
 
+def test_names_of_any_type():
+    labels = [line[0] for line in drawn(gradient_flow({0: FLOW, 10: FLOW}, labels=iter([1, "b"])))]
+    assert labels == ["0 1", "0 b", "10 1", "10 b"]
+
+
 def test_what_backward_returns():
     for layer, labels in ((rc.GRU(3, 5, 2, rng=0), ["0", "1"]), (rc.LSTM(3, 5, rng=0), ["h", "c"])):
         y, _, tape = layer.forward(np.ones((30, 2, 3)))
