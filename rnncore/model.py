@@ -208,8 +208,8 @@ class SequenceModel:
             If a number is not one, or X or y hold something else than they should.
         ValueError
             If there is no sequence, a shape does not fit, a token, a class or a setting is out of range, or there is
-            `patience` without `validation`: nothing has been learned then. If a gradient is not finite: the model is as
-            the step before left it.
+            `patience` without `validation`: nothing has been learned then. If a gradient or a validation loss is not
+            finite: the model is as the last whole step left it, with `patience`, too.
 
         Examples
         --------
@@ -255,6 +255,9 @@ class SequenceModel:
                     losses.append(total / max(count, 1))
                     if held is not None:
                         validation_losses.append(self._mean_loss(*held, n_threads))
+                        if not math.isfinite(validation_losses[-1]):
+                            got = f"{validation_losses[-1]} after epoch {len(losses)}"
+                            raise ValueError(f"expected a finite validation loss, got {got}")
                         if validation_losses[-1] < least:
                             least, kept, since = validation_losses[-1], [m.parameters() for m in modules], 0
                         else:

@@ -382,6 +382,17 @@ def test_what_is_not_finite_is_an_error():
     assert equal(model.parameters(), before)
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_validation_loss_that_is_not_finite_is_an_error(patience):
+    """The weights are those of the epoch that ended, not those that training began with."""
+    X, y = [np.ones((2, 1))] * 3, [0.5, 1.5, -0.5]
+    model, other = (rc.SequenceModel("rnn", inputs=1, outputs=1, loss="squared", rng=0) for _ in range(2))
+    with pytest.raises(ValueError, match="expected a finite validation loss, got nan after epoch 1"):
+        model.fit(X, y, validation=(X, [0, 1, np.nan]), patience=patience, rng=0)
+    other.fit(X, y, epochs=1, rng=0)
+    assert equal(model.parameters(), other.parameters())
+
+
 def test_progress(capsys, monkeypatch):
     X, y = signs(12)
     model = rc.SequenceModel(inputs=1, outputs=2, hidden=4, rng=0)

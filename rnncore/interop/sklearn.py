@@ -222,7 +222,7 @@ class RNNClassifier(ClassifierMixin, _Estimator):
         ImportError
             If there is no tqdm, with `verbose`.
         TypeError, ValueError
-            If a setting, X or y are not what they should be, or a gradient is not finite.
+            If a setting, X or y are not what they should be, or a gradient or validation loss is not finite.
 
         Examples
         --------
@@ -365,7 +365,7 @@ class RNNRegressor(RegressorMixin, _Estimator):
         ImportError
             If there is no tqdm, with `verbose`.
         TypeError, ValueError
-            If a setting, X or y are not what they should be, or a gradient is not finite.
+            If a setting, X or y are not what they should be, or a gradient or validation loss is not finite.
 
         Examples
         --------
