@@ -444,8 +444,13 @@ class SequenceModel:
         if not isinstance(items, np.ndarray) or items.dtype == object:
             items = [as_array(x, f"X[{i}]", numbers) for i, x in enumerate(items)]
         numbers = "integers" if self.loss == "softmax" else "real numbers"
-        if self.per_step and type(y) is not np.ndarray:
-            return items, [as_array(rows, f"y[{i}]", numbers) for i, rows in enumerate(y)]
+        if self.per_step and not (type(y) is np.ndarray and y.ndim):
+            try:
+                given = enumerate(y)
+            except TypeError as error:
+                got = type(y).__name__
+                raise TypeError(f"expected y as a list of arrays, or one array of them, got {got}") from error
+            return items, [as_array(rows, f"y[{i}]", numbers) for i, rows in given]
         return items, as_array(y, "y", numbers)
 
     def _data(self, X: Any, y: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -473,6 +478,8 @@ class SequenceModel:
         array = as_array(X, "X", "sequences")
         if array.ndim == 1 and array.dtype == object:
             return array
+        if array.ndim == 0 and not isinstance(X, np.ndarray):
+            raise TypeError(f"expected X as a list of sequences, or one array of them, got {type(X).__name__}")
         tokens = "embedding" in self.modules
         check_shape(array.shape, ("N", "T") if tokens else ("N", "T", self.modules["recurrent"].input_size), "X")
         return array

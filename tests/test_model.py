@@ -158,7 +158,9 @@ X3, Y = [np.ones((4, 3)), np.ones((2, 3))], [0, 1]
     ([np.ones((4, 3)), np.ones((2, 4))], Y, ValueError, r"expected X\[1\] of shape \(T, 3\), got \(2, 4\)"),
     ([np.ones(3), np.ones(3)], Y, ValueError, r"expected X\[0\] of shape \(T, 3\), got \(3,\)"),
     (np.ones((2, 3)), Y, ValueError, r"expected X of shape \(N, T, 3\), got \(2, 3\)"),
-    (5, Y, ValueError, r"expected X of shape \(N, T, 3\), got \(\)"),
+    (np.array(5), Y, ValueError, r"expected X of shape \(N, T, 3\), got \(\)"),
+    (None, Y, TypeError, "expected X as a list of sequences, or one array of them, got NoneType"),
+    ((x for x in X3), Y, TypeError, "expected X as a list of sequences, or one array of them, got generator"),
     ([["a"], ["b"]], Y, TypeError, r"expected X\[0\] to be an array of real numbers"),
 ])  # fmt: skip
 def test_data_that_does_not_fit(X, y, error, words):
@@ -180,6 +182,13 @@ def test_data_that_does_not_fit(X, y, error, words):
 def test_tokens_that_are_none(X, error, words):
     with pytest.raises(error, match=words):
         rc.SequenceModel(vocabulary=5, outputs=2).predict(X)
+
+
+@pytest.mark.parametrize("y", [None, 5, np.array(5)])
+def test_targets_of_steps_that_are_none(y):
+    words = f"expected y as a list of arrays, or one array of them, got {type(y).__name__}"
+    with pytest.raises(TypeError, match=words):
+        rc.SequenceModel(inputs=3, outputs=2, per_step=True).fit(X3, y)
 
 
 def test_targets_of_steps_that_do_not_fit():
