@@ -78,8 +78,8 @@ def test_steps_go_before_seconds(capsys, demo):
         (["--hidden", "100000000"], "Unable to allocate"),
         (["--layers", "-1"], "expected layers between 1 and"),
         (["--temperature", "0"], "expected a temperature above 0, got 0.0"),
-        (["--temperature", "nan"], "expected a temperature above 0, got nan"),
-        (["--steps", "-1"], "expected at least 0 steps, got -1"),
+        (["--temperature", "nan"], "expected temperature of at least 0 and less than inf, got nan"),
+        (["--steps", "-1"], "expected steps of at least 0, got -1"),
         (["--seed", "-1"], "expected a seed of at least 0, got -1"),
         (["--prompt", "the QUEEN"], "expected characters of the model's vocabulary, got 'E', 'N', 'Q', 'U'"),
         (["--prompt", ""], "expected a prompt of at least one character"),
@@ -107,7 +107,7 @@ def test_errors_are_one_line(capsys, demo, args, message):
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
 def test_seconds(capsys, text_file, seconds):
     assert cli.main(["demo", "--text", text_file, "--seconds", seconds]) == 2
-    assert f"error: expected at least 0 seconds, got {float(seconds)}" in capsys.readouterr().err
+    assert f"error: expected seconds of at least 0 and less than inf, got {float(seconds)}" in capsys.readouterr().err
 
 
 def test_text_with_characters_the_loaded_model_lacks(capsys, text_file, tmp_path):

@@ -228,10 +228,10 @@ def test_interrupt_within_a_step(monkeypatch, when):
     [
         ({}, "either seconds or steps, got neither"),
         ({"steps": 1, "seconds": 1}, "either seconds or steps, got both"),
-        ({"steps": -1}, "at least 0 steps, got -1"),
-        ({"seconds": -0.5}, "at least 0 seconds, got -0.5"),
-        ({"seconds": math.nan}, "at least 0 seconds, got nan"),
-        ({"seconds": math.inf}, "at least 0 seconds, got inf"),
+        ({"steps": -1}, "expected steps of at least 0, got -1"),
+        ({"seconds": -0.5}, "expected seconds of at least 0 and less than inf, got -0.5"),
+        ({"seconds": math.nan}, "expected seconds of at least 0 and less than inf, got nan"),
+        ({"seconds": math.inf}, "expected seconds of at least 0 and less than inf, got inf"),
         ({"steps": 1, "batch": 0}, "batch"),
         ({"steps": 1, "chunk": 0}, "chunk"),
         ({"steps": 1, "weight_decay": -0.1}, "expected weight_decay of at least 0"),
@@ -240,6 +240,20 @@ def test_interrupt_within_a_step(monkeypatch, when):
 def test_bad_training(options, message):
     with pytest.raises(ValueError, match=message):
         small().train(LEARNED, **options)
+
+
+@pytest.mark.parametrize("name,number", [
+    ("steps", 2.5), ("steps", "a"), ("steps", True), ("seconds", "a"), ("n", 1.5), ("n", "5"), ("temperature", "a"),
+    ("length", 1.5), ("seed", 1.5),
+])  # fmt: skip
+def test_what_is_no_number_is_an_error_at_once(name, number):
+    with pytest.raises(TypeError, match=f"expected {name} to be an? "):
+        if name in ("steps", "seconds"):
+            small().train(LEARNED, **{name: number})
+        elif name in ("n", "temperature"):
+            small().sample("a", **{"n": 1, name: number})
+        else:
+            demo.run(steps=0, **{name: number})
 
 
 @pytest.mark.parametrize(
@@ -333,13 +347,15 @@ def test_sample_at_high_temperature_is_uniform():
 
 @pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])
 def test_bad_temperature(temperature):
-    with pytest.raises(ValueError, match="temperature above 0"):
+    with pytest.raises(ValueError, match=r"expected (a temperature above|temperature of at least) 0"):
         small().sample("a", 1, temperature)
 
 
 def test_bad_prompt():
     with pytest.raises(ValueError, match="prompt of at least one character"):
         small().sample("", 1)
+    with pytest.raises(ValueError, match="expected n of at least 0, got -1"):
+        small().sample("a", -1)
     with pytest.raises(ValueError, match="got 'Q', '€'"):
         small().sample("a Q€", 1)
 
@@ -619,9 +635,10 @@ def test_errors_come_before_training(tmp_path, text_file):
         raise AssertionError("trained")
 
     for options, message in [
-        ({"steps": -1}, "at least 0 steps, got -1"),
-        ({"steps": None, "seconds": -1}, "at least 0 seconds, got -1"),
+        ({"steps": -1}, "expected steps of at least 0, got -1"),
+        ({"steps": None, "seconds": -1}, "expected seconds of at least 0 and less than inf, got -1"),
         ({"seed": -1}, "seed of at least 0, got -1"),
+        ({"length": -1}, "length of at least 0, got -1"),
         ({"prompt": "Q"}, "got 'Q'"),
         ({"temperature": 0}, "temperature"),
         ({"load": tmp_path / "other"}, "vocabulary, got 'x'"),

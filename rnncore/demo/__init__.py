@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checks import as_int
 from ..file import check_writable
 from .charlm import CharLM, Progress, budget
 from .ngram import WittenBell
@@ -84,6 +85,8 @@ def run(
     ------
     OSError
         If a file cannot be read or written.
+    TypeError
+        If a number is not one, or not an integer where it should be.
     ValueError
         If an argument is out of range, a file is not what it should be, or a character is not one the model knows.
 
@@ -96,8 +99,9 @@ def run(
     >>> result.bits > result.baselines[1]  # 20 steps are few
     True
     """
-    if seed < 0:
-        raise ValueError(f"expected a seed of at least 0, got {seed}")
+    for name, number in (("seed", seed), ("length", length)):
+        if as_int(number, name) < 0:
+            raise ValueError(f"expected a {name} of at least 0, got {number}")
     if steps is not None:
         seconds = None
     elif seconds is None and load is None:

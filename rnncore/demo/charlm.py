@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import positive_int
+from ..checks import as_int, as_scalar, positive_int
 from ..decode import draw
 from ..file import write_whole
 from ..layers import LSTM, RNN
@@ -58,6 +58,8 @@ def budget(seconds: float | None, steps: int | None) -> float:
 
     Raises
     ------
+    TypeError
+        If it is not a number, or `steps` not an integer.
     ValueError
         If both or none are given, or it is negative, infinite or NaN.
 
@@ -69,10 +71,11 @@ def budget(seconds: float | None, steps: int | None) -> float:
     """
     if (seconds is None) == (steps is None):
         raise ValueError(f"expected either seconds or steps, got {'neither' if steps is None else 'both'}")
-    total, unit = (seconds, "seconds") if steps is None else (steps, "steps")
-    if total is None or not 0 <= total < math.inf:
-        raise ValueError(f"expected at least 0 {unit}, got {total}")
-    return total
+    if steps is None:
+        return as_scalar(seconds, "seconds", low=0, below=math.inf)
+    if as_int(steps, "steps") < 0:
+        raise ValueError(f"expected steps of at least 0, got {steps}")
+    return steps
 
 
 class CharLM:
@@ -173,7 +176,7 @@ class CharLM:
         Raises
         ------
         TypeError
-            If a number is not one, or `batch` or `chunk` not an integer.
+            If a number is not one, or `steps`, `batch` or `chunk` not an integer.
         ValueError
             If both or none of `seconds` and `steps` are given, a number is out of range, the text is empty, or a
             character is not one of the vocabulary. Nothing has been learned then.
@@ -294,9 +297,11 @@ class CharLM:
 
         Raises
         ------
+        TypeError
+            If `temperature` is not a number, or `n` not an integer.
         ValueError
-            If the prompt is empty or has a character that is not one of the vocabulary, or the temperature is not
-            above 0 or not finite: at once, not with the first character.
+            If the prompt is empty or has a character that is not one of the vocabulary, `n` is negative, or the
+            temperature is not above 0 or not finite: at once, not with the first character.
 
         Examples
         --------
@@ -308,7 +313,10 @@ class CharLM:
         """
         if not prompt:
             raise ValueError("expected a prompt of at least one character, got an empty one")
-        if not 0.0 < temperature < math.inf:
+        if as_int(n, "n") < 0:
+            raise ValueError(f"expected n of at least 0, got {n}")
+        temperature = as_scalar(temperature, "temperature", low=0, below=math.inf)
+        if temperature == 0:
             raise ValueError(f"expected a temperature above 0, got {temperature}")
         return self._draw(encode(prompt, self.vocabulary), n, temperature, np.random.default_rng(rng))
 
