@@ -544,6 +544,16 @@ def test_names_that_promise_much_more_than_there_is(tmp_path, end):
     refuse(path, path.read_bytes(), words, memory=20_000_000)
 
 
+def test_metadata_much_longer_than_the_file(tmp_path):
+    """What compresses to almost nothing would be lists without end."""
+    arrays = {"noise": np.random.default_rng(0).integers(0, 256, 200_000).astype(np.uint8)}
+    text = b'{"version": 1, "modules": {}, "x": [%s[]]}' % (b"[], " * 500_000)
+    np.savez_compressed(tmp_path / "model.npz", __rnncore__=np.frombuffer(text, np.uint8), **arrays)
+    data = (tmp_path / "model.npz").read_bytes()
+    words = f"expected at most {len(data) + 65536} bytes of metadata in a file of {len(data)}, got {len(text)}"
+    refuse(tmp_path / "model.npz", data, words, memory=10_000_000)
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_metadata_of_other_modules_and_other_programs(tmp_path, end):
     """What it does not speak of is inferred; an option that it leaves out has its default."""

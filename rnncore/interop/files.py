@@ -43,6 +43,7 @@ VERSION = 1
 ABOUT = "__rnncore__"  # no parameter's name ends so
 LONGEST = 65535  # bytes of a member's name in an .npz file
 INFLATED = 16  # times its own size is what an .npz file may hold: far from what weights come to, and from what bombs do
+BRIEF = 65536  # bytes of metadata beyond a file's own size, which they have where nothing is compressed
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of .safetensors
 LAYERS, CELLS = {1: RNN, 3: GRU, 4: LSTM}, {1: RNNCell, 3: GRUCell, 4: LSTMCell}  # by their gates
 TELLING = ("weight_hh_l0", "weight_hh", "weight_oh_l0")  # one of which every layer and cell has
@@ -151,7 +152,8 @@ def load(path: str | os.PathLike[str], prefix: str = "", **options: Any) -> Any:
     Notes
     -----
     Whatever is in the file, no code of it runs, and memory stays within a small multiple of what it holds, which is at
-    most its size or, compressed, 16 times that. All of it is read, whatever the prefix.
+    most its size or, compressed, 16 times that; metadata may be 64 kB longer than the file. All of it is read, whatever
+    the prefix.
 
     Examples
     --------
@@ -409,7 +411,12 @@ def _read_npz(data: bytes) -> Stored:
         raise ValueError(f"expected at most {INFLATED} times the file's {len(data)} bytes in it, got {size}")
     arrays = _once([(member.filename.removesuffix(".npy"), partial(_npy, archive, member)) for member in members])
     about = arrays.pop(ABOUT, None)
-    return Stored(arrays, about and about().tobytes())
+    text = about and about().tobytes()
+    if text and len(text) > len(data) + BRIEF:  # of which JSON makes twenty times as much
+        raise ValueError(
+            f"expected at most {len(data) + BRIEF} bytes of metadata in a file of {len(data)}, got {len(text)}"
+        )
+    return Stored(arrays, text)
 
 
 def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
