@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -433,6 +434,39 @@ def test_load_foreign_file(tmp_path, saved, kind):
     (tmp_path / "model").write_bytes(FOREIGN[kind](saved))
     with pytest.raises(ValueError, match=r"expected a whole file saved as 'rnncore character model.*' in .*model, got"):
         CharLM.load(tmp_path / "model")
+
+
+def compressed(saved, **changes):
+    """Return the file with these arrays added, so compressed that it is small whatever they hold."""
+    file = io.BytesIO()
+    with np.load(io.BytesIO(saved)) as archive:
+        np.savez_compressed(file, **{**archive, **{name.replace("__", "."): array for name, array in changes.items()}})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"recurrent__weight_hh_l0": np.zeros((0, 2000), "f4"), "recurrent__weight_ih_l0": np.zeros((0, 2000), "f4")},
+     r"embedding.weight of shape \(17, 2000\), got \(17, 3\)"),
+    ({"recurrent__weight_ih_l0": np.zeros((16, 9_000), "f4")}, "expected at most 16 times the file's"),
+    ({"about": np.frombuffer(b"[%s[]]" % (b"[], " * 100_000), np.uint8),
+      "noise": np.random.default_rng(0).integers(0, 256, 50_000).astype("u1")}, "bytes of metadata in a file of"),
+])  # fmt: skip
+def test_load_gets_no_memory_beyond_a_small_multiple_of_the_file(tmp_path, saved, changes, words):
+    (tmp_path / "model").write_bytes(compressed(saved, **changes))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=words):
+            CharLM.load(tmp_path / "model")
+        assert tracemalloc.get_traced_memory()[1] < 2_500_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_load_error_is_short(tmp_path, saved):
+    (tmp_path / "model").write_bytes(rewritten(saved, about=about(format="x" * 10_000)))
+    with pytest.raises(ValueError, match="its format is 'xxx") as caught:
+        CharLM.load(tmp_path / "model")
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
 
 
 def test_load_damaged_file(tmp_path, saved):

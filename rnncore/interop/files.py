@@ -399,7 +399,8 @@ def _write_safetensors(arrays: dict[str, np.ndarray], about: str) -> bytes:
     return _safetensors().numpy.save(arrays, {"rnncore": about})  # type: ignore[no-any-return]
 
 
-def _read_npz(data: bytes) -> Stored:
+def read_npz(data: bytes, key: str = ABOUT) -> Stored:
+    """Return what an .npz file holds, with the bytes of one array as what was added."""
     with _parsing("a whole .npz file"):
         archive = zipfile.ZipFile(io.BytesIO(data))
     members = archive.infolist()
@@ -410,7 +411,7 @@ def _read_npz(data: bytes) -> Stored:
     if size > INFLATED * len(data):
         raise ValueError(f"expected at most {INFLATED} times the file's {len(data)} bytes in it, got {size}")
     arrays = _once([(member.filename.removesuffix(".npy"), partial(_npy, archive, member)) for member in members])
-    about = arrays.pop(ABOUT, None)
+    about = arrays.pop(key, None)
     text = about and about().tobytes()
     if text and len(text) > len(data) + BRIEF:  # of which JSON makes twenty times as much
         raise ValueError(
@@ -458,4 +459,4 @@ HEADERS: dict[Any, Callable[[Any], Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-FORMATS = {".safetensors": (_read_safetensors, _write_safetensors), ".npz": (_read_npz, _write_npz)}
+FORMATS = {".safetensors": (_read_safetensors, _write_safetensors), ".npz": (read_npz, _write_npz)}
