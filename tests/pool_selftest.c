@@ -32,6 +32,12 @@ struct job {
     int flushed[MOST];
 };
 
+static int meet(struct barrier *barrier, int member, int round, int halt)
+{
+    barrier_arrive(barrier, member, (unsigned)round + 1, halt);
+    return barrier_complete(barrier, member, (unsigned)round + 1, halt);
+}
+
 /* Every member writes a value per round and reads all the others' of the round before. */
 static void body(void *job_, int member)
 {
@@ -39,7 +45,7 @@ static void body(void *job_, int member)
     int half = member >= (job->size + 1) / 2, place = member - half * ((job->size + 1) / 2);
     for (int round = 0; round < ROUNDS; round++) {
         job->values[round & 1][member] = round * 10 + member;
-        int halt = barrier_wait(&job->barrier, member, (unsigned)round + 1, round % 7 == 5 && member == round % job->size);
+        int halt = meet(&job->barrier, member, round, round % 7 == 5 && member == round % job->size);
         if (halt != (round % 7 == 5))
             fail("all members hear of a halt");
         for (int other = 0; other < job->size; other++)
@@ -47,7 +53,7 @@ static void body(void *job_, int member)
                 fail("a value behind the barrier");
     }
     for (int round = 0; round < ROUNDS; round++) {
-        int halt = barrier_wait(&job->halves[half], place, (unsigned)round + 1, place == round);
+        int halt = meet(&job->halves[half], place, round, place == round);
         if (halt != (round < (job->size + !half) / 2))
             fail("a team hears of its own halts alone");
     }

@@ -118,7 +118,7 @@ def test_a_crew_without_a_workspace_goes_home(T, N):
     assert done.returncode == 0 and done.stdout == "True\n", (done.returncode, done.stderr[-500:])
 
 
-@pytest.mark.parametrize("more", [[], ["-DYIELDS=0"]], ids=["waiting", "sleeping"])
+@pytest.mark.parametrize("more", [[], ["-DYIELDS=0"], ["-DYIELDS=0", "-DTWO_SIDED"]], ids=["waits", "sleeps", "fences"])
 def test_the_pools_own_c_test(tmp_path, more):
     """Crews, barriers, callers, children, denormal numbers, in C; .ci/full runs it under the thread sanitizer too."""
     compiler = shutil.which("cc") or shutil.which("gcc")

@@ -23,6 +23,7 @@ cdef struct Member:
     Watch *watch                # or NULL: nobody looks
     Team *team                  # or NULL: alone
     unsigned int meetings       # of the team, so far
+    bint halts                  # what this member says at the last of them
     double done                 # work since the last look
 
 ctypedef void (*Body)(void *job, int member) noexcept nogil
@@ -31,6 +32,8 @@ cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil
 cdef bint run_crew(Watch *watch, Body body, void *job) noexcept nogil
 cdef void gather_team(Team *team, int first, int size, Seat *seats) noexcept nogil
 cdef bint meet(Member *who) noexcept nogil
+cdef void arrive(Member *who) noexcept nogil
+cdef bint complete(Member *who) noexcept nogil
 cdef bint look(Member *who, double done) noexcept nogil
 cdef int raise_stopped() except -1 nogil
 cdef void share_out(Body body, void *job, int members) noexcept nogil

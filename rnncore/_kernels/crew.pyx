@@ -8,8 +8,8 @@ import threading
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .pool cimport (
-    POOL_MOST, Crew, barrier_init, barrier_wait, counter_peek, counter_reset, counter_take, denormals_flush,
-    denormals_restore, pool_gather, pool_lost, pool_run,
+    POOL_MOST, Crew, barrier_arrive, barrier_complete, barrier_init, counter_peek, counter_reset, counter_take,
+    denormals_flush, denormals_restore, pool_gather, pool_lost, pool_run,
 )
 
 cdef extern from "Python.h":
@@ -111,13 +111,26 @@ cdef void gather_team(Team *team, int first, int size, Seat *seats) noexcept nog
 
 cdef bint meet(Member *who) noexcept nogil:
     """Wait for the team, if there is one; return whether to go on, which all members answer alike."""
-    cdef bint halt = counter_peek(&who.watch.stopped) != 0
+    arrive(who)
+    return complete(who)
+
+
+cdef void arrive(Member *who) noexcept nogil:
+    """Tell the team that this member is there. `complete` must follow, and no look for Ctrl-C in between."""
+    who.halts = counter_peek(&who.watch.stopped) != 0
+    if who.team == NULL or pool_lost(&who.watch.crew):
+        return
+    who.meetings += 1
+    barrier_arrive(&who.team.barrier, who.member, who.meetings, who.halts)
+
+
+cdef bint complete(Member *who) noexcept nogil:
+    """Wait for the rest of the team; return as `meet`."""
     if who.team == NULL:
-        return not halt
+        return not who.halts
     if pool_lost(&who.watch.crew):
         return False
-    who.meetings += 1
-    return not barrier_wait(&who.team.barrier, who.member, who.meetings, halt)
+    return not barrier_complete(&who.team.barrier, who.member, who.meetings, who.halts)
 
 
 cdef int raise_stopped() except -1 with gil:

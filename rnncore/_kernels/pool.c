@@ -48,6 +48,22 @@ static void wake(atomic_uint *word)
 }
 
 static void sleep_reset(void) {}
+
+#if defined(SYS_membarrier) && !defined(TWO_SIDED) /* which the self-test defines */
+#define ONE_SIDED
+#include <linux/membarrier.h>
+
+/* Whether the system has a fence for all of the process's threads at once; and run it, which it may refuse. */
+static int fence_for_all(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+static int fence_all(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+#endif
 #else
 static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t sleepers = PTHREAD_COND_INITIALIZER;
@@ -75,6 +91,18 @@ static void sleep_reset(void)
 }
 #endif
 
+#ifndef ONE_SIDED
+static int fence_for_all(void)
+{
+    return 0;
+}
+
+static int fence_all(void)
+{
+    return 0;
+}
+#endif
+
 /* Wait a while for *word to differ from `value`; return whether it does. */
 static int spin(atomic_uint *word, unsigned value)
 {
@@ -92,11 +120,15 @@ static int spin(atomic_uint *word, unsigned value)
 /* --- barrier -------------------------------------------------------------------------------------------------------- */
 /* Dissemination (Hensgen, Finkel and Manber, 1988): in turn k a member tells the one 2^k places on what it has heard so far,
    and listens to the one 2^k places before; after log2(size) turns it has heard from all. A line of memory is written by
-   its owner, unless its reader goes to sleep, and goes from one core to another once per turn: two members are done after
-   one. A word holds the round, whether anyone wants to halt, and whether its only reader sleeps; rounds take two sets of
-   words by turns, for a member that is done may be one round ahead of the reader. */
+   its owner alone, and goes from one core to another once per turn: two members are done after one. A word holds the round and whether anyone wants to halt; rounds take two sets of words by turns, for a member that is
+   done may be one round ahead of the reader.
 
-enum { READER_SLEEPS = 1, HALT = 2, ROUND = 4 };
+   Who writes a word looks whether anybody sleeps; who goes to sleep says so and looks at the word once more. Of two such, one
+   must see the other, which takes a fence between writing and looking on both sides; and for the writer it would take as long
+   as its word takes to the other core. Where the system has it, one for all threads, on the way to sleep, is enough. */
+
+enum { HALT = 1, ROUND = 2 };
+static int one_sided; /* such fences */
 
 void barrier_init(struct barrier *barrier, int size, struct seat *seats)
 {
@@ -105,23 +137,41 @@ void barrier_init(struct barrier *barrier, int size, struct seat *seats)
     for (int member = 0; member < size; member++)
         for (int k = 0; k < 2 * SEAT_WORDS; k++)
             atomic_init(&seats[member].words[k / SEAT_WORDS][k % SEAT_WORDS], 0);
+    atomic_init(&barrier->asleep, 0);
 }
 
-int barrier_wait(struct barrier *barrier, int member, unsigned round, int halt)
+static void say(struct barrier *barrier, int member, unsigned round, unsigned k, unsigned said)
+{
+    atomic_uint *mine = &barrier->seats[member].words[round & 1][k];
+    atomic_store_explicit(mine, said, memory_order_release);
+    if (one_sided)
+        atomic_signal_fence(memory_order_seq_cst);
+    else
+        atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&barrier->asleep, memory_order_relaxed))
+        wake(mine);
+}
+
+void barrier_arrive(struct barrier *barrier, int member, unsigned round, int halt)
+{
+    say(barrier, member, round, 0, round * ROUND | (halt ? HALT : 0));
+}
+
+int barrier_complete(struct barrier *barrier, int member, unsigned round, int halt)
 {
     unsigned size = barrier->size, said = round * ROUND | (halt ? HALT : 0);
     for (unsigned k = 0, distance = 1; distance < size; k++, distance *= 2) {
-        atomic_uint *mine = &barrier->seats[member].words[round & 1][k];
         atomic_uint *theirs = &barrier->seats[((unsigned)member + size - distance) % size].words[round & 1][k];
-        if (atomic_exchange(mine, said) & READER_SLEEPS)
-            wake(mine);
+        if (k)
+            say(barrier, member, round, k, said);
         unsigned heard = atomic_load_explicit(theirs, memory_order_acquire);
         while ((heard ^ said) >= ROUND) {
-            if (!(heard & READER_SLEEPS) && !spin(theirs, heard) &&
-                atomic_compare_exchange_strong(theirs, &heard, heard | READER_SLEEPS))
-                heard |= READER_SLEEPS;
-            if (heard & READER_SLEEPS)
-                sleep_on(theirs, heard);
+            if (!spin(theirs, heard)) {
+                atomic_fetch_add(&barrier->asleep, 1);
+                if (!one_sided || fence_all())
+                    sleep_on(theirs, heard);
+                atomic_fetch_sub(&barrier->asleep, 1);
+            }
             heard = atomic_load_explicit(theirs, memory_order_acquire);
         }
         said |= heard & HALT;
@@ -186,11 +236,13 @@ static void in_child(void)
     idle = NULL;
     made = running = 0;
     atomic_fetch_add(&epoch, 1);
+    one_sided = fence_for_all();
 }
 
 static void init(void)
 {
     pthread_atfork(before_fork, after_fork, in_child);
+    one_sided = fence_for_all();
 }
 
 /* Make a worker, with every signal blocked: signals belong to the program's own threads. */

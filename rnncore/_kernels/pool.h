@@ -39,13 +39,16 @@ struct seat {
 struct barrier {
     unsigned size;
     struct seat *seats;
+    atomic_uint asleep; /* members */
 };
 
 void barrier_init(struct barrier *barrier, int size, struct seat *seats);
 
-/* Return once every member has called it for this round: 1, then 2, and so on; what they wrote before is visible then.
-   Returns whether any of them called it with `halt`. */
-int barrier_wait(struct barrier *barrier, int member, unsigned round, int halt);
+/* Two calls of every member for each round, 1, 2, and so on. The second returns once all have made the first, and what they
+   wrote before is visible then; and whether any of them made it with `halt`, which is the same in both calls. What a member
+   does in between needs nothing of the others; where they are more than two, these wait for it. */
+void barrier_arrive(struct barrier *barrier, int member, unsigned round, int halt);
+int barrier_complete(struct barrier *barrier, int member, unsigned round, int halt);
 
 /* Flush denormal numbers to zero in this thread, as operands and as results; returns the mode for `denormals_restore`.
    Inline, so that an extension has them without the pool. */

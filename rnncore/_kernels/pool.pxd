@@ -18,7 +18,8 @@ cdef extern from "pool.h":
         pass
 
     void barrier_init(Barrier *barrier, int size, Seat *seats) nogil
-    bint barrier_wait(Barrier *barrier, int member, unsigned int round, bint halt) nogil
+    void barrier_arrive(Barrier *barrier, int member, unsigned int round, bint halt) nogil
+    bint barrier_complete(Barrier *barrier, int member, unsigned int round, bint halt) nogil
 
     unsigned long denormals_flush() nogil
     void denormals_restore(unsigned long mode) nogil
