@@ -211,8 +211,9 @@ static void draw_layer(const double *scales, int G, int interleaved, int H, int 
 }
 
 /* Ways to do the same step, in all combinations: the step forms the sums over x itself; cut by rows, into tiles of all
-   sizes; cut by vectors, as a crew would, or into slices; from the last unit to the first; nothing kept but the state. */
-enum { FUSED = 1, ROWS = 2, VECTORS = 4, BACKWARDS = 8, BARE = 16, WAYS = 32 };
+   sizes; cut by vectors, as a crew would, or into slices; from the last unit to the first; nothing kept but the state; begun
+   with, of one panel's units. */
+enum { FUSED = 1, ROWS = 2, VECTORS = 4, BACKWARDS = 8, BARE = 16, BEGUN = 32, WAYS = 64 };
 
 struct part {
     int r_0, r_1, v_0, v_1;
@@ -264,6 +265,14 @@ static void take(panel_step_function f, const struct panel_step *all, int column
         s.h_before = at(s.h_before, r * s.K), s.x = at(s.x, r * s.I);
         s.n = parts[k].r_1 - r, s.v_0 = parts[k].v_0, s.v_1 = parts[k].v_1;
         s.row = s.z ? r : 0;
+        if (way & BEGUN && s.z && s.K > 1) {
+            const int gates = l.interleaved ? 1 : l.G;
+            struct panel_step some = s;
+            some.v_1 = s.v_1 - s.v_0 > 4 ? s.v_0 + 4 : s.v_1;
+            some.begun = s.begun = s.K / 2;
+            leaf->begin(&some, gates, gates > 2 ? 2 : gates);
+            s.begun_0 = some.v_0 * gates, s.begun_1 = some.v_1 * gates;
+        }
         f(&s);
     }
 }
@@ -404,7 +413,7 @@ static void check_gru_original_steps(int H, int I)
     for (int way = 0; way < WAYS; way++, release(mark)) {
         struct panel_step step = step_of(way);
         step.inner = array(N * H), step.gates = array((long)N * 3 * H);
-        take(leaf->gru_reset_step, &step, 3, way);
+        take(leaf->gru_reset_step, &step, 3, way & ~BEGUN);
         check_all("gru_reset_step inner", step.inner, inner, N * H);
         for (long i = 0; i < (long)N * 3 * H; i++)
             if (i % (3 * H) < 2 * H)
@@ -412,7 +421,7 @@ static void check_gru_original_steps(int H, int I)
             else
                 check_true("gru_reset_step n", isnan(get(step.gates, i))); /* not its business */
         step.h = array(N * H), step.h_before = step.inner, step.inner = (void *)l.h_before, new_y(&step, way);
-        take(leaf->gru_new_step, &step, 3, way);
+        take(leaf->gru_new_step, &step, 3, way & ~BEGUN);
         check_all("gru_new_step", step.h, h, N * H);
         check_all("gru_new_step gates", step.gates, gates, (long)N * 3 * H);
         check_y("gru_new_step y", &step);

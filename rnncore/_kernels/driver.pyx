@@ -16,7 +16,8 @@ padded and in another order all the same: x is then gathered and dx scattered bl
 
 A crew of threads shares a pass in one of two ways. *By rows*: each member takes some sequences through all of time, and
 nobody waits for anybody; backwards, all meet at the end of a block, for each row of a weight's gradient is one member's.
-*By units*: each member owns some of the hidden units, and all meet after each phase whose results others read. Two
+*By units*: each member owns some of the hidden units, and all meet after each phase whose results others read; of two
+members, the one that has the first units begins with the next step meanwhile. Two
 directions take half of the crew each, in backward too, where each has a dx of its own.
 """
 
@@ -24,11 +25,13 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from .crew cimport Member, Team, Watch, gather_crew, gather_team, limit, look, meet, raise_stopped, run_crew
-from .leaf cimport SIDE_ROWS
+from .crew cimport (
+    Member, Team, Watch, arrive, complete, gather_crew, gather_team, limit, look, meet, raise_stopped, run_crew,
+)
+from .leaf cimport SIDE_ROWS, PanelStep
 from .pack cimport panel_vectors
 from .pool cimport POOL_MOST, Counter, Seat, counter_peek, counter_reset, counter_take
-from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, project_back
+from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, panel_step, project_back
 from .run cimport (
     BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, norm, row_at,
     rows_at, share, slot_after, slot_before, state_at,
@@ -56,6 +59,7 @@ cdef enum:
     FAR_WEIGHTS = 1 << 23  # panels: bytes of W_ih from which on reading it takes longer than sums that leave the cache, and
     FAR_ROWS = 128         # rows of a block then; by rows of two steps or more
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
+    BEGUN_BYTES = 1 << 16  # panels: of weights that are read for sums while another member's units come
     SMALL = 32768      # bytes of workspace that go on the stack
     LEAST_ROWS = 48    # that a step is cut into
     SHARE_ROWS = 24    # of a share of such a product, which a member of a crew takes at once
@@ -328,6 +332,31 @@ cdef Py_ssize_t cut_phase(Job *job, const Part *part, int p, Py_ssize_t n, Py_ss
     return n
 
 
+cdef Py_ssize_t first_units(const Job *job, const Part *part) noexcept nogil:
+    """Of a team of two, by units, the member that has the first ones tells the other that it is done with a step, and begins
+    with the sums of the next over its own units: they are the first terms, and their weights in its cache. Meanwhile the
+    other's units come; and the other, which needs these first, follows at a distance. Returns how many units it has, or 0
+    where a member does not."""
+    cdef const Run *run = part.run
+    cdef Py_ssize_t units
+    if part.who.size != 2 or part.who.member or run.phases != 1 or job.fused or run.y_step and run.y != NULL:
+        return 0
+    units = share_of(run.vectors, part, 1) // (run.cell.G if run.cell.interleaved else 1) * run.leaf.width
+    return units if units < run.H and units * run.H * run.cell.G * run.item <= near_bytes // 2 else 0
+
+
+cdef void begin(const Run *run, Step *s, Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t units) noexcept nogil:
+    """Add those sums to the ones over x, of as many vectors, the first that the step takes, as the wait takes to read."""
+    cdef PanelStep step
+    cdef Py_ssize_t of_panels = 4 * run.gate_panels * run.leaf.width * run.item * units
+    cdef Py_ssize_t vectors = (BEGUN_BYTES + of_panels - 1) // of_panels * 4
+    s.begun = units
+    s.begun_0, s.begun_1 = max(v_0, v_1 - vectors) if s.backwards else v_0, v_1 if s.backwards else min(v_1, v_0 + vectors)
+    s.v_0, s.v_1 = s.begun_0, s.begun_1
+    panel_step(run, s, &step)
+    run.leaf.begin(&step, run.gate_panels, min(run.gate_panels, 2))
+
+
 cdef void forward_part(Job *job, Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
@@ -340,10 +369,13 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
     cdef Py_ssize_t most = rows_at_once(run) if run.engine == BLAS else schedule.N  # panels are cut by units
     cdef const char *x
     cdef char *gates
+    cdef Py_ssize_t begins
+    cdef bint waits = False
     cdef int p
     cdef Step s
     memset(&s, 0, sizeof(s))
     s.who = part.who
+    begins = first_units(job, part)
     for b in range(blocks(schedule, job.block)):
         t_0 = (blocks(schedule, job.block) - 1 - b if schedule.reverse else b) * job.block
         t_1 = min(t_0 + job.block, schedule.T)
@@ -391,6 +423,11 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                     for p in range(run.phases):
                         slices[p] = cut_phase(job, part, p, n, &v_0[p], &v_1[p])
                         count[p] = (v_1[p] - v_0[p] + slices[p] - 1) // slices[p]
+                if waits:
+                    waits = False
+                    begin(run, &s, v_0[0], v_1[0], begins)
+                    if not complete(&part.who):
+                        return
                 for p in range(run.phases):
                     for k in range(count[p]):
                         s.v_0 = v_0[p] + (count[p] - 1 - k if s.backwards else k) * slices[p]
@@ -398,8 +435,12 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                         run.phase[p](run, &s)
                         if part.who.number == 0 and job.watch.interruptible:
                             look(&part.who, work(run, n) / (run.phases * count[p]))
-                    if not meet(&part.who):
+                    if begins:
+                        arrive(&part.who)
+                        waits = True
+                    elif not meet(&part.who):
                         return
+                s.begun_1 = 0
                 if run.y_step and run.y != NULL:
                     first, last = 0, n
                     if part.who.team != NULL:
@@ -410,6 +451,10 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                         memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * P * run.item, P * run.item)
             if not schedule.reverse:
                 row += all_n
+        if waits:
+            waits = False
+            if not complete(&part.who):
+                return
 
 
 cdef void forward_member(void *job_, int member) noexcept nogil:

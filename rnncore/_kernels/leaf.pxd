@@ -27,14 +27,14 @@ cdef extern from "simd/leaf.h":
         void *inner
         const void *h_before
         const void *c_before
-        const void *z
+        void *z
         const void *panels
         const void *x
         const void *bias
         const void *panels_ih
         const void *bias_hh
         const void *peephole
-        Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride
+        Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1
         bint backwards, shared
 
     cdef struct Sgd "sgd":
@@ -85,6 +85,7 @@ cdef extern from "simd/leaf.h":
         void (*dots)(void *out, const void *a, const void *b, Py_ssize_t n, Py_ssize_t K) noexcept nogil
         void (*add_rows)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*sum_rows)(void *out, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
+        void (*begin)(const PanelStep *step, Py_ssize_t gates, Py_ssize_t sums) noexcept nogil
         void (*rnn_step[4])(const PanelStep *step) noexcept nogil
         void (*lstm_step)(const PanelStep *step) noexcept nogil
         void (*gru_step)(const PanelStep *step) noexcept nogil

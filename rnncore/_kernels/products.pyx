@@ -126,6 +126,7 @@ cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept no
     step.c, step.c_before = s.after[1], s.before[1]
     step.gates, step.inner, step.h_before, step.K = s.gates, s.inner, s.before[0], run.width[0]
     step.z, step.row, step.rows, step.x, step.I = s.z, s.row, s.rows, s.x, run.I
+    step.begun, step.begun_0, step.begun_1 = s.begun, s.begun_0 * run.gate_panels, s.begun_1 * run.gate_panels
     step.panels, step.panels_ih, step.bias = run.panels_hh, run.panels_ih, run.panels_bias
     step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards

@@ -35,8 +35,9 @@ cdef struct Step:
     bint backwards              # from v_1 down to v_0: by turns, for the cache's sake
     Member who                  # who does it, and backward which share of the units
     const char *x               # (n, I)    panels: if not NULL, the step does all of its sums itself; else
-    const char *z               # sums over x, of which this step's begin at `row` of each vector's `rows`
-    Py_ssize_t row, rows
+    char *z                     # sums over x, of which this step's begin at `row` of each vector's `rows`; and of the
+    Py_ssize_t row, rows        # vectors from begun_0 to begun_1 over the first `begun` of h_{t-1}
+    Py_ssize_t begun, begun_0, begun_1
     void *gates                 # (n, columns*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here
     void *inner                 # (n, H)    what one phase leaves for another
     void *before[MAX_STATES]    # (n, P), (n, H)    h_{t-1}, c_{t-1}

@@ -485,7 +485,7 @@ INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptr
     const ptrdiff_t at = 3 * v + 2 * count, next = NAME(next_gate)(s, v, count, 2), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
     if (s->x)
         NAME(panel_sums)(s, 0, a_n, r, rows, at, count, next, tile);
-    NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K,
+    NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K, s->K,
                (const real *)s->panels + at * WIDTH * s->K,
                next < 0 ? NULL : (const real *)s->panels + next * WIDTH * s->K, s->n, tile);
 }

@@ -76,7 +76,8 @@ typedef void (*project_function)(void *z, const void *bias, const void *a, const
                                  ptrdiff_t v_0, ptrdiff_t v_1, ptrdiff_t n, ptrdiff_t row, ptrdiff_t rows);
 
 /* One step of n rows, for the units of the vectors from v_0 to v_1, which are whole blocks. The rows' sums over x begin
-   at `row` of z (vectors, rows); or, if x (n, I) is not NULL, the step forms them itself from x, bias and panels_ih. Reads
+   at `row` of z (vectors, rows), those of the panels' vectors from begun_0 to begun_1 with the first `begun` terms of
+   h_before, which `begin` has added; or, if x (n, I) is not NULL, the step forms them itself from x, bias and panels_ih. Reads
    h_before (n, K) and c_before (n, H), writes h and c (n, H); h also to y, whose rows are y_stride apart, and the
    activated gates to `gates` as for the functions above, unless these are NULL. Without `panels` there is no recurrent
    part, and there must be x. An LSTM's peephole, unless NULL, holds i f o of WIDTH units after WIDTH units, scaled as the
@@ -85,12 +86,16 @@ typedef void (*project_function)(void *z, const void *bias, const void *a, const
    read last still in the cache. `shared`: other threads do other units of the same rows. */
 struct panel_step {
     void *h, *c, *gates, *y, *inner;
-    const void *h_before, *c_before, *z, *panels;
+    void *z;
+    const void *h_before, *c_before, *panels;
     const void *x, *bias, *panels_ih, *bias_hh, *peephole;
-    ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride;
+    ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1;
     int backwards, shared;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
+
+/* Add to z the first `begun` terms of h_before, for the step's rows and vectors: of each block's `gates`, to so many `sums`. */
+typedef void (*begin_function)(const struct panel_step *step, ptrdiff_t gates, ptrdiff_t sums);
 
 /* out (n, P) = a (n, K) b (K, P), or += it, of out the columns from p_0 to p_1. Of b, a *strip* of four vectors' columns
    begins b_step elements after the one before, and its rows are b_row apart: of a matrix as usual, four vectors and P; of one
@@ -173,6 +178,7 @@ struct leaf {
     gru_reset_backward_function gru_reset_backward;
     pack_function pack;
     project_function project;
+    begin_function begin;
     inner_function inner;
     outer_function outer;
     dots_function dots;

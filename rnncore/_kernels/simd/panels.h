@@ -37,8 +37,8 @@
    constants: the sums are registers. Meanwhile as many bytes as AHEAD vectors a term have are fetched from `ahead` into the
    second-level cache: weights that do not fit there arrive while the ones before them are at work. */
 INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int AHEAD, real *out,
-                          const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,
-                          const real *ahead)
+                          const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
+                          const real *panel, const real *ahead)
 {
     V sum[24], w[4];
     UNROLL for (int r = 0; r < ROWS; r++)
@@ -56,7 +56,7 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
                 KEEP(w[v]);
         }
         UNROLL for (int r = 0; r < ROWS; r++) {
-            V a_rk = ALL(a[r * K + k]);
+            V a_rk = ALL(a[r * a_row + k]);
             KEEP(a_rk);
             UNROLL for (int v = 0; v < VECTORS; v++)
                 sum[r * VECTORS + v] = FMA(a_rk, w[v], sum[r * VECTORS + v]);
@@ -71,12 +71,12 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
    that share one share their stores, and get there through memory. */
 #define TILE(ROWS, VECTORS, FETCH, TAIL)                                                                               \
     static __attribute__((noinline)) void NAME(tile_##ROWS##x##VECTORS##TAIL)(                                         \
-        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K, const real *panel,                \
-        const real *ahead)                                                                                             \
+        real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,                  \
+        const real *panel, const real *ahead)                                                                          \
     {                                                                                                                  \
         enum { PART = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };                  \
         for (int at = 0; at < (VECTORS) * WIDTH; at += PART * WIDTH)                                                   \
-            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, K, panel + at,      \
+            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, a_row, K, panel + at, \
                           FETCH ? ahead + at * FETCH / 4 * K : NULL);                                                  \
     }
 #define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
@@ -93,15 +93,15 @@ TILE(4, 4, 1, _quarter) TILE(5, 4, 1, _quarter) TILE(6, 4, 1, _quarter)
 #undef TILE
 #undef TILES
 
-typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t K,
-                                    const real *panel, const real *ahead);
+typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row,
+                                    ptrdiff_t K, const real *panel, const real *ahead);
 
 /* The same for any 1 to LAST_ROWS rows of a (rows, K) and any panel: the at-th tile of n rows. If `next` is not NULL, tiles
    of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each, or where they are few a half; one of 7 or 8
    fetches all of it; smaller ones are too fast for it. More at once, and what this tile needs itself waits behind what comes
    from far. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
-                       ptrdiff_t K, const real *panel, const real *next, ptrdiff_t n, ptrdiff_t at)
+                       ptrdiff_t a_row, ptrdiff_t K, const real *panel, const real *next, ptrdiff_t n, ptrdiff_t at)
 {
 #define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
     static const NAME(tile_function) tiles[LAST_ROWS][3] = {
@@ -118,13 +118,13 @@ INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real 
 #if REGISTERS == 32
     static const NAME(tile_function) whole[2] = {NAME(tile_7x4_whole), NAME(tile_8x4_whole)};
     if (fetches && rows > TILE_ROWS && at == 0)
-        whole[rows - 7](out, init, init_row, a, K, panel, next);
+        whole[rows - 7](out, init, init_row, a, a_row, K, panel, next);
     else
 #endif
     if (fetches && rows >= 4 && rows <= TILE_ROWS && at < parts)
-        ahead[parts == 4][rows - 4](out, init, init_row, a, K, panel, next + at * K * (4 / parts) * WIDTH);
+        ahead[parts == 4][rows - 4](out, init, init_row, a, a_row, K, panel, next + at * K * (4 / parts) * WIDTH);
     else
-        tiles[rows - 1][vectors / 2](out, init, init_row, a, K, panel, NULL);
+        tiles[rows - 1][vectors / 2](out, init, init_row, a, a_row, K, panel, NULL);
 }
 
 /* Vectors of the panel that begins where `left` are left. */
@@ -164,7 +164,7 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
                 tile = NAME(tile_rows)(n - r);
                 if (at == v_0 * gates) /* a comes from far: the next tile's rows */
                     NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
-                NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K,
+                NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K, K,
                            panel, at + 8 <= v_1 * gates ? panel + 4 * WIDTH * K : NULL, n, k);
             }
         }
@@ -492,13 +492,34 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
 {
     const real *panels = s->panels, *panels_ih = s->panels_ih, *z = out;
     if (s->x)
-        NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I,
+        NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I, s->I,
                    panels_ih + at * WIDTH * s->I, next >= 0 ? panels_ih + next * WIDTH * s->I : NULL, s->n, tile);
     else
         z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
-    if (recurrent)
-        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K,
-                   panels + at * WIDTH * s->K, next >= 0 ? panels + next * WIDTH * s->K : NULL, s->n, tile);
+    if (recurrent) {
+        const ptrdiff_t k = at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
+        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K + k, s->K, s->K - k,
+                   panels + (at * s->K + vectors * k) * WIDTH, next >= 0 ? panels + next * WIDTH * s->K : NULL, s->n, tile);
+    }
+}
+
+/* z += the first `begun` terms of h_before: the step of the same rows goes on from there. The last panel's sums are the
+   time to fetch the other terms, which another member has written. */
+static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t sums)
+{
+    for (ptrdiff_t v = s->v_0, count; v < s->v_1; v += count) {
+        count = NAME(panel_vectors)(s->v_1 - v);
+        for (ptrdiff_t at = v * gates; at < v * gates + count * sums; at += count)
+            for (ptrdiff_t r = 0, rows; r < s->n; r += rows) {
+                rows = NAME(tile_rows)(s->n - r);
+                if (v + count == s->v_1 && rows * (s->K - s->begun) <= SMALL_BYTES / (ptrdiff_t)sizeof(real))
+                    for (ptrdiff_t q = r; q < r + rows; q++)
+                        NAME(fetch)((const real *)s->h_before + q * s->K + s->begun, s->K - s->begun);
+                real *z = (real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH;
+                NAME(tile)(rows, count, z, z, count * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->begun,
+                           (const real *)s->panels + at * WIDTH * s->K, NULL, s->n, 0);
+            }
+    }
 }
 
 /* Fetch what comes from far while the sums of `rows` rows from r on are formed: the next tile's rows of x, at the first
