@@ -125,10 +125,22 @@ static int spin(atomic_uint *word, unsigned value)
 
    Who writes a word looks whether anybody sleeps; who goes to sleep says so and looks at the word once more. Of two such, one
    must see the other, which takes a fence between writing and looking on both sides; and for the writer it would take as long
-   as its word takes to the other core. Where the system has it, one for all threads, on the way to sleep, is enough. */
+   as its word takes to the other core. Where the system has it, one for all threads, on the way to sleep, is enough: first
+   they who go to sleep run it, and only then the writers go without. */
 
 enum { HALT = 1, ROUND = 2 };
-static int one_sided; /* such fences */
+static atomic_int sleepers_fence, writers_go_without;
+
+static void *make_one_sided(void *unused)
+{
+    (void)unused;
+    if (fence_for_all()) {
+        atomic_store(&sleepers_fence, 1);
+        if (fence_all())
+            atomic_store(&writers_go_without, 1);
+    }
+    return NULL;
+}
 
 void barrier_init(struct barrier *barrier, int size, struct seat *seats)
 {
@@ -144,7 +156,7 @@ static void say(struct barrier *barrier, int member, unsigned round, unsigned k,
 {
     atomic_uint *mine = &barrier->seats[member].words[round & 1][k];
     atomic_store_explicit(mine, said, memory_order_release);
-    if (one_sided)
+    if (atomic_load_explicit(&writers_go_without, memory_order_acquire))
         atomic_signal_fence(memory_order_seq_cst);
     else
         atomic_thread_fence(memory_order_seq_cst);
@@ -168,7 +180,7 @@ int barrier_complete(struct barrier *barrier, int member, unsigned round, int ha
         while ((heard ^ said) >= ROUND) {
             if (!spin(theirs, heard)) {
                 atomic_fetch_add(&barrier->asleep, 1);
-                if (!one_sided || fence_all())
+                if (!atomic_load(&sleepers_fence) || fence_all())
                     sleep_on(theirs, heard);
                 atomic_fetch_sub(&barrier->asleep, 1);
             }
@@ -236,33 +248,40 @@ static void in_child(void)
     idle = NULL;
     made = running = 0;
     atomic_fetch_add(&epoch, 1);
-    one_sided = fence_for_all();
+    atomic_store(&writers_go_without, 0);
+    atomic_store(&sleepers_fence, 0);
+}
+
+/* Start a thread, with every signal blocked: signals belong to the program's own threads. Returns whether there is one. */
+static int start(void *(*body)(void *), void *argument)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t every, before;
+    if (pthread_attr_init(&attributes))
+        return 0;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before);
+    int failed = pthread_create(&thread, &attributes, body, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return !failed;
 }
 
 static void init(void)
 {
     pthread_atfork(before_fork, after_fork, in_child);
-    one_sided = fence_for_all();
 }
 
-/* Make a worker, with every signal blocked: signals belong to the program's own threads. */
 static struct worker *make_worker(void)
 {
+#ifdef ONE_SIDED
+    if (made == 0)
+        start(make_one_sided, NULL); /* it takes the system some milliseconds, and nobody waits for it */
+#endif
     struct worker *worker = calloc(1, sizeof *worker);
-    pthread_attr_t attributes;
-    pthread_t thread;
-    sigset_t every, before;
-    if (!worker || pthread_attr_init(&attributes)) {
-        free(worker);
-        return NULL;
-    }
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    sigfillset(&every);
-    pthread_sigmask(SIG_SETMASK, &every, &before);
-    int failed = pthread_create(&thread, &attributes, work, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    if (failed) {
+    if (!worker || !start(work, worker)) {
         free(worker);
         return NULL;
     }
