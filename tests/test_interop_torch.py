@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -411,6 +412,28 @@ def test_compile_to_code(dynamo):
     assert_close(tensors(compiled(x)), tensors(model(x)))
 
 
+@pytest.fixture
+def graphs(dynamo):
+    """The operators of the graphs that Dynamo hands to `record`, a backend."""
+    found = []
+
+    def record(graph, inputs):
+        found.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    return found, record
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_compile_leaves_pytorchs_layers_alone(graphs, name):
+    """As without rnncore: Inductor fails at some LSTMs, and unrolls GRUs."""
+    (theirs, ours), (found, record), x = twins(name, 3, 4), graphs, torch.randn(5, 2, 3)
+    assert_close(tensors(torch.compile(theirs, backend=record)(x)), tensors(theirs(x)))
+    assert found == [] and not torch._dynamo.config.allow_rnn
+    assert_close(tensors(torch.compile(ours, backend=record, fullgraph=True)(x)), tensors(theirs(x)))
+    assert torch.ops.rnncore.recurrent.default in found
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(dynamo, strict):
@@ -713,8 +736,15 @@ def test_the_counter_of_operations_is_told_whenever_it_comes():
 def test_dynamo_is_told_whenever_it_comes():
     late = "import rnncore.interop.torch, sys; assert 'torch._dynamo' not in sys.modules; import torch._dynamo"
     early = "import torch._dynamo, rnncore.interop.torch"
+    told = "assert torch._dynamo.variables.builder.VariableBuilder.wrap_module.__module__.startswith('rnncore')"
     for code in (late, early):
-        subprocess.run([sys.executable, "-c", f"{code}; assert torch._dynamo.config.allow_rnn"], check=True)
+        subprocess.run([sys.executable, "-c", f"{code}; {told}"], check=True)
+
+
+def test_a_dynamo_of_another_make_looks_into_all_layers():
+    config = SimpleNamespace(allow_rnn=False)
+    interop.dynamo.let_through(SimpleNamespace(config=config))
+    assert config.allow_rnn
 
 
 def test_threads_follow_pytorchs():

@@ -1,7 +1,7 @@
 """PyTorch: its recurrent modules run by rnncore, and models whose modules change over in place.
 
-Importing it sets Dynamo's option `allow_rnn`, without which `torch.compile` refuses every subclass of `torch.nn.RNN`,
-`LSTM` and `GRU`: it then sees rnncore's as operators, and tries PyTorch's own, too, as `torch.export` always does.
+Importing it lets `torch.compile` look into rnncore's layers, which it then sees as operators: otherwise it refuses
+subclasses of PyTorch's, as it does these themselves.
 """
 
 from ..convert import _torch

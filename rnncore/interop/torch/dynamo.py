@@ -10,19 +10,34 @@ from .late import when_imported
 
 __all__ = ["prepare"]
 
-FRAMES = "torch._dynamo.eval_frame"
+FRAMES, BUILDER = "torch._dynamo.eval_frame", "torch._dynamo.variables.builder"
 PACKAGE = __name__.partition(".")[0]
 
 
 def tell(frames: ModuleType) -> None:
-    """Let Dynamo look into subclasses of PyTorch's recurrent modules, but not at what runs where it gave up."""
-    frames.config.allow_rnn = True
+    """Let Dynamo not look at what runs where it gave up."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == PACKAGE and module is not modules:
             for value in vars(module).values():
                 if getattr(value, "__module__", None) == name:
                     for code in codes(value):
                         frames.skip_code(code)
+
+
+def let_through(builder: ModuleType) -> None:
+    """Let Dynamo look into rnncore's layers, as if its option `allow_rnn` were set, without which it refuses PyTorch's
+    and their subclasses. Where another version looks at the option elsewhere, it is set for all."""
+    config = builder.config
+    wrap: Any = getattr(getattr(builder, "VariableBuilder", None), "wrap_module", None)
+    if "allow_rnn" not in getattr(getattr(wrap, "__code__", None), "co_names", ()):
+        config.allow_rnn = True
+        return
+
+    def wrap_module(self: Any, value: Any) -> Any:
+        with config.patch(allow_rnn=config.allow_rnn or isinstance(value, modules._Ours)):
+            return wrap(self, value)
+
+    builder.VariableBuilder.wrap_module = wrap_module
 
 
 def codes(value: Any) -> Iterator[CodeType]:
@@ -42,3 +57,4 @@ def codes(value: Any) -> Iterator[CodeType]:
 def prepare() -> None:
     """Tell Dynamo, whose import takes more than a second."""
     when_imported(FRAMES, tell)
+    when_imported(BUILDER, let_through)
