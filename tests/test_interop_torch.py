@@ -434,6 +434,29 @@ def test_compile_leaves_pytorchs_layers_alone(graphs, name):
     assert torch.ops.rnncore.recurrent.default in found
 
 
+def test_compile_breaks_the_graph_where_pytorch_takes_over(graphs):
+    (theirs, ours), (found, record) = twins("LSTM", 3, 4), graphs
+    compiled = torch.compile(ours, backend=record)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(tensors(compiled(torch.ones(5, 2, 3))), tensors(theirs(torch.ones(5, 2, 3))))
+    with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0 in RNN"):
+        compiled(torch.randn(0, 2, 3))
+    empty = torch.randn(5, 0, 3)
+    assert_close(tensors(compiled(empty)), tensors(theirs(empty)))
+
+    def gradients(parameters, x):
+        return torch.func.grad(lambda p: torch.func.functional_call(ours, p, (x,))[0].sum())(parameters)
+
+    given = {name: p.detach() for name, p in ours.named_parameters()}, torch.randn(5, 2, 3)
+    expected = list(gradients(*given).values())
+    assert_close(list(torch.compile(gradients, backend=record)(*given).values()), expected)
+    assert not any("lstm" in str(target) for target in found)
+    x = torch.randn(5, 2, 3).bfloat16()
+    assert_close(tensors(torch.export.export(ours.bfloat16(), (x,), strict=True).module()(x)), tensors(ours(x)))
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(ours, backend=record, fullgraph=True)(x)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(dynamo, strict):

@@ -17,6 +17,9 @@ from .run import DTYPES, is_array, is_lazy, release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # which came with PyTorch 2.7
+untraced = torch._disable_dynamo(lambda call, *arguments: call(*arguments))  # imports Dynamo when it is called
+
 
 def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     """Whether rnncore can run a module with such an input and weights, all else being right."""
@@ -98,6 +101,13 @@ class _Ours(nn.Module):
 
 class _Recurrent(_Ours, nn.RNNBase):
     """What the three layers share."""
+
+    def _elsewhere(self, input: Any, hx: Any) -> Any:
+        """The same, with a break in the graph of `torch.compile`, as at PyTorch's layers: it cannot compile all."""
+        elsewhere = super()._elsewhere
+        if torch.compiler.is_dynamo_compiling() and not is_exporting():
+            return untraced(elsewhere, input, hx)
+        return elsewhere(input, hx)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
