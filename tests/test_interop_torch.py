@@ -199,9 +199,10 @@ def test_dropout_is_drawn_from_pytorchs_generator():
     whole = ours(x)[0]
     assert torch.equal(ours(x)[0], whole) and not torch.equal(whole, a)
     ours.train()
-    with torch.no_grad():
-        torch.manual_seed(3)
-        assert torch.equal(ours(x)[0], a)  # with a tape or without
+    for context in (torch.no_grad(), torch.device("meta")):  # without a tape; where new tensors are of another device
+        with context:
+            torch.manual_seed(3)
+            assert torch.equal(ours(x)[0], a)
 
 
 def test_autocast_and_other_dtypes_run_as_ever():

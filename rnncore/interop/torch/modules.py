@@ -125,7 +125,7 @@ class _Recurrent(_Ours, nn.RNNBase):
         if self.training and self.dropout != 0 and self.num_layers > 1:
             if not 0 < self.dropout <= 1:
                 return self._elsewhere(input, hx)
-            dropout, key = float(self.dropout), torch.randint(-(2**63), 2**63 - 1, (2,))
+            dropout, key = float(self.dropout), torch.randint(-(2**63), 2**63 - 1, (2,), device="cpu")
         state: Sequence[Tensor] = ()
         if hx is not None:
             state = hx if lstm else (hx,)

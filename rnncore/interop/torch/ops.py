@@ -36,7 +36,8 @@ library.define(
 )
 ops = torch.ops.rnncore
 
-NOTHING = torch.empty(0)  # saved where nothing else is, so that PyTorch knows when a backward pass has been through
+# saved where nothing else is, so that PyTorch knows when a backward pass has been through
+NOTHING = torch.empty(0, device="cpu")
 
 
 def plan_for(
