@@ -259,7 +259,8 @@ def detached(value):
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
 def test_operators_keep_pytorchs_rules(case):
-    arguments = operator_arguments(**case)
+    x, hx, *rest = operator_arguments(**case)
+    arguments = x, hx or [None], *rest
     torch.library.opcheck(torch.ops.rnncore.recurrent.default, arguments)
     plain = tuple(detached(arguments))
     torch.library.opcheck(torch.ops.rnncore.forward.default, plain)
@@ -290,6 +291,7 @@ def test_operators_and_what_goes_without_them_agree(case):
     {"x": torch.zeros(5, 3, 4, dtype=torch.int64)}, {"x": torch.zeros(5)}, {"batch_sizes": torch.tensor([1, 3])},
     {"batch_sizes": torch.tensor([3.0])}, {"hx": [torch.zeros(1, 4, 6), torch.zeros(1, 4, 6)]},
     {"hx": [torch.zeros(1, 3, 6)]}, {"hx": [torch.zeros(1, 3, 6, dtype=torch.float64)] * 2}, {"L": 2}, {"L": 0},
+    {"hx": [None, torch.zeros(1, 3, 6)]},
 ])  # fmt: skip
 def test_operators_refuse_what_does_not_fit(wrong):
     x, hx, weights, batch_sizes, key, dropout, mode, L, *options = detached(operator_arguments("LSTM"))
@@ -474,6 +476,18 @@ def test_export(dynamo, strict):
     for T in (5, 8):
         x = torch.randn(2, T, 3)
         assert_close(tensors(loaded(x)), tensors(model(x)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_export_to_code(dynamo, tmp_path):
+    """By AOTInductor, which hands on an empty list of tensors, as of states that were not given, as None."""
+    if not hasattr(torch._inductor, "aoti_compile_and_package"):
+        pytest.skip("came with PyTorch 2.6")
+    model, x = interop.GRU(3, 4).eval(), torch.randn(5, 2, 3)
+    package = torch._inductor.aoti_compile_and_package(
+        torch.export.export(model, (x,)), package_path=str(tmp_path / "model.pt2")
+    )
+    assert_close(tensors(torch._inductor.aoti_load_package(package)(x)), tensors(model(x)))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

@@ -24,7 +24,7 @@ from .run import DTYPES, GATES, Plan, Unfit, dropout_key, is_lazy, plan_of
 __all__ = ["recurrent"]
 
 ARGUMENTS = (
-    "Tensor input, Tensor[] hx, Tensor[] weights, Tensor? batch_sizes, Tensor? key, float dropout, str mode, "
+    "Tensor input, Tensor?[] hx, Tensor[] weights, Tensor? batch_sizes, Tensor? key, float dropout, str mode, "
     "int num_layers, bool bias, bool batch_first, bool bidirectional"
 )
 library = torch.library.Library("rnncore", "DEF")
@@ -58,6 +58,12 @@ def plan_for(
     return plan_of(mode, I, H, num_layers, bias, batch_first, bidirectional, proj_size, input.dtype, dropout)
 
 
+def states_of(hx: Sequence[Tensor | None]) -> list[Tensor]:
+    """Return the states an operator is given, none for zeros. Modules give it a None for these, as AOTInductor has no
+    empty lists."""
+    return [h for h in hx if h is not None]
+
+
 def recurrent(
     options: tuple[Any, ...],
     input: Tensor,
@@ -84,7 +90,7 @@ def recurrent(
             return None
     mode, _, _, num_layers, bias, batch_first, bidirectional, _, _, dropout = options
     result: tuple[Tensor, list[Tensor]] = ops.recurrent.default(
-        input, hx, weights, batch_sizes, key, dropout, mode, num_layers, bias, batch_first, bidirectional
+        input, hx or [None], weights, batch_sizes, key, dropout, mode, num_layers, bias, batch_first, bidirectional
     )
     return result
 
@@ -268,9 +274,10 @@ def without_onednn() -> Iterator[None]:
 
 
 def _recurrent_autograd(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
-    if wants_gradient(input, hx, weights):
+    states = states_of(hx)
+    if wants_gradient(input, states, weights):
         plan = plan_for(input, weights, *options)
-        y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, options), input, *hx, *weights)
+        y, *finals = Recurrence.apply(Call(plan, len(states), batch_sizes, key, options), input, *states, *weights)
         return y, finals
     with torch._C._AutoDispatchBelowAutograd():
         return ops.recurrent.default(input, hx, weights, batch_sizes, key, *options)
@@ -291,14 +298,14 @@ def check_states(plan: Plan, input: Tensor, hx: Sequence[Tensor | None], batch_s
 
 
 def _recurrent_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
-    plan = plan_for(input, weights, *options)
+    plan, hx = plan_for(input, weights, *options), states_of(hx)
     if hx:
         check_states(plan, input, hx, batch_sizes)
     return plan.infer(input, hx, weights, batch_sizes, key)
 
 
 def _forward_cpu(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
-    plan = plan_for(input, weights, *options)
+    plan, hx = plan_for(input, weights, *options), states_of(hx)
     if hx:
         check_states(plan, input, hx, batch_sizes)
     y, finals, kept = plan.forward(input, hx, weights, batch_sizes, key)
@@ -321,7 +328,7 @@ def _recurrent_fake(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: An
 
 
 def _forward_fake(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
-    plan = plan_for(input, weights, *options)
+    plan, hx = plan_for(input, weights, *options), states_of(hx)
     padded, unbatched = batch_sizes is None, batch_sizes is None and input.dim() == 2
     T, N = input.size(0), 1
     if not padded:
