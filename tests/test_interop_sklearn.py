@@ -154,6 +154,17 @@ def test_copies():
     assert fresh.get_params() == fitted.get_params() and fresh.hidden == 5 and not hasattr(fresh, "model_")
 
 
+def test_what_is_fitted_reads_as_it_learned():
+    """Settings that change afterwards are those of the next fit."""
+    X, y = rising(40)
+    numbers = RNNClassifier(**SMALL | {"epochs": 3}).fit(X, y)
+    tokens = RNNClassifier(vocabulary=3, **SMALL | {"epochs": 1}).fit([[0, 1], [2]], ["a", "b"])
+    changes = (numbers, X, {"dtype": "int8"}), (numbers, X, {"vocabulary": 3}), (tokens, [[2, 1]], {"vocabulary": None})
+    for fitted, given, settings in changes:
+        expected = fitted.predict_proba(given)
+        assert np.array_equal(fitted.set_params(**settings).predict_proba(given), expected)
+
+
 def test_in_sklearns_hands():
     X, y = rising(60)
     scores = cross_val_score(RNNClassifier(**SMALL), X, y, cv=3)

@@ -75,9 +75,9 @@ class _Estimator(BaseEstimator):
         return tags
 
     def _sequences(self, X: Any, reset: bool = False) -> Any:
-        """Return X as `SequenceModel` takes it; with `reset`, note what its features are."""
-        numbers = self.vocabulary is None
-        dtype = self.dtype if numbers else "numeric"
+        """Return X as the model takes it, or with `reset` the one that will be: then note what its features are."""
+        numbers = self.vocabulary is None if reset else "embedding" not in self.model_.modules
+        dtype = "numeric" if not numbers else self.dtype if reset else self.model_._dtype
         if isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype == object:
             X = list(X)
         if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]):
