@@ -97,6 +97,10 @@ def test_several_numbers():
     regressor = RNNRegressor(**SMALL).fit(X[:150], y[:150])
     assert regressor.predict(X).shape == (200, 2) and regressor.predict(X).dtype == np.float64
     assert regressor.score(X[150:], y[150:]) > 0.9
+    near = RNNRegressor(**SMALL).fit(X, [x.mean() for x in X]).predict(X)
+    for exponent in (-1000, 1023):  # whose squares leave the range of float64
+        far = RNNRegressor(**SMALL).fit(X, [np.ldexp(x.mean(), exponent) for x in X])
+        assert np.array_equal(np.ldexp(far.predict(X), -exponent), near)
     one = RNNRegressor(**SMALL).fit(X, np.full(200, 7.0))  # of no variance
     assert np.allclose(one.predict(X), 7, atol=0.1) and one.predict(X).shape == (200,)
 

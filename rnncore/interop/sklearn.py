@@ -378,9 +378,12 @@ class RNNRegressor(RegressorMixin, _Estimator):
         X = self._sequences(X, reset=True)
         check_consistent_length(X, y)
         y = np.asarray(y, np.float64)
-        spread = y.std(axis=0)
-        self._mean, self._spread = y.mean(axis=0), np.where(spread > 0, spread, 1.0)
-        self._learn(X, (y - self._mean) / self._spread, 1 if y.ndim == 1 else y.shape[1], "squared", None)
+        _, exponent = np.frexp(np.abs(y).max(axis=0))
+        y = np.ldexp(y, -exponent)  # at most 1, as squares of what is far from it leave the range of float64
+        mean, spread = y.mean(axis=0), y.std(axis=0)
+        self._mean, self._spread = np.ldexp(mean, exponent), np.where(spread > 0, np.ldexp(spread, exponent), 1.0)
+        targets = (y - mean) / np.where(spread > 0, spread, 1.0)
+        self._learn(X, targets, 1 if y.ndim == 1 else y.shape[1], "squared", None)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
