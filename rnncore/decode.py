@@ -76,7 +76,7 @@ def generate(
     Raises
     ------
     TypeError
-        If a number, or `first`, is of the wrong kind, or `step` does not return two things.
+        If a number, `first` or `rng` is of the wrong kind, or `step` does not return two things.
     ValueError
         If a number is out of range, a token negative, logits are not of shape (N, V), or a row's largest logit is
         NaN or infinite. What `step` itself raises goes through.
@@ -100,7 +100,7 @@ def generate(
     tokens, n_steps, stop = _start(first, n_steps, stop)
     temperature = as_scalar(temperature, "temperature", low=0, below=math.inf)
     top_k = None if top_k is None else positive_int(top_k, "top_k")
-    generators = np.random.default_rng(rng).spawn(len(tokens)) if temperature else []
+    generators = _children(rng, len(tokens)) if temperature else []
     live, lengths = np.ones(len(tokens), bool), np.zeros(len(tokens), np.int64)
     columns: list[np.ndarray] = []
     V = None
@@ -249,6 +249,14 @@ def draw(logits: np.ndarray, temperature: float, top_k: int | None, u: np.ndarra
     # u is at most 1 - 2**-53, so that u times the last mass, rounded, is below it
     tokens = (mass <= (u * mass[:, -1])[:, None]).sum(axis=1)
     return tokens
+
+
+def _children(rng: np.random.Generator | int | None, count: int) -> list[np.random.Generator]:
+    try:
+        return np.random.default_rng(rng).spawn(count)
+    except TypeError as error:  # of a RandomState, say, or a Generator over one's bits
+        kinds = "a numpy.random.Generator that can spawn, an int or None"
+        raise TypeError(f"expected rng to be {kinds}, got {type(rng).__name__}") from error
 
 
 def _start(first: ArrayLike, n_steps: int, stop: int | None) -> tuple[np.ndarray, int, int]:

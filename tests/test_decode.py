@@ -392,6 +392,12 @@ def test_generate_refuses(options, kind, words):
         generate(chain(TRAP), **GOOD | options)
 
 
+@pytest.mark.parametrize("rng", [np.random.RandomState(0), 0.5], ids=["RandomState", "float"])
+def test_generate_draws_with_what_has_children(rng):
+    with pytest.raises(TypeError, match=f"expected rng .* that can spawn, .* got {type(rng).__name__}"):
+        generate(chain(TRAP), **GOOD | {"temperature": 1, "rng": rng})
+
+
 @pytest.mark.parametrize("options,kind,words", [*BAD, *BAD_BEAM], ids=str)
 def test_beam_search_refuses(options, kind, words):
     with pytest.raises(kind, match=words):
