@@ -168,6 +168,15 @@ def test_parts_of_one_array_count_each_and_must_not_overlap() -> None:
     np.testing.assert_array_equal(whole, before)
 
 
+def test_an_array_must_not_overlap_itself() -> None:
+    base = np.ones(12)
+    for shape, strides in (((5, 3), (0, 8)), ((4, 3), (8, 8)), ((3, 2, 2), (16, -8, 8)), ((2, 2), (4, 8))):
+        array = np.lib.stride_tricks.as_strided(base[4:], shape, strides)
+        with pytest.raises(ValueError, match=r"memory of their own, got one of shape .*, which overlaps itself"):
+            clip_grad_norm({"a": array}, 0.1)
+    np.testing.assert_array_equal(base, 1)
+
+
 def test_views_are_scaled_in_place() -> None:
     array = np.ones((4, 4))
     clip_grad_norm({"a": array[::2, 1:3].T}, 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 
 import numpy as np
 
@@ -45,8 +45,8 @@ def clip_grad_norm(
     TypeError
         If `grads` is neither a dict nor an iterable of them, or a gradient not an array of float32 or float64.
     ValueError
-        If one is read-only, two share a part of their memory, `max_norm` is negative or NaN, or, with
-        `error_if_nonfinite`, the norm is not finite. Nothing is scaled then.
+        If one is read-only or overlaps itself, two share a part of their memory, `max_norm` is negative or NaN, or,
+        with `error_if_nonfinite`, the norm is not finite. Nothing is scaled then.
 
     Notes
     -----
@@ -153,7 +153,13 @@ def _place(array: np.ndarray) -> Place:
 
 
 def _check_apart(found: Mapping[Place, np.ndarray]) -> None:
-    """Raise ValueError if two arrays share memory."""
+    """Raise ValueError if two arrays share memory, or an array's axes cross: its elements may share some, too."""
+    for (*_, axes), array in found.items():
+        if len(axes) > 1:
+            spans = accumulate((stride * (length - 1) for stride, length in axes), initial=array.itemsize)
+            if any(stride < span for (stride, _), span in zip(axes, spans, strict=False)):
+                got = f"one of shape {array.shape} and strides {array.strides}"
+                raise ValueError(f"expected gradients in memory of their own, got {got}, which overlaps itself")
     places = sorted(found)
     if all(one[1] <= next_[0] for one, next_ in pairwise(places)):
         return
