@@ -210,7 +210,7 @@ def test_a_handler_inside_a_call_has_its_denormal_numbers(n_threads):
 FORKING_HANDLER = """
 import os, signal, threading, time
 import numpy as np, rnncore as rc
-lstm = rc.LSTM(8, 300, rng=0)
+lstm = rc.LSTM(8, 200, rng=0)
 x = np.zeros((6000, 1, 8), np.float32)
 children = []
 def handler(*_):

@@ -17,8 +17,8 @@ padded and in another order all the same: x is then gathered and dx scattered bl
 A crew of threads shares a pass in one of two ways. *By rows*: each member takes some sequences through all of time, and
 nobody waits for anybody; backwards, all meet at the end of a block, for each row of a weight's gradient is one member's.
 *By units*: each member owns some of the hidden units, and all meet after each phase whose results others read; of two
-members, the one that has the first units begins with the next step meanwhile. Two
-directions take half of the crew each, in backward too, where each has a dx of its own.
+members, the one that has the first units begins with the next step meanwhile. Two directions take half of the crew each, in
+backward too, where each has a dx of its own.
 """
 
 from libc.stdint cimport uintptr_t
@@ -346,7 +346,7 @@ cdef Py_ssize_t first_units(const Job *job, const Part *part) noexcept nogil:
 
 
 cdef void begin(const Run *run, Step *s, Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t units) noexcept nogil:
-    """Add those sums to the ones over x, of as many vectors, the first that the step takes, as the wait takes to read."""
+    """Add those sums to the ones over x, of the vectors that the step takes first: enough to fill the wait at one row."""
     cdef PanelStep step
     cdef Py_ssize_t of_panels = 4 * run.gate_panels * run.leaf.width * run.item * units
     cdef Py_ssize_t vectors = (BEGUN_BYTES + of_panels - 1) // of_panels * 4

@@ -51,17 +51,17 @@ static void sleep_reset(void) {}
 
 #if defined(SYS_membarrier) && !defined(TWO_SIDED) /* which the self-test defines */
 #define ONE_SIDED
-#include <linux/membarrier.h>
 
-/* Whether the system has a fence for all of the process's threads at once; and run it, which it may refuse. */
+/* Whether the system has a fence for all of the process's threads at once; and run it, which it may refuse. The commands are
+   not in all headers that have the call. */
 static int fence_for_all(void)
 {
-    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+    return syscall(SYS_membarrier, 16 /* REGISTER_PRIVATE_EXPEDITED */, 0, 0) == 0;
 }
 
 static int fence_all(void)
 {
-    return syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+    return syscall(SYS_membarrier, 8 /* PRIVATE_EXPEDITED */, 0, 0) == 0;
 }
 #endif
 #else
@@ -92,11 +92,6 @@ static void sleep_reset(void)
 #endif
 
 #ifndef ONE_SIDED
-static int fence_for_all(void)
-{
-    return 0;
-}
-
 static int fence_all(void)
 {
     return 0;
@@ -119,28 +114,30 @@ static int spin(atomic_uint *word, unsigned value)
 
 /* --- barrier -------------------------------------------------------------------------------------------------------- */
 /* Dissemination (Hensgen, Finkel and Manber, 1988): in turn k a member tells the one 2^k places on what it has heard so far,
-   and listens to the one 2^k places before; after log2(size) turns it has heard from all. A line of memory is written by
-   its owner alone, and goes from one core to another once per turn: two members are done after one. A word holds the round and whether anyone wants to halt; rounds take two sets of words by turns, for a member that is
-   done may be one round ahead of the reader.
+   and listens to the one 2^k places before; after log2(size) turns it has heard from all. A line of memory is written by its
+   owner alone, and goes from one core to another once per turn: two members are done after one. A word holds the round and
+   whether anyone wants to halt; rounds take two sets of words by turns, for a member that is done may be one round ahead of
+   the reader.
 
    Who writes a word looks whether anybody sleeps; who goes to sleep says so and looks at the word once more. Of two such, one
    must see the other, which takes a fence between writing and looking on both sides; and for the writer it would take as long
-   as its word takes to the other core. Where the system has it, one for all threads, on the way to sleep, is enough: first
-   they who go to sleep run it, and only then the writers go without. */
+   as its word takes to the other core. Where the system has it, one for all threads, on the way to sleep, is enough. */
 
 enum { HALT = 1, ROUND = 2 };
-static atomic_int sleepers_fence, writers_go_without;
+static atomic_int fences; /* 1: who goes to sleep fences all threads; 2: and who writes fences nothing */
 
+#ifdef ONE_SIDED
 static void *make_one_sided(void *unused)
 {
     (void)unused;
     if (fence_for_all()) {
-        atomic_store(&sleepers_fence, 1);
+        atomic_store(&fences, 1);
         if (fence_all())
-            atomic_store(&writers_go_without, 1);
+            atomic_store(&fences, 2);
     }
     return NULL;
 }
+#endif
 
 void barrier_init(struct barrier *barrier, int size, struct seat *seats)
 {
@@ -156,7 +153,7 @@ static void say(struct barrier *barrier, int member, unsigned round, unsigned k,
 {
     atomic_uint *mine = &barrier->seats[member].words[round & 1][k];
     atomic_store_explicit(mine, said, memory_order_release);
-    if (atomic_load_explicit(&writers_go_without, memory_order_acquire))
+    if (atomic_load_explicit(&fences, memory_order_relaxed) == 2) /* make_one_sided's lies before this */
         atomic_signal_fence(memory_order_seq_cst);
     else
         atomic_thread_fence(memory_order_seq_cst);
@@ -180,7 +177,7 @@ int barrier_complete(struct barrier *barrier, int member, unsigned round, int ha
         while ((heard ^ said) >= ROUND) {
             if (!spin(theirs, heard)) {
                 atomic_fetch_add(&barrier->asleep, 1);
-                if (!atomic_load(&sleepers_fence) || fence_all())
+                if (!atomic_load(&fences) || fence_all())
                     sleep_on(theirs, heard);
                 atomic_fetch_sub(&barrier->asleep, 1);
             }
@@ -248,8 +245,7 @@ static void in_child(void)
     idle = NULL;
     made = running = 0;
     atomic_fetch_add(&epoch, 1);
-    atomic_store(&writers_go_without, 0);
-    atomic_store(&sleepers_fence, 0);
+    atomic_store(&fences, 0);
 }
 
 /* Start a thread, with every signal blocked: signals belong to the program's own threads. Returns whether there is one. */
@@ -276,15 +272,15 @@ static void init(void)
 
 static struct worker *make_worker(void)
 {
-#ifdef ONE_SIDED
-    if (made == 0)
-        start(make_one_sided, NULL); /* it takes the system some milliseconds, and nobody waits for it */
-#endif
     struct worker *worker = calloc(1, sizeof *worker);
     if (!worker || !start(work, worker)) {
         free(worker);
         return NULL;
     }
+#ifdef ONE_SIDED
+    if (made == 0)
+        start(make_one_sided, NULL); /* it takes the system some milliseconds, and nobody waits for it */
+#endif
     made++;
     return worker;
 }

@@ -504,7 +504,7 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
 }
 
 /* z += the first `begun` terms of h_before: the step of the same rows goes on from there. The last panel's sums are the
-   time to fetch the other terms, which another member has written. */
+   time to fetch the other terms, which another member may have written by now. */
 static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t sums)
 {
     for (ptrdiff_t v = s->v_0, count; v < s->v_1; v += count) {
