@@ -214,7 +214,8 @@ class JordanRNN(_Recurrent[np.ndarray]):
         given = self._sequence_like_y(targets, "targets", T, N, unbatched)
         forced = Forced(np.full(N, T) if lengths is None else as_lengths(lengths, N, unbatched), T)
         before = np.concatenate([o_0, given[:-1]])[: T or 1]  # (T, N, O), or o_0 alone
-        y = self._output(None, (), (T, N, self.output_size), unbatched, zeros=True)
+        y = self._output(None, (), (T, N, self.output_size), unbatched)
+        y.fill(0)
         rows = np.empty((1, forced.rows, self.output_size), self.dtype)
         x_rows, initial = packed(seq, forced)[None], packed(before, forced)[None]
         kept = self._run(weights, x_rows, (initial,), (np.empty_like(initial),), rows, threads, keep=True)

@@ -396,8 +396,8 @@ class _Recurrent(Module, Generic[State]):
         key: np.ndarray | None = None,
         part: Part | None = None,
     ) -> States:
-        """Run a part of the stack, or all of it, over seq (T, N, I), a view, or packed, into y, which holds zeros if
-        `ragged`; return the final states.
+        """Run a part of the stack, or all of it, over seq (T, N, I), a view, or packed, into y, which holds zeros
+        behind sequences' ends; return the final states.
 
         It goes chunk by chunk, by default so that neither a layer's sequence nor x in order of time is ever stored. The
         part's states before each chunk go to `saved`, (chunks, ·, N, ·).
@@ -545,7 +545,7 @@ class _Recurrent(Module, Generic[State]):
         width = len(self._directions) * self._widths[0]
         y = None
         if return_sequence:
-            y = self._output(out, (seq, *initial), (T, N, width), unbatched, ragged is not None)
+            y = self._output(out, (seq, *initial), (T, N, width), unbatched, ragged)
         elif out is not None:
             raise ValueError("expected out=None with return_sequence=False, got an array")
         finals = self._infer(weights, seq, initial, y, threads, ragged)
@@ -560,14 +560,19 @@ class _Recurrent(Module, Generic[State]):
         return out, result
 
     def _output(
-        self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool, zeros: bool = False
+        self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool, ragged: Ragged | None = None
     ) -> np.ndarray:
         """Return where y (T, N, D*H) goes: into `out` if its layout allows and no array of `reads` lies there, else
-        into memory of its own; full of zeros, if asked."""
+        into memory of its own; with zeros behind each sequence's end."""
         check_bytes(shape, self.dtype, "y")
-        new = np.zeros if zeros else empty
+        y = self._place(out, reads, shape, unbatched)
+        if ragged is not None:
+            ragged.clear(y)
+        return y
+
+    def _place(self, out: Any, reads: States, shape: tuple[int, int, int], unbatched: bool) -> np.ndarray:
         if out is None:
-            return new(shape, self.dtype)
+            return empty(shape, self.dtype)
         if not issubclass(type(out), np.ndarray):  # what it says of its class may be anything
             raise TypeError(f"expected out to be a writable array of dtype {self.dtype}, got {type(out).__name__}")
         plain: np.ndarray = np.asarray(out)  # whatever a subclass says of itself
@@ -578,10 +583,8 @@ class _Recurrent(Module, Generic[State]):
         check_shape(plain.shape, (T, width) if unbatched else (N, T, width) if self.batch_first else shape, "out")
         direct: np.ndarray = plain[:, None] if unbatched else plain.swapaxes(0, 1) if self.batch_first else plain
         if direct.flags.carray and not any(np.may_share_memory(direct, array) for array in reads):
-            if zeros:
-                direct.fill(0)
             return direct
-        return new(shape, self.dtype)
+        return empty(shape, self.dtype)
 
     def forward(
         self,
@@ -672,7 +675,7 @@ class _Recurrent(Module, Generic[State]):
         initial = self._states(state, "{}_0", N, unbatched)
         ragged = self._ragged(lengths, N, T, unbatched)
         steps = self._checkpoint(weights, checkpoint, T, N, T * N if ragged is None else ragged.rows)
-        y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged is not None)
+        y = self._output(None, (), (T, N, len(self._directions) * self._widths[0]), unbatched, ragged)
         finals = tuple(np.empty_like(s) for s in initial)
         kept: tuple[Any, ...]
         if steps:
@@ -881,9 +884,11 @@ class _Recurrent(Module, Generic[State]):
             if key is not None and layer != layers[-1] and upstream is not None:
                 drop(upstream, self.dropout, key, layer, first)
             k = layer * D + directions[0]
-            padded = ragged is not None and x.ndim == 3
-            new = np.zeros if padded or x.dtype != self.dtype else empty  # tokens have no gradient
+            new = np.zeros if x.dtype != self.dtype else empty  # tokens have no gradient
             dxs = tuple(new(x.shape, self.dtype) if dx is None or layer > layers[0] else dx for _ in directions)
+            if ragged is not None and x.ndim == 3 and new is empty:
+                for one in dxs:
+                    ragged.clear(one)
             these = slice(k, k + len(directions))
             self._cell.backward(
                 self._packs(weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,

@@ -437,6 +437,20 @@ def test_orders_of_sequences():
     assert ragged.cut(3, 3).T == 0 and ragged.cut(1, 3).cut(1, 2).T == 1
     with pytest.raises(ValueError):
         ragged.cut(1, 3).cut(0, 3)
+    y = np.ones((9, 4, 2))
+    ragged.clear(y)
+    assert np.array_equal(y[:, :, 0], np.arange(9)[:, None] < [0, 2, 3, 1])
+    turned = np.ones((4, 9, 2), np.float32).swapaxes(0, 1)
+    ragged.clear(turned)
+    assert np.array_equal(turned, y)
+    read_only = np.ones((3, 4, 2))
+    read_only.flags.writeable = False
+    for wrong in (None, [1.0], np.ones((2, 4, 2)), np.ones((9, 3, 2)), np.ones((9, 4)), np.ones((9, 4, 4))[:, :, ::2],
+                  np.ones((9, 4, 2)).view(Plain), read_only):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)):
+            ragged.clear(wrong)
+    with pytest.raises(ValueError):
+        ragged.cut(1, 3).clear(np.ones((9, 4, 2)))
     for make in (lambda: type("Mine", (Ragged,), {}), lambda: pickle.dumps(ragged), lambda: copy.copy(ragged),
                  lambda: copy.deepcopy(ragged), lambda: Ragged.__new__(Ragged)):  # fmt: skip
         with pytest.raises(TypeError):

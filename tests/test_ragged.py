@@ -19,6 +19,7 @@ from common import (
 
 import rnncore as rc
 from rnncore._kernels.cell import Ragged
+from rnncore._kernels.memory import empty
 
 pytestmark = pytest.mark.usefixtures("engine")
 panels = pytest.mark.parametrize("engine", ["panels"], indirect=True)  # where one is enough, or bits are promised
@@ -342,3 +343,31 @@ def test_memory_in_order_of_time_is_read_where_it_lies(kind, options, lengths, c
         results.append((y, state, layer.backward(tape, given[1], case["dstate"])))
         assert np.array_equal(given[0], x) and np.array_equal(given[1], dy)
     assert equal(*results) and np.any(results[0][2][0])
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"bidirectional": True}], ids=str)
+def test_memory_that_was_in_use_before_is_zero_behind_the_end(options, batch_first):
+    """Results lie in memory that earlier ones gave back, here full of NaN."""
+    layer = rc.LSTM(16, 16, batch_first=batch_first, rng=0, **options)
+    D = 2 if layer.bidirectional else 1
+    lengths = np.array([3, 0, 50, 17])
+    x = np.ones((4, 50, 16) if batch_first else (50, 4, 16), np.float32)
+    ends = np.arange(50) >= lengths[:, None]
+    ends = ends if batch_first else ends.T
+
+    def spoil():
+        arrays = [empty((50, 4, width), np.dtype(np.float32)) for width in (16, 16, 16, 32, 32, 32)]
+        for array in arrays:
+            array.fill(np.nan)
+
+    spoil()
+    out = np.full((*x.shape[:2], 16 * D), np.nan, np.float32)
+    for y in (layer(x, lengths=lengths)[0], layer(x, lengths=lengths, out=out)[0]):
+        assert np.isfinite(y).all() and not y[ends].any() and y[~ends].any()
+    spoil()
+    y, _, tape = layer.forward(x, lengths=lengths)
+    assert np.isfinite(y).all() and not y[ends].any()
+    spoil()
+    dx, _, _ = layer.backward(tape, np.ones_like(y))
+    assert np.isfinite(dx).all() and not dx[ends].any() and dx[~ends].any()

@@ -260,8 +260,8 @@ cdef class Stack:
             return None
         if order.T == T and order.full:
             return self.call(x, state, batch_first, reverse, n_threads)
-        shape[0], shape[1], shape[2] = T, N, self.width[0]
-        y = cnp.PyArray_ZEROS(3, shape, cnp.PyArray_TYPE(<cnp.ndarray>x), 0)
+        y = empty((T, N, self.width[0]), (<cnp.ndarray>x).dtype)
+        order.clear(y)
         final = self.new(self.state_shape(shape, True, True, N), shape, False)
         self.cell.infer(self.packs, seq, initial, 0, y, final, (reverse,), n_threads, order)
         return cnp.PyArray_SwapAxes(<cnp.ndarray>y, 0, 1) if batch_first else y, self.result(final)
