@@ -884,9 +884,11 @@ class _Recurrent(Module, Generic[State]):
             if key is not None and layer != layers[-1] and upstream is not None:
                 drop(upstream, self.dropout, key, layer, first)
             k = layer * D + directions[0]
-            new = np.zeros if x.dtype != self.dtype else empty  # tokens have no gradient
+            padded, tokens = ragged is not None and x.ndim == 3, x.dtype != self.dtype  # which have no gradient
+            partly = padded and part is not None  # other parts' steps stay zero
+            new = np.zeros if tokens or partly else empty
             dxs = tuple(new(x.shape, self.dtype) if dx is None or layer > layers[0] else dx for _ in directions)
-            if ragged is not None and x.ndim == 3 and new is empty:
+            if ragged is not None and padded and new is empty:
                 for one in dxs:
                     ragged.clear(one)
             these = slice(k, k + len(directions))
