@@ -884,13 +884,9 @@ class _Recurrent(Module, Generic[State]):
             if key is not None and layer != layers[-1] and upstream is not None:
                 drop(upstream, self.dropout, key, layer, first)
             k = layer * D + directions[0]
-            padded, tokens = ragged is not None and x.ndim == 3, x.dtype != self.dtype  # which have no gradient
-            partly = padded and part is not None  # other parts' steps stay zero
-            new = np.zeros if tokens or partly else empty
+            padded = ragged is not None and x.ndim == 3
+            new = np.zeros if padded or x.dtype != self.dtype else empty  # tokens have no gradient
             dxs = tuple(new(x.shape, self.dtype) if dx is None or layer > layers[0] else dx for _ in directions)
-            if ragged is not None and padded and new is empty:
-                for one in dxs:
-                    ragged.clear(one)
             these = slice(k, k + len(directions))
             self._cell.backward(
                 self._packs(weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,

@@ -8,6 +8,7 @@ cdef class Ragged:
     cdef object places, sizes, starts   # order, lengths, offsets
     cdef readonly Py_ssize_t T
     cdef Py_ssize_t N, t_0
+    cdef void clear_rows(self, char *y, Py_ssize_t T, Py_ssize_t of_t, Py_ssize_t of_n, Py_ssize_t row) noexcept
     cdef int schedule(self, Schedule *s) except -1
 
 

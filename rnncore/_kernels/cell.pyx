@@ -135,26 +135,27 @@ cdef class Ragged:
     def clear(self, y not None):
         """Write zeros into y (T, N, ·), contiguous or with its first two axes swapped, behind each sequence's end."""
         cdef cnp.ndarray a
-        cdef Py_ssize_t T, N = self.N, t, k, n, row, of_t, of_n
-        cdef Py_ssize_t *order = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.places)
-        cdef Py_ssize_t *sizes = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.sizes)
-        cdef char *first
         if (
-            type(y) is not np.ndarray or y.ndim != 3 or y.shape[1] != N or y.shape[0] < self.t_0 + self.T or self.t_0
+            type(y) is not np.ndarray or y.ndim != 3 or y.shape[1] != self.N or y.shape[0] < self.T or self.t_0
             or not y.flags.writeable or not (y.flags.c_contiguous or y.swapaxes(0, 1).flags.c_contiguous)
         ):
-            raise ValueError(f"expected an array (T, {N}, ·) of {self.T} steps or more, got {y!r:.80}")
+            raise ValueError(f"expected an array (T, {self.N}, ·) of {self.T} steps or more, got {y!r:.80}")
         a = y
-        T, row, of_t, of_n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 2) * a.itemsize, a.strides[0], a.strides[1]
-        first = <char *>cnp.PyArray_DATA(a)
+        self.clear_rows(<char *>cnp.PyArray_DATA(a), cnp.PyArray_DIM(a, 0), a.strides[0], a.strides[1],
+                        cnp.PyArray_DIM(a, 2) * a.itemsize)
+
+    cdef void clear_rows(self, char *y, Py_ssize_t T, Py_ssize_t of_t, Py_ssize_t of_n, Py_ssize_t row) noexcept:
+        """The same of T steps of rows of so many bytes, so far apart from one time, and one sequence, to the next."""
+        cdef Py_ssize_t *order = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.places)
+        cdef Py_ssize_t *sizes = <Py_ssize_t *>cnp.PyArray_DATA(<cnp.ndarray>self.sizes)
+        cdef Py_ssize_t N = self.N, k, t
         with nogil:
             for k in range(N):
-                n = order[k]
                 if of_t == row:
-                    memset(first + n * of_n + sizes[k] * row, 0, (T - sizes[k]) * row)
+                    memset(y + order[k] * of_n + sizes[k] * row, 0, (T - sizes[k]) * row)
                 else:
                     for t in range(sizes[k], T):
-                        memset(first + t * of_t + n * of_n, 0, row)
+                        memset(y + t * of_t + order[k] * of_n, 0, row)
 
     cdef int schedule(self, Schedule *s) except -1:
         s.T, s.N = self.T, self.N

@@ -261,7 +261,8 @@ cdef class Stack:
         if order.T == T and order.full:
             return self.call(x, state, batch_first, reverse, n_threads)
         y = empty((T, N, self.width[0]), (<cnp.ndarray>x).dtype)
-        order.clear(y)
+        order.clear_rows(<char *>first(y), T, cnp.PyArray_STRIDE(<cnp.ndarray>y, 0), cnp.PyArray_STRIDE(<cnp.ndarray>y, 1),
+                         cnp.PyArray_STRIDE(<cnp.ndarray>y, 1))
         final = self.new(self.state_shape(shape, True, True, N), shape, False)
         self.cell.infer(self.packs, seq, initial, 0, y, final, (reverse,), n_threads, order)
         return cnp.PyArray_SwapAxes(<cnp.ndarray>y, 0, 1) if batch_first else y, self.result(final)
