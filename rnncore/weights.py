@@ -326,6 +326,8 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in vars(self) and not name.startswith("_"):
             raise AttributeError(f"{name} of a {type(self).__name__} is fixed when it is made")
+        if name in vars(self).get("_weights", ()):
+            raise AttributeError(f"{name} is a parameter, not an attribute: editing() or load_state_dict() changes it")
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:

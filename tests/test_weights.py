@@ -236,6 +236,17 @@ def test_a_failed_load_changes_nothing(lstm):
     assert all(np.array_equal(lstm.parameters()[name], array) for name, array in before.items())
 
 
+@pytest.mark.parametrize("make", [rc.LSTM, rc.GRUCell, PROJECTED, JORDAN, rc.train.Linear, rc.train.Embedding])
+def test_a_parameter_is_not_assigned_as_an_attribute(make):
+    """As torch's are: it would be an attribute that no call looks at."""
+    module = make(3, 5)
+    before = module.state_dict()
+    for name, array in before.items():
+        with pytest.raises(AttributeError, match=f"{name} is a parameter, not|{name} of a Linear is fixed"):
+            setattr(module, name, array + 1)
+    assert all(np.array_equal(before[name], array) for name, array in module.parameters().items())
+
+
 def test_options_are_fixed_when_a_layer_is_made(lstm):
     """A tape's layer must not turn into another one under it."""
     for name in ("reverse", "hidden_size", "batch_first", "dtype", "bias"):
