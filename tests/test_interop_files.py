@@ -237,6 +237,7 @@ def zeros(*shape):
 @pytest.mark.parametrize("arrays,words", [
     ({}, "expected names such as 'weight_hh_l0', got none"),
     ({"head.weight": zeros(2, 2)}, "expected names such as 'weight_hh_l0', got 'head.weight'"),
+    ({"weight": zeros(2, 2), "rnn.weight_hh": zeros(2, 2)}, "of a Linear or Embedding, for 'weight' does not tell"),
     ({"a.weight_hh": zeros(2, 2), "b.weight_oh_l0": zeros(2, 2)}, "expected one of the prefixes 'a.', 'b.', got ''"),
     ({n.replace("_l1", "_l2"): a for n, a in LSTM.items()}, "missing 'bias_hh_l1', .* unexpected 'bias_hh_l2'"),
     ({n.replace("_l1", "_l01"): a for n, a in LSTM.items()}, "missing 'bias_hh_l1', .* unexpected 'bias_hh_l01'"),

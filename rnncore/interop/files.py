@@ -260,6 +260,11 @@ def _found(stored: Stored, prefix: str, modules: Mapping[str, Any]) -> dict[str,
     }
     if prefix in modules or any(name in found for name in TELLING):
         return found
+    if "weight" in found:
+        raise ValueError(
+            f"expected what `save` notes of a Linear or Embedding, for {prefix + 'weight'!r:.80} does not tell which; "
+            "load_state_dict of one takes the arrays, as numpy.load or safetensors.numpy.load_file read them"
+        )
     prefixes = modules.keys() | {owner for name, owner in owners.items() if name.removeprefix(owner) in TELLING}
     if prefixes:
         raise ValueError(f"expected one of the prefixes {_listed(prefixes)}, got {prefix!r:.80}")
