@@ -11,7 +11,7 @@ from .stream import Stream
 from .tape import Tape
 
 if TYPE_CHECKING:
-    from . import decode, train
+    from . import decode, plot, train
     from .interop.convert import from_torch
     from .interop.files import load, save
     from .model import SequenceModel
@@ -35,6 +35,7 @@ __all__ = [
     "get_num_threads",
     "info",
     "load",
+    "plot",
     "save",
     "set_num_threads",
     "train",
@@ -49,9 +50,9 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import decoding, the training kit, the model on top, and the ways to torch and to files when they are first asked
-    for: serving a layer needs none of them."""
-    if name in ("decode", "train"):
+    """Import decoding, the training kit, the model on top, pictures, and the ways to torch and to files when they are
+    first asked for: serving a layer needs none of them."""
+    if name in ("decode", "plot", "train"):
         return import_module(f".{name}", __name__)
     if name in _LATER:
         return getattr(import_module(_LATER[name], __name__), name)
