@@ -199,9 +199,11 @@ class Module:
         current = self._weights
         keys = IncompatibleKeys([n for n in current if n not in found], [n for n in found if n not in current])
         if as_bool(strict, "strict") and any(keys):
+            begun = f" behind the prefix {prefix!r}" if prefix else ""
+            others = "" if found or not mapping else f"; no name begins so, among {sorted(mapping)!s:.200}"
             raise ValueError(
-                f"expected the names {sorted(prefix + n for n in current)}; "
-                f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}"
+                f"expected the names {sorted(current)}{begun}; "
+                f"missing {keys.missing_keys}, unexpected {keys.unexpected_keys}{others}"
             )
         new = self._checked({n: from_tensor(found[n], n) for n in current if n in found}, current)
         with self._changing:

@@ -233,6 +233,11 @@ def test_a_failed_load_changes_nothing(lstm):
             lstm.load_state_dict(bad)
     with pytest.raises(TypeError, match="expected prefix to be a string, got None"):
         lstm.load_state_dict(good, prefix=None)
+    words = r"behind the prefix 'encoder.'; missing \['weight_ih_l0', .*; no name begins so, among \['bias_hh_l0', "
+    with pytest.raises(ValueError, match=words):
+        lstm.load_state_dict(good, prefix="encoder.")
+    with pytest.raises(ValueError, match=r"missing \['weight_hh_l0', .*unexpected \[\]$"):
+        lstm.load_state_dict({"encoder.weight_ih_l0": good["weight_ih_l0"]}, prefix="encoder.")
     assert all(np.array_equal(lstm.parameters()[name], array) for name, array in before.items())
 
 
