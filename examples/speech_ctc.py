@@ -7,7 +7,7 @@ each a distribution over blank and ten digits. The likeliest at each time, repea
 
 The LSTM is `rnncore.interop.torch.LSTM`. To run the same on PyTorch alone, import it from `torch.nn` instead: one line.
 
-    pip install "rnncore[torch,examples]"
+    pip install ".[torch,examples]"
     python examples/speech_ctc.py
 """
 

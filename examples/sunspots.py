@@ -6,7 +6,7 @@ numbers, its order chosen by AIC. All learn from the years before 1959 and are j
 
 Numbers are forecast as their square roots, whose ups and downs are more alike: z (T,), windows of it (T, N, 1).
 
-    pip install "rnncore[examples]"
+    pip install ".[examples]"
     python examples/sunspots.py --plot sunspots.png
 """
 

@@ -3,7 +3,7 @@
 Each process trains a copy on its part of every batch, and `DistributedDataParallel` averages the gradients: the model
 takes the same way as in one process that sees the whole batches. The task: which of two tones lies in a noisy signal.
 
-    pip install "rnncore[torch,cli]"
+    pip install ".[torch,cli]"
     python examples/torch_ddp.py --processes 2
 """
 
