@@ -850,6 +850,8 @@ int main(void)
             for (int n = 1; n < 10; n++)
                 for (int m = 1; m < 40; m++)
                     check_rows(n, m);
+            for (int P = 17; P < 140; P += P < 66 ? 3 : 19) /* last vectors that are cut, in strips of each width */
+                check_products(P, P % 23 + 1);
             check_wide_product(261, 71, 20);
             check_wide_product(1101, 67, SIDE_ROWS + 44);
             for (int n = 0; n < 140; n++) {

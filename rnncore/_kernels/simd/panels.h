@@ -220,15 +220,22 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
 #define LARGE (ptrdiff_t)((12 << 20) / sizeof(real))
 #define PART 256 /* rows */
 
-/* out[r][v] = sum over k of a[k * a_k + r * a_r] b[k][v], or += it: a tile of a product with a matrix that is not packed.
-   The last vector has `first` elements, WIDTH if WHOLE. */
-INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE, real *out, ptrdiff_t out_row, const real *a,
-                             ptrdiff_t a_k, ptrdiff_t a_r, const real *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first,
-                             int add)
+/* out[r][v] = init[r][v] + sum over k of a[k * a_k + r * a_r] b[k][v], or out += all that: a tile of a product with a matrix
+   that is not packed. Without `init`, which has ROWS x VECTORS vectors, it is 0. Of out, the last vector has `first` elements; of
+   b, whole vectors are read. */
+INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_k,
+                             ptrdiff_t a_r, const real *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add, const V *init)
 {
     V sum[24], w[4];
-    UNROLL for (int k = 0; k < ROWS * VECTORS; k++)
-        sum[k] = ALL(0);
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            sum[r * VECTORS + v] = ALL(0);
+            KEEP(sum[r * VECTORS + v]); /* or they would be cleared in memory */
+        }
+    if (init)
+        UNROLL for (int r = 0; r < ROWS; r++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                sum[r * VECTORS + v] = init[r * VECTORS + v];
     if (K < 1)
         __builtin_unreachable();
     UNROLL for (int r = 0; r < ROWS; r++) /* what is written at the end */
@@ -242,7 +249,7 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
                 __builtin_prefetch(a + 2 * STRIP_AHEAD * a_k, 0, 3);
         }
         UNROLL for (int v = 0; v < VECTORS; v++) {
-            w[v] = v + 1 < VECTORS ? NAME(load)(b + v * WIDTH) : LOAD(b + v * WIDTH);
+            w[v] = NAME(load)(b + v * WIDTH);
             if (ROWS > 1 && REGISTERS == 32)
                 KEEP(w[v]);
         }
@@ -257,31 +264,25 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, const int WHOLE,
         UNROLL for (int v = 0; v < VECTORS; v++) {
             real *p = out + r * out_row + v * WIDTH;
             V s = sum[r * VECTORS + v];
-            if (v + 1 < VECTORS)
+            if (v + 1 < VECTORS || first == WIDTH)
                 NAME(store)(p, add ? NAME(load)(p) + s : s);
             else
-                STORE(p, add ? LOAD(p) + s : s);
+                NAME(store_first)(p, add ? NAME(load_first)(p, first) + s : s, first);
         }
 }
 
 #define PLAIN(ROWS, VECTORS)                                                                                           \
     static __attribute__((noinline)) void NAME(outer_##ROWS##x##VECTORS)(                                              \
         real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
-        ptrdiff_t first, int add)                                                                                      \
+        ptrdiff_t first, int add, const V *init)                                                                       \
     {                                                                                                                  \
-        if (first == WIDTH)                                                                                            \
-            NAME(plain_tile)(ROWS, VECTORS, 1, out, out_row, a, a_row, 1, b, b_row, K, first, add);                    \
-        else                                                                                                           \
-            NAME(plain_tile)(ROWS, VECTORS, 0, out, out_row, a, a_row, 1, b, b_row, K, first, add);                    \
+        NAME(plain_tile)(ROWS, VECTORS, out, out_row, a, a_row, 1, b, b_row, K, first, add, init);                     \
     }                                                                                                                  \
     static __attribute__((noinline)) void NAME(inner_##ROWS##x##VECTORS)(                                              \
         real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
-        ptrdiff_t first, int add)                                                                                      \
+        ptrdiff_t first, int add, const V *init)                                                                       \
     {                                                                                                                  \
-        if (first == WIDTH)                                                                                            \
-            NAME(plain_tile)(ROWS, VECTORS, 1, out, out_row, a, 1, a_row, b, b_row, K, first, add);                    \
-        else                                                                                                           \
-            NAME(plain_tile)(ROWS, VECTORS, 0, out, out_row, a, 1, a_row, b, b_row, K, first, add);                    \
+        NAME(plain_tile)(ROWS, VECTORS, out, out_row, a, 1, a_row, b, b_row, K, first, add, init);                     \
     }
 #if REGISTERS == 32
 #define PLAIN_ROWS 6
@@ -299,7 +300,7 @@ PLAIN(12, 1)
 #undef PLAIN
 
 typedef void (*NAME(plain_function))(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b,
-                                     ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add);
+                                     ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add, const V *init);
 
 /* Rows of the next tile of a product with a strip of `width` columns, where `left` are left: tiles as equal as can be. Of a
    narrow strip 6 or 12, or there would be fewer sums than products that a core has at work at a time. */
@@ -313,14 +314,34 @@ INLINE ptrdiff_t NAME(plain_rows)(ptrdiff_t left, ptrdiff_t width)
     return (left + tiles - 1) / tiles;
 }
 
-/* One tile of so many rows, with a strip b (K, width). */
+/* One tile with a strip b (K, width) that ends within a vector, behind which b's next row begins, and behind the last row nothing
+   that may be read: the last rows' terms from a copy. a_k elements lead from a term's a to the next one's. */
+static __attribute__((noinline)) void NAME(plain_part)(NAME(plain_function) tile, real *out, ptrdiff_t out_row, const real *a,
+                                                       ptrdiff_t a_row, ptrdiff_t a_k, const real *b, ptrdiff_t b_row,
+                                                       ptrdiff_t width, ptrdiff_t K, int add)
+{
+    const ptrdiff_t vectors = (width + WIDTH - 1) / WIDTH, first = width - (vectors - 1) * WIDTH, rest = WIDTH - first;
+    const ptrdiff_t rows = b_row >= rest ? 1 : (rest + b_row - 1) / b_row, whole = K > rows ? K - rows : 0;
+    V sums[24], ends[4 * WIDTH];
+    for (ptrdiff_t k = whole, at = 0; k < K; k++)
+        for (ptrdiff_t v = 0; v < vectors; v++, at++)
+            ends[at] = NAME(load_first)(b + k * b_row + v * WIDTH, v + 1 < vectors ? WIDTH : first);
+    if (whole > 0)
+        tile((real *)sums, vectors * WIDTH, a, a_row, b, b_row, whole, WIDTH, 0, NULL);
+    tile(out, out_row, a + whole * a_k, a_row, (const real *)ends, vectors * WIDTH, K - whole, first, add, whole > 0 ? sums : NULL);
+}
+
+/* One tile of so many rows, with a strip b (K, width), of which whole vectors may be read where there is `room`. */
 INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][12], ptrdiff_t rows, real *out,
-                        ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t width,
-                        ptrdiff_t K, int add)
+                        ptrdiff_t out_row, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, const real *b, ptrdiff_t b_row,
+                        ptrdiff_t width, int room, ptrdiff_t K, int add)
 {
     const ptrdiff_t vectors = (width + WIDTH - 1) / WIDTH;
-    (vectors == 4 ? whole : few[vectors - 1])[rows - 1](out, out_row, a, a_row, b, b_row, K, width - (vectors - 1) * WIDTH,
-                                                        add);
+    const NAME(plain_function) tile = (vectors == 4 ? whole : few[vectors - 1])[rows - 1];
+    if (room || width == vectors * WIDTH)
+        tile(out, out_row, a, a_row, b, b_row, K, width - (vectors - 1) * WIDTH, add, NULL);
+    else
+        NAME(plain_part)(tile, out, out_row, a, a_row, a_k, b, b_row, width, K, add);
 }
 
 #if PLAIN_ROWS == 6
@@ -346,7 +367,8 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    const int far = strips > 0 && P >= NEAR && m_1 - m_0 > STRIP;
+    const int near = P < NEAR || (REGISTERS == 32 && (a_row + P) * (ptrdiff_t)sizeof(real) < 4096); /* with large tiles */
+    const int far = strips > 0 && !near && m_1 - m_0 > STRIP;
     const ptrdiff_t most = far ? strips * STRIP : STRIP;
     real tile[SIDE_ROWS * TILE_STEP], *out = out_, *side = side_;
     for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
@@ -373,7 +395,8 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                     for (ptrdiff_t r = 0, count; r < rows; r += count) {
                         count = NAME(plain_rows)(rows - r, width);
                         NAME(plain)(whole, few, count, out + (m + r) * out_row + j_0 + j, out_row, far ? tile + r : a + m + r,
-                                    far ? TILE_STEP : a_row, far ? side + j * K : b + j, far ? STRIP : b_row, width, K, add);
+                                    far ? TILE_STEP : a_row, far ? TILE_STEP : a_row, far ? side + j * K : b + j,
+                                    far ? STRIP : b_row, width, far, K, add);
                     }
                 }
             }
@@ -397,8 +420,9 @@ static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
             const ptrdiff_t j = at * STRIP > p_0 ? at * STRIP : p_0, end = (at + 1) * STRIP < p_1 ? (at + 1) * STRIP : p_1;
             for (ptrdiff_t r = 0, rows; r < n; r += rows) {
                 rows = NAME(plain_rows)(n - r, end - j);
-                NAME(plain)(whole, few, rows, out + r * out_row + j, out_row, a + r * a_row + k, a_row,
-                            b + at * b_step + k * b_row + j - at * STRIP, b_row, end - j, K - k < step ? K - k : step, add || k);
+                NAME(plain)(whole, few, rows, out + r * out_row + j, out_row, a + r * a_row + k, a_row, 1,
+                            b + at * b_step + k * b_row + j - at * STRIP, b_row, end - j, b_step > STRIP && j % WIDTH == 0,
+                            K - k < step ? K - k : step, add || k);
             }
         }
 }
