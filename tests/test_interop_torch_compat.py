@@ -281,6 +281,18 @@ def copies(lib):
 
 
 @case
+def loaded_by_keywords(lib):
+    class Loading(lib.LSTM):
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            names = "local_metadata", "strict", "missing_keys", "unexpected_keys", "error_msgs"
+            super()._load_from_state_dict(state_dict, prefix, **dict(zip(names, rest, strict=True)))
+
+    module = Loading(3, 4)
+    module.load_state_dict(lib.LSTM(3, 4).state_dict())
+    return module(x_of())
+
+
+@case
 def replicas(lib):
     module = lib.GRU(3, 4)
     replica = module._replicate_for_data_parallel()

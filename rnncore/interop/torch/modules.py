@@ -76,9 +76,9 @@ class _Ours(nn.Module):
         self._release()
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         self._release()
-        super()._load_from_state_dict(*args)
+        super()._load_from_state_dict(*args, **options)
 
     def _release(self) -> None:
         for parameter in self._parameters.values():
