@@ -521,6 +521,36 @@ def kinds_of_tensors(lib):
 
 
 @case
+def gradients_of_each_sample(lib):
+    """By tensors that know what PyTorch's functions are for them, and no others' operators."""
+    each, x = import_module("torch.nn.utils._per_sample_grad").call_for_per_sample_grads, x_of(2, 5, 3)
+    found = []
+    for module in (lib.LSTM(3, 4, bidirectional=True, batch_first=True), lib.GRU(3, 4, batch_first=True)):
+        for packed in (False, True):
+            y, _ = each(module, batch_size=2)(rnn.pack_padded_sequence(x, [5, 3], True) if packed else x)
+            y[0].sum().backward()
+            found += [p.grad_sample for p in module.parameters()]
+            for p in module.parameters():
+                p.grad_sample = None
+    return found, outcome(lambda _: each(lib.GRUCell(3, 4), batch_size=2)(x[:, 0]), lib)
+
+
+@case
+def tensors_with_functions(lib):
+    class Known(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if getattr(function, "__module__", "").startswith("torch._ops"):
+                raise NotImplementedError(function)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    layer, cell = lib.GRU(3, 4), lib.LSTMCell(3, 4)
+    before = layer(x_of().as_subclass(Known))[0], cell(x_of(2, 3).as_subclass(Known))[0]
+    layer.weight_hh_l0 = nn.Parameter(layer.weight_hh_l0.detach().as_subclass(Known))
+    return [(type(y).__name__, y.detach().as_subclass(torch.Tensor)) for y in (*before, layer(x_of())[0])]
+
+
+@case
 def tensors_with_operators(lib):
     two = import_module("torch.testing._internal.two_tensor").TwoTensor
     module, x, h = lib.GRU(3, 4).double(), x_of().double(), x_of(1, 2, 4).double()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function, has_torch_function_unary
 
 from .ops import recurrent
 from .run import DTYPES, is_array, is_lazy, release
@@ -18,6 +19,7 @@ from .run import DTYPES, is_array, is_lazy, release
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # which came with PyTorch 2.7
+KNOWN = (torch._C._disabled_torch_function_impl, Tensor.__torch_function__.__func__)
 untraced = torch._disable_dynamo(lambda call, *arguments: call(*arguments))  # imports Dynamo when it is called
 
 
@@ -25,6 +27,9 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     """Whether rnncore can run a module with such an input and weights, all else being right."""
     if torch._C._get_tracing_state() is not None:
         return False
+    if not torch.compiler.is_compiling() and (has_torch_function_unary(data) or has_torch_function(weights)):
+        if any(map(has_functions, (data, *weights))):
+            return False
     first = weights[0]
     return (
         data.dtype in DTYPES
@@ -41,6 +46,12 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )
+
+
+def has_functions(tensor: Any) -> bool:
+    """Whether a tensor's class knows what PyTorch's functions are for it: others' operators it may not know."""
+    own: Any = type(tensor).__torch_function__ if isinstance(tensor, Tensor) else KNOWN[0]
+    return getattr(own, "__func__", own) not in KNOWN
 
 
 # What `forward` of a module of `torch.nn` is made of: where a subclass has one of its own, that is what it wants run.
