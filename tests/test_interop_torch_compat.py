@@ -17,6 +17,7 @@ from alike import (  # noqa: F401
     CellNet,
     Net,
     as_tuple,
+    assert_alike,
     cases,
     compare,
     grads,
@@ -654,6 +655,18 @@ def script_with_exports(lib):
     scripted, accelerated = torch.jit.script(Doubled(3, 4)), nn.Sequential(Doubled(3, 4))
     ours.accelerate(accelerated)
     return [(script(x_of()), script.twice(x_of())) for script in (scripted, torch.jit.script(accelerated)[0])]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # PyTorch's own
+def test_onnx_new_exporter_gets_pytorchs_operators(monkeypatch):
+    """It has no functions for others'."""
+    for exporting in (False, True):
+        monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda exporting=exporting: exporting)
+        for module, x in ((Net(ours, batch_first=True), x_of()), (CellNet(ours, "GRUCell"), x_of())):
+            program = torch.export.export(module, (x,), strict=False)
+            assert any("rnncore" in str(node.target) for node in program.graph.nodes) != exporting
+            with torch.no_grad():
+                assert_alike(program.module()(x), module(x))
 
 
 # --- packed sequences, states, mistakes -------------------------------------------------------------------------------

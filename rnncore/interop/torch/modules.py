@@ -27,9 +27,11 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     """Whether rnncore can run a module with such an input and weights, all else being right."""
     if torch._C._get_tracing_state() is not None:
         return False
-    if not torch.compiler.is_compiling() and (has_torch_function_unary(data) or has_torch_function(weights)):
-        if any(map(has_functions, (data, *weights))):
-            return False
+    if torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export():
+            return False  # as it has no functions for operators that are not PyTorch's
+    elif (has_torch_function_unary(data) or has_torch_function(weights)) and any(map(has_functions, (data, *weights))):
+        return False
     first = weights[0]
     return (
         data.dtype in DTYPES
