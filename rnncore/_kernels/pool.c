@@ -240,12 +240,12 @@ static void after_fork(void)
 /* The child has one thread: the pool starts anew. Workers' memory is lost, as it may be in use by a call of the parent. */
 static void in_child(void)
 {
-    pthread_mutex_init(&lock, NULL);
     sleep_reset();
     idle = NULL;
     made = running = 0;
     atomic_fetch_add(&epoch, 1);
     atomic_store(&fences, 0);
+    pthread_mutex_unlock(&lock); /* the thread that forked has it */
 }
 
 /* Start a thread, with every signal blocked: signals belong to the program's own threads. Returns whether there is one. */
@@ -265,7 +265,8 @@ static int start(void *(*body)(void *), void *argument)
     return !failed;
 }
 
-static void init(void)
+/* When this is loaded: a fork in the middle of a first call might leave a child that knows nothing of the handlers in place. */
+__attribute__((constructor)) static void init(void)
 {
     pthread_atfork(before_fork, after_fork, in_child);
 }
@@ -277,24 +278,18 @@ static struct worker *make_worker(void)
         free(worker);
         return NULL;
     }
-#ifdef ONE_SIDED
-    if (made == 0)
-        start(make_one_sided, NULL); /* it takes the system some milliseconds, and nobody waits for it */
-#endif
     made++;
     return worker;
 }
 
 void pool_gather(struct crew *crew, int want, int limit)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, init);
     if (want > POOL_MOST)
         want = POOL_MOST;
     crew->size = 1;
     crew->workers = NULL;
     pthread_mutex_lock(&lock);
-    int most = want > limit ? want : limit;
+    const int most = want > limit ? want : limit, before = made;
     while (crew->size < want && running + 1 + crew->size <= most) {
         struct worker *worker = idle;
         if (worker)
@@ -305,6 +300,12 @@ void pool_gather(struct crew *crew, int want, int limit)
         crew->workers = worker;
         crew->size++;
     }
+#ifdef ONE_SIDED
+    if (before == 0 && made > 0)
+        start(make_one_sided, NULL); /* it takes the system some milliseconds, and nobody waits for it */
+#else
+    (void)before;
+#endif
     running += crew->size;
     crew->epoch = atomic_load(&epoch);
     pthread_mutex_unlock(&lock);
