@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=30)
     args = parser.parse_args()
+    if args.blocks < 6:
+        parser.error(f"expected at least 6 blocks, for a confidence of 95 %, got {args.blocks}")
     rc.set_num_threads(args.threads)
     print(f"{'V, E, H, T, N':26}{'cell':6}{'inference':>20}{'training':>20}{'step of one stream':>20}")
     for V, E, H, T, N in CASES:

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seconds", type=float, metavar="S", help="time to train (default: 60, or 0 with --load)")
     demo.add_argument("--steps", type=int, metavar="N", help="steps to train, whatever the time")
     demo.add_argument("--seed", type=int, default=0, help="of weights and sample (default: 0)")
-    demo.add_argument("--save", metavar="FILE", help="write the model to a file (.npz)")
+    demo.add_argument("--save", metavar="FILE", help="write the model to a file, as .npz whatever its name")
     demo.add_argument("--load", metavar="FILE", help="begin with a saved model; trains with --seconds or --steps only")
     demo.add_argument("--prompt", metavar="TEXT", help="what the sample goes on from")
     demo.add_argument("--temperature", type=float, default=0.7, metavar="T", help="of the sample (default: 0.7)")

@@ -614,11 +614,14 @@ cdef class Steps:
         return out
 
     cdef int check_out(self, object out, cnp.ndarray y) except -1:
-        if (
-            not issubclass(type(out), np.ndarray)  # what it says of its class may be anything
-            or np.asarray(out).dtype != y.dtype or not np.asarray(out).flags.writeable
-        ):
-            got = f"one of {out.dtype}, read-only or not" if issubclass(type(out), np.ndarray) else type(out).__name__
+        got = None
+        if not issubclass(type(out), np.ndarray):  # what it says of its class may be anything
+            got = type(out).__name__
+        elif not np.asarray(out).flags.writeable:
+            got = "a read-only one"
+        elif np.asarray(out).dtype != y.dtype:
+            got = np.asarray(out).dtype
+        if got is not None:
             raise TypeError(f"expected out to be a writable array of dtype {y.dtype}, got {got}")
         check_shape(np.asarray(out).shape, (<object>y).shape, "out")
         return 0
