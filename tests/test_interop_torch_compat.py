@@ -547,6 +547,8 @@ def tensors_with_functions(lib):
 
     layer, cell = lib.GRU(3, 4), lib.LSTMCell(3, 4)
     before = layer(x_of().as_subclass(Known))[0], cell(x_of(2, 3).as_subclass(Known))[0]
+    h, c = x_of(1, 2, 4).as_subclass(Known), x_of(2, 4).as_subclass(Known)
+    before += layer(x_of(), h)[0], cell(x_of(2, 3), (c, c))[0]
     layer.weight_hh_l0 = nn.Parameter(layer.weight_hh_l0.detach().as_subclass(Known))
     return [(type(y).__name__, y.detach().as_subclass(torch.Tensor)) for y in (*before, layer(x_of())[0])]
 

@@ -99,8 +99,8 @@ typedef void (*begin_function)(const struct panel_step *step, ptrdiff_t gates, p
 
 /* out (n, P) = a (n, K) b (K, P), or += it, of out the columns from p_0 to p_1. Of b, a *strip* of four vectors' columns
    begins b_step elements after the one before, and its rows are b_row apart: of a matrix as usual, four vectors and P; of one
-   in strips that lie one behind the other, all of a strip and four vectors. `backwards` takes the last strip first: steps that
-   do so by turns find what the one before read last still in the cache. */
+   in strips that lie one behind the other, all of a strip and four vectors, which may be read in the last strip, too. `backwards`
+   takes the last strip first: steps that do so by turns find what the one before read last still in the cache. */
 typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t b_step, ptrdiff_t p_0, ptrdiff_t p_1, ptrdiff_t n, ptrdiff_t K, int add,
                                int backwards);

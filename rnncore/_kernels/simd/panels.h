@@ -367,7 +367,8 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    const int near = P < NEAR || (REGISTERS == 32 && (a_row + P) * (ptrdiff_t)sizeof(real) < 4096); /* with large tiles */
+    /* where tiles are large, copies take longer than they save as long as a row of each factor take less than a page */
+    const int near = P < NEAR || (REGISTERS == 32 && (a_row + P) * (ptrdiff_t)sizeof(real) < 4096);
     const int far = strips > 0 && !near && m_1 - m_0 > STRIP;
     const ptrdiff_t most = far ? strips * STRIP : STRIP;
     real tile[SIDE_ROWS * TILE_STEP], *out = out_, *side = side_;

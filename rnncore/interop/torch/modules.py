@@ -51,7 +51,10 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
 
 
 def has_functions(tensor: Any) -> bool:
-    """Whether a tensor's class knows what PyTorch's functions are for it: others' operators it may not know."""
+    """Whether a tensor's class knows what PyTorch's functions are for it, and others' perhaps not. False while PyTorch
+    compiles."""
+    if type(tensor) is Tensor or type(tensor) is nn.Parameter or torch.compiler.is_compiling():
+        return False
     own: Any = type(tensor).__torch_function__ if isinstance(tensor, Tensor) else KNOWN[0]
     return getattr(own, "__func__", own) not in KNOWN
 
@@ -148,7 +151,7 @@ class _Recurrent(_Ours, nn.RNNBase):
             if not isinstance(state, (tuple, list)) or len(state) != len(widths):
                 return self._elsewhere(input, hx)
             for h, width in zip(state, widths, strict=True):
-                if not is_array(h, data.dtype, (k, N, width) if batched else (k, width)):
+                if not is_array(h, data.dtype, (k, N, width) if batched else (k, width)) or has_functions(h):
                     return self._elsewhere(input, hx)
             if packed and input.sorted_indices is not None:
                 if input.sorted_indices.numel() != N:
@@ -228,7 +231,7 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
             if not isinstance(state, (tuple, list)) or len(state) != (2 if mode == "LSTM" else 1):
                 return self._elsewhere(input, hx)
             for h in state:
-                if not is_array(h, input.dtype, shape):
+                if not is_array(h, input.dtype, shape) or has_functions(h):
                     return self._elsewhere(input, hx)
         result = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
         if result is None:
