@@ -571,7 +571,7 @@ def test_what_goes_with_rows(kind):
     for out, error, words in (
         (np.empty((3, width), np.float32), ValueError, rf"expected out of shape \(2, {width}\), got \(3, {width}\)"),
         (np.empty((2, width + 1), np.float32), ValueError, rf"expected out of shape \(2, {width}\), got"),
-        (np.empty((2, width)), TypeError, "expected out to be a writable array of dtype float32, got one of float64"),
+        (np.empty((2, width)), TypeError, "expected out to be a writable array of dtype float32, got float64$"),
         ([[0] * width] * 2, TypeError, "expected out to be a writable array of dtype float32, got list"),
     ):  # fmt: skip
         with pytest.raises(error, match=words):
