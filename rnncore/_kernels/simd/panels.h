@@ -315,7 +315,8 @@ INLINE ptrdiff_t NAME(plain_rows)(ptrdiff_t left, ptrdiff_t width)
 }
 
 /* One tile with a strip b (K, width) that ends within a vector, behind which b's next row begins, and behind the last row nothing
-   that may be read: the last rows' terms from a copy. a_k elements lead from a term's a to the next one's. */
+   that may be read: the last rows' terms from a copy. (Beside a masked load for each term GCC would leave no sum in a register,
+   and without masks it is a call of memcpy.) a_k elements lead from a term's a to the next one's. */
 static __attribute__((noinline)) void NAME(plain_part)(NAME(plain_function) tile, real *out, ptrdiff_t out_row, const real *a,
                                                        ptrdiff_t a_row, ptrdiff_t a_k, const real *b, ptrdiff_t b_row,
                                                        ptrdiff_t width, ptrdiff_t K, int add)
@@ -367,7 +368,7 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    /* where tiles are large, copies take longer than they save as long as a row of each factor take less than a page */
+    /* where tiles are large, copies take longer than they save while a row of a and one of b are less than a page together */
     const int near = P < NEAR || (REGISTERS == 32 && (a_row + P) * (ptrdiff_t)sizeof(real) < 4096);
     const int far = strips > 0 && !near && m_1 - m_0 > STRIP;
     const ptrdiff_t most = far ? strips * STRIP : STRIP;
