@@ -58,7 +58,7 @@ def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     >>> round(exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]), 6)
     2.0
     """
-    return float(np.polynomial.Polynomial.fit(np.log(values), np.log(costs), 1).convert().coef[1])
+    return float(np.polynomial.polynomial.polyfit(np.log(values), np.log(costs), 1)[1])
 
 
 def costs(measurement: Measurement) -> dict[tuple[str, str], float]:
