@@ -47,6 +47,7 @@ cdef extern from "simd/leaf.h":
     cdef struct Leaf "leaf":
         const char *isa
         int width
+        int abreast
         void (*exp)(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
         void (*panel_map[4])(void *y, const void *x, Py_ssize_t n) noexcept nogil
@@ -82,6 +83,7 @@ cdef extern from "simd/leaf.h":
         void (*outer)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
                       Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side,
                       int strips) noexcept nogil
+        bint (*copies)(Py_ssize_t a_row, Py_ssize_t P) noexcept nogil
         void (*dots)(void *out, const void *a, const void *b, Py_ssize_t n, Py_ssize_t K) noexcept nogil
         void (*add_rows)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*sum_rows)(void *out, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
@@ -101,7 +103,7 @@ cdef extern from "simd/leaf.h":
 
     enum:
         SIDE_ROWS
-        NEAR_BYTES, SMALL_BYTES
+        SMALL_BYTES
 
     const Leaf *leaf_tables(int k) nogil
 

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
 from .crew cimport Member, Watch, gather_crew, limit, look, raise_stopped, run_crew
 from .driver cimport engine
-from .leaf cimport NEAR_BYTES, Leaf, leaf_of
+from .leaf cimport Leaf, leaf_of
 from .memory import empty
 from .pool cimport POOL_MOST, Counter, counter_reset, counter_take
 from .run cimport BLAS, PANELS
@@ -26,6 +26,7 @@ cdef enum:
     FEW = 32            # rows that do not pay for copies
     ROWS = 256          # of a part
     TERMS = 512         # at a time
+    NEAR_BYTES = 1024   # of a row of b that need no copy
     SINGLE = 3          # rows of a that are multiplied with b^T one by one
 
 cdef object FLOAT = np.dtype(np.float64)

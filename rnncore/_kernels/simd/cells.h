@@ -486,7 +486,7 @@ INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptr
     if (s->x)
         NAME(panel_sums)(s, 0, a_n, r, rows, at, count, next, tile);
     NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K, s->K,
-               (const real *)s->panels + at * WIDTH * s->K,
+               (const real *)s->panels + at * WIDTH * s->K, 0, s->K,
                next < 0 ? NULL : (const real *)s->panels + next * WIDTH * s->K, s->n, tile);
 }
 
@@ -656,4 +656,5 @@ static void NAME(gru_new_step)(const struct panel_step *s)
 #undef UNROLL
 #undef TILE_ROWS
 #undef LAST_ROWS
+#undef ABREAST
 #undef BATCH

@@ -106,9 +106,11 @@ typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
                                int backwards);
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. `side` has room for so many `strips`
-   of rows of b: of all n, but SIDE_ROWS at most; rows of less than NEAR_BYTES need none. SMALL_BYTES are few enough to be
-   fetched into the first-level cache at once. */
-enum { SIDE_ROWS = 256, NEAR_BYTES = 1024, SMALL_BYTES = 16384 };
+   of rows of b: of all n, but SIDE_ROWS at most. Without room, or where `copies` says that rows of a and b are near each other,
+   nothing is copied; with longer rows more than with shorter ones. SMALL_BYTES are few enough to be fetched into the
+   first-level cache at once. */
+enum { SIDE_ROWS = 256, SMALL_BYTES = 16384 };
+typedef int (*copies_function)(ptrdiff_t a_row, ptrdiff_t P);
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
                                int strips);
@@ -160,7 +162,8 @@ enum nonlinearity { TANH, RELU, SIGMOID, IDENTITY, NONLINEARITIES };
 
 struct leaf {
     const char *isa;
-    int width; /* elements of a vector */
+    int width;   /* elements of a vector */
+    int abreast; /* vectors side by side in a panel of weights */
     map_function exp;
     map_function map[NONLINEARITIES];
     map_function panel_map[NONLINEARITIES]; /* of a panel's sums: tanh(x ln(2)/2), relu(x), sigmoid(-x ln 2) */
@@ -181,6 +184,7 @@ struct leaf {
     begin_function begin;
     inner_function inner;
     outer_function outer;
+    copies_function copies;
     dots_function dots;
     add_rows_function add_rows;
     sum_rows_function sum_rows;

@@ -2,7 +2,8 @@
    a few vectors with all sums in registers.
 
    A *panel* is 4, 2 or 1 neighbouring vectors over all K terms, stored [K][vectors][WIDTH], so that one step over k
-   reads it from front to back. Panels follow each other: 4 vectors as long as that many are left, then 2, then 1. A GRU's
+   reads it from front to back; where there are but 16 registers, ABREAST vectors are side by side, and a panel of 4 is two
+   such halves, one behind the other. Panels follow each other: 4 vectors as long as that many are left, then 2, then 1. A GRU's
    matrix has three gates' panels side by side: a *block* is those of the same 4, 2 or 1 vectors, and blocks follow each
    other. (An LSTM's vectors are its gates' by turns: four of the same units make a panel.) Sums of R rows over a panel are
    stored [R][vectors][WIDTH].
@@ -24,6 +25,18 @@
 #define LAST_ROWS TILE_ROWS
 #endif
 
+/* Terms in a turn of a loop: the more, the fewer instructions beside the products. AVX2 has the most beside few products; the
+   generic kernels, which few run, are to be small. */
+#if VECTOR_BYTES == 32
+#define UNROLL_TERMS _Pragma("GCC unroll 4")
+#define UNROLL_PLAIN _Pragma("GCC unroll 4")
+#else
+#define UNROLL_TERMS _Pragma("GCC unroll 2")
+#define UNROLL_PLAIN
+#endif
+enum { NAME(abreast) = REGISTERS == 32 ? 4 : 2 };
+#define ABREAST NAME(abreast)
+
 /* Keep a vector in a register: where the compiler would rather load it once for each use, loads are what takes longest. */
 #if defined(__x86_64__)
 #define KEEP(v) __asm__("" : "+v"(v))
@@ -34,22 +47,38 @@
 #endif
 
 /* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
-   constants: the sums are registers. Meanwhile as many bytes as AHEAD vectors a term have are fetched from `ahead` into the
-   second-level cache: weights that do not fit there arrive while the ones before them are at work. */
+   constants: the sums are registers. A half of the panel has `half` elements. Meanwhile as many bytes as AHEAD vectors a term have
+   are fetched from `ahead` into the second-level cache: weights that do not fit there arrive while the ones before them are at
+   work. */
 INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int AHEAD, real *out,
                           const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
-                          const real *panel, const real *ahead)
+                          const real *panel, ptrdiff_t half, const real *ahead)
 {
-    V sum[24], w[4];
+    const int step = STRIDE < ABREAST ? STRIDE : ABREAST;
+    V sum[24], w[4], of_k[4];
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
             sum[r * VECTORS + v] = NAME(load)(init + r * init_row + v * WIDTH);
     if (K < 1)
         __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
-    _Pragma("GCC unroll 2") /* less to do beside the products, where two start in a cycle */
-    for (ptrdiff_t k = 0; k < K; k++, panel += STRIDE * WIDTH) {
+    UNROLL_TERMS /* less to do beside the products, where two start in a cycle */
+    for (ptrdiff_t k = 0; k < K; k++, panel += step * WIDTH) {
         UNROLL for (int v = 0; v < AHEAD; v++)
             __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
+        if (REGISTERS == 16 && ROWS < VECTORS) { /* the fewer wait: all sums of 3 x 4 and what these need are 16 */
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                of_k[r] = ALL(a[r * a_row + k]);
+                KEEP(of_k[r]);
+            }
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                w[0] = NAME(load)(panel + v / ABREAST * half + v % ABREAST * WIDTH);
+                if (ROWS > 1)
+                    KEEP(w[0]);
+                UNROLL for (int r = 0; r < ROWS; r++)
+                    sum[r * VECTORS + v] = FMA(of_k[r], w[0], sum[r * VECTORS + v]);
+            }
+            continue;
+        }
         UNROLL for (int v = 0; v < VECTORS; v++) {
             w[v] = NAME(load)(panel + v * WIDTH);
             if (ROWS > 1 && REGISTERS == 32)
@@ -72,37 +101,40 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
 #define TILE(ROWS, VECTORS, FETCH, TAIL)                                                                               \
     static __attribute__((noinline)) void NAME(tile_##ROWS##x##VECTORS##TAIL)(                                         \
         real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,                  \
-        const real *panel, const real *ahead)                                                                          \
+        const real *panel, ptrdiff_t half, const real *ahead)                                                          \
     {                                                                                                                  \
         enum { PART = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };                  \
         for (int at = 0; at < (VECTORS) * WIDTH; at += PART * WIDTH)                                                   \
-            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, a_row, K, panel + at, \
-                          FETCH ? ahead + at * FETCH / 4 * K : NULL);                                                  \
+            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, a_row, K,           \
+                          panel + (ABREAST < (VECTORS) && at ? half : at), half, FETCH ? ahead + at * FETCH / 4 * K : NULL); \
     }
 #define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
-TILE(4, 4, 2, _half) TILE(5, 4, 2, _half) TILE(6, 4, 2, _half)
 #if REGISTERS == 32
 TILES(7) TILES(8)
+TILE(4, 4, 2, _half) TILE(5, 4, 2, _half) TILE(6, 4, 2, _half)
 TILE(7, 4, 4, _whole) TILE(8, 4, 4, _whole)
 TILE(4, 4, 1, _quarter) TILE(5, 4, 1, _quarter) TILE(6, 4, 1, _quarter)
-#define QUARTERS(rows) NAME(tile_##rows##x4_quarter)
-#else
-#define QUARTERS(rows) NAME(tile_##rows##x4_half)
 #endif
 #undef TILE
 #undef TILES
 
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row,
-                                    ptrdiff_t K, const real *panel, const real *ahead);
+                                    ptrdiff_t K, const real *panel, ptrdiff_t half, const real *ahead);
 
-/* The same for any 1 to LAST_ROWS rows of a (rows, K) and any panel: the at-th tile of n rows. If `next` is not NULL, tiles
-   of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each, or where they are few a half; one of 7 or 8
-   fetches all of it; smaller ones are too fast for it. More at once, and what this tile needs itself waits behind what comes
-   from far. */
+/* The same for any 1 to LAST_ROWS rows of a (rows, K) and K terms from k on of any panel of `length` terms: the at-th tile of n
+   rows. With 32 registers, if `next` is not NULL, tiles of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each,
+   or where they are few a half; one of 7 or 8 fetches all of it; smaller ones are too fast for it. More at once, and what this
+   tile needs itself waits behind what comes from far. With 16, instructions are what takes longest, and the processor fetches
+   what comes next of itself: halves are read from front to back, and of a panel that stays in the first level, two tiles of 3 rows
+   are faster than one of 6. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
-                       ptrdiff_t a_row, ptrdiff_t K, const real *panel, const real *next, ptrdiff_t n, ptrdiff_t at)
+                       ptrdiff_t a_row, ptrdiff_t K, const real *panel, ptrdiff_t k, ptrdiff_t length, const real *next,
+                       ptrdiff_t n, ptrdiff_t at)
 {
+    const ptrdiff_t half = ABREAST * WIDTH * length;
+    panel += k * (vectors < ABREAST ? vectors : ABREAST) * WIDTH;
+    a += k;
 #define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
     static const NAME(tile_function) tiles[LAST_ROWS][3] = {
         TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6),
@@ -110,21 +142,25 @@ INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real 
         TILES(7), TILES(8),
 #endif
     };
-    static const NAME(tile_function) ahead[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
-                                                    {QUARTERS(4), QUARTERS(5), QUARTERS(6)}};
 #undef TILES
-#undef QUARTERS
-    const int parts = n > 3 * TILE_ROWS && REGISTERS == 32 ? 4 : 2, fetches = next && vectors == 4 && n > TILE_ROWS;
 #if REGISTERS == 32
-    static const NAME(tile_function) whole[2] = {NAME(tile_7x4_whole), NAME(tile_8x4_whole)};
+    static const NAME(tile_function) whole[2] = {NAME(tile_7x4_whole), NAME(tile_8x4_whole)},
+                                     ahead[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
+                                                    {NAME(tile_4x4_quarter), NAME(tile_5x4_quarter), NAME(tile_6x4_quarter)}};
+    const int parts = n > 3 * TILE_ROWS ? 4 : 2, fetches = next && vectors == 4 && n > TILE_ROWS;
     if (fetches && rows > TILE_ROWS && at == 0)
-        whole[rows - 7](out, init, init_row, a, a_row, K, panel, next);
+        whole[rows - 7](out, init, init_row, a, a_row, K, panel, half, next);
+    else if (fetches && rows >= 4 && rows <= TILE_ROWS && at < parts)
+        ahead[parts == 4][rows - 4](out, init, init_row, a, a_row, K, panel, half, next + at * K * (4 / parts) * WIDTH);
     else
+#else
+    (void)next, (void)n, (void)at;
+    if (rows > 4 && vectors == 4 && length * 4 * WIDTH * (ptrdiff_t)sizeof(real) <= SMALL_BYTES) {
+        tiles[2][2](out, init, init_row, a, a_row, K, panel, half, NULL);
+        rows -= 3, out += 3 * 4 * WIDTH, init += 3 * init_row, a += 3 * a_row;
+    }
 #endif
-    if (fetches && rows >= 4 && rows <= TILE_ROWS && at < parts)
-        ahead[parts == 4][rows - 4](out, init, init_row, a, a_row, K, panel, next + at * K * (4 / parts) * WIDTH);
-    else
-        tiles[rows - 1][vectors / 2](out, init, init_row, a, a_row, K, panel, NULL);
+        tiles[rows - 1][vectors / 2](out, init, init_row, a, a_row, K, panel, half, NULL);
 }
 
 /* Vectors of the panel that begins where `left` are left. */
@@ -133,13 +169,18 @@ INLINE ptrdiff_t NAME(panel_vectors)(ptrdiff_t left)
     return left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
-/* Rows of the next tile where `left` are left: tiles as equal as can be. */
+/* Rows of the next tile where `left` are left: tiles as equal as can be. With 16 registers as many of 6 as there are, as tiles of
+   2, 3 and 6 rows have the fewest instructions for their products. */
 INLINE ptrdiff_t NAME(tile_rows)(ptrdiff_t left)
 {
     if (left <= LAST_ROWS)
         return left; /* divisions take as long as a small step's other work */
+#if REGISTERS == 16
+    return left == TILE_ROWS + 1 ? 4 : TILE_ROWS;
+#else
     ptrdiff_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
     return (left + tiles - 1) / tiles;
+#endif
 }
 
 /* Fetch n elements into the first-level cache. */
@@ -165,7 +206,7 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
                 if (at == v_0 * gates) /* a comes from far: the next tile's rows */
                     NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
                 NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K, K,
-                           panel, at + 8 <= v_1 * gates ? panel + 4 * WIDTH * K : NULL, n, k);
+                           panel, 0, K, at + 8 <= v_1 * gates ? panel + 4 * WIDTH * K : NULL, n, k);
             }
         }
     }
@@ -212,9 +253,14 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
    each is on another page. Weights are copied to strips once (`../pack.pyx`); rows of x and h, side by side for each block. A
    matrix of up to 4 vectors is a strip. */
 #define STRIP (4 * WIDTH)
-#define NEAR (ptrdiff_t)(NEAR_BYTES / sizeof(real)) /* elements of a row that need no copy */
 #define STRIP_AHEAD 8                         /* rows */
+#if REGISTERS == 32
 #define TILE_STEP 8                           /* elements from row to row of a tile's columns, where they are copied */
+#define COPIED 6                              /* columns that are copied at a time */
+#else
+#define TILE_STEP 3                           /* one behind the other */
+#define COPIED (ptrdiff_t)(192 / sizeof(real))
+#endif
 
 /* A matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
 #define LARGE (ptrdiff_t)((12 << 20) / sizeof(real))
@@ -226,7 +272,7 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
 INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_k,
                              ptrdiff_t a_r, const real *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add, const V *init)
 {
-    V sum[24], w[4];
+    V sum[24], w[4], of_k[4];
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++) {
             sum[r * VECTORS + v] = ALL(0);
@@ -241,8 +287,23 @@ INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, real *out, ptrdi
     UNROLL for (int r = 0; r < ROWS; r++) /* what is written at the end */
         UNROLL for (int v = 0; v < VECTORS; v++)
             __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
+    UNROLL_PLAIN
     for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
-        if (ROWS > 2) {
+        if (REGISTERS == 16 && ROWS < VECTORS) { /* as in tile_of */
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                of_k[r] = ALL(a[r * a_r]);
+                KEEP(of_k[r]);
+            }
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                w[0] = NAME(load)(b + v * WIDTH);
+                if (ROWS > 1)
+                    KEEP(w[0]);
+                UNROLL for (int r = 0; r < ROWS; r++)
+                    sum[r * VECTORS + v] = FMA(of_k[r], w[0], sum[r * VECTORS + v]);
+            }
+            continue;
+        }
+        if (ROWS > 2 && REGISTERS == 32) {
             UNROLL for (int v = 0; v < VECTORS; v++)
                 __builtin_prefetch(b + STRIP_AHEAD * b_row + v * WIDTH, 0, 3);
             if (a_k > TILE_STEP)
@@ -361,18 +422,45 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
         {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2), [5] = NAME(stem##_6x2)},                                \
         {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3), [5] = PLAIN_6x3(stem)}};
 
+/* Whether the next function copies rows. Where tiles are large, copies take longer than they save while a row of b is short, or it
+   and one of a are less than a page together; where they are small, they save as soon as there is a second strip. */
+static int NAME(copies)(ptrdiff_t a_row, ptrdiff_t P)
+{
+    const ptrdiff_t item = sizeof(real);
+    return REGISTERS == 32 ? P * item >= 1024 && (a_row + P) * item >= 4096 : P > STRIP;
+}
+
+/* Columns of a (K, a_row), in parts of PLAIN_ROWS, each [K][TILE_STEP]. */
+#define COPY(K) ((K) * TILE_STEP + 1) /* elements of a part: what is copied at once is a little more than a row */
+#define COPIES (COPIED / PLAIN_ROWS * COPY(SIDE_ROWS) + 4)
+INLINE void NAME(copy_columns)(real *copy, const real *a, ptrdiff_t a_row, ptrdiff_t columns, ptrdiff_t K)
+{
+    for (ptrdiff_t k = 0; k < K; k++, a += a_row, copy += TILE_STEP) {
+        const real *next = a + 3 * STRIP_AHEAD * a_row;
+        for (ptrdiff_t m = 0; m < columns; m += 64 / sizeof(real))
+            __builtin_prefetch(next + m, 0, 3);
+        if (columns == COPIED) {
+            UNROLL for (int m = 0; m + PLAIN_ROWS < COPIED; m += PLAIN_ROWS)
+                memcpy(copy + m / PLAIN_ROWS * COPY(K), a + m, (REGISTERS == 32 ? PLAIN_ROWS : 4) * sizeof(real));
+            memcpy(copy + (COPIED / PLAIN_ROWS - 1) * COPY(K), a + COPIED - PLAIN_ROWS, PLAIN_ROWS * sizeof(real));
+        } else
+            for (ptrdiff_t m = 0; m < columns; m += PLAIN_ROWS)
+                memcpy(copy + m / PLAIN_ROWS * COPY(K), a + m,
+                       (size_t)(columns - m < PLAIN_ROWS ? columns - m : PLAIN_ROWS) * sizeof(real));
+    }
+}
+
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
-   from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows of b are
-   far apart, strips of them are copied to `side`, and with them each tile's columns of a. */
+   from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows are far
+   apart (`copies`), strips of b's are copied to `side`, and with them some columns of a, as many as pay for their lines of the
+   cache. */
 static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    /* where tiles are large, copies take longer than they save while a row of a and one of b are less than a page together */
-    const int near = P < NEAR || (REGISTERS == 32 && (a_row + P) * (ptrdiff_t)sizeof(real) < 4096);
-    const int far = strips > 0 && !near && m_1 - m_0 > STRIP;
+    const int far = strips > 0 && NAME(copies)(a_row, P) && m_1 - m_0 > STRIP;
     const ptrdiff_t most = far ? strips * STRIP : STRIP;
-    real tile[SIDE_ROWS * TILE_STEP], *out = out_, *side = side_;
+    real copy[COPIES], *out = out_, *side = side_;
     for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
         K = n - k_0 < SIDE_ROWS ? n - k_0 : SIDE_ROWS;
         for (ptrdiff_t j_0 = 0, columns; j_0 < P; j_0 += columns) {
@@ -383,22 +471,18 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                     memcpy(side + j * K + k * STRIP, b + k * b_row + j,
                            (size_t)(columns - j < STRIP ? columns - j : STRIP) * sizeof(real));
             for (ptrdiff_t m = m_0, rows; m < m_1; m += rows) {
-                rows = NAME(plain_rows)(m_1 - m, far ? STRIP : columns);
-                for (ptrdiff_t k = 0; far && k < K; k++) {
-                    const real *of_k = a + k * a_row + m;
-                    __builtin_prefetch(of_k + 3 * STRIP_AHEAD * a_row, 0, 3);
-                    if (m + PLAIN_ROWS <= m_1)
-                        memcpy(tile + k * TILE_STEP, of_k, PLAIN_ROWS * sizeof(real));
-                    else
-                        memcpy(tile + k * TILE_STEP, of_k, (size_t)rows * sizeof(real));
-                }
+                rows = far && m_1 - m > COPIED ? COPIED : far ? m_1 - m : NAME(plain_rows)(m_1 - m, columns);
+                if (far)
+                    NAME(copy_columns)(copy, a + m, a_row, rows, K);
                 for (ptrdiff_t j = 0, width; j < columns; j += STRIP) {
                     width = columns - j < STRIP ? columns - j : STRIP;
+                    const int copied = far && (REGISTERS == 32 || width > 2 * WIDTH); /* tiles of more rows than a part's */
                     for (ptrdiff_t r = 0, count; r < rows; r += count) {
-                        count = NAME(plain_rows)(rows - r, width);
-                        NAME(plain)(whole, few, count, out + (m + r) * out_row + j_0 + j, out_row, far ? tile + r : a + m + r,
-                                    far ? TILE_STEP : a_row, far ? TILE_STEP : a_row, far ? side + j * K : b + j,
-                                    far ? STRIP : b_row, width, far, K, add);
+                        count = NAME(plain_rows)(copied && rows - r > PLAIN_ROWS ? PLAIN_ROWS : rows - r, width);
+                        const ptrdiff_t a_k = copied ? TILE_STEP : a_row;
+                        NAME(plain)(whole, few, count, out + (m + r) * out_row + j_0 + j, out_row,
+                                    copied ? copy + r / PLAIN_ROWS * COPY(K) + r % PLAIN_ROWS : a + m + r, a_k, a_k,
+                                    far ? side + j * K : b + j, far ? STRIP : b_row, width, far, K, add);
                     }
                 }
             }
@@ -479,13 +563,17 @@ static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, 
 #undef STRIP_AHEAD
 #undef TILE_STEP
 #undef STRIP
-#undef NEAR
+#undef COPIED
+#undef COPY
+#undef COPIES
 #undef LARGE
 #undef PART
 #undef PLAIN_TABLES
 #undef PLAIN_FEW
 #undef PLAIN_6x3
 #undef REGISTERS
+#undef UNROLL_TERMS
+#undef UNROLL_PLAIN
 #undef KEEP
 
 /* --- a step's sums ---------------------------------------------------------------------------------------------- */
@@ -519,13 +607,13 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
     const real *panels = s->panels, *panels_ih = s->panels_ih, *z = out;
     if (s->x)
         NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I, s->I,
-                   panels_ih + at * WIDTH * s->I, next >= 0 ? panels_ih + next * WIDTH * s->I : NULL, s->n, tile);
+                   panels_ih + at * WIDTH * s->I, 0, s->I, next >= 0 ? panels_ih + next * WIDTH * s->I : NULL, s->n, tile);
     else
         z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
     if (recurrent) {
         const ptrdiff_t k = at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
-        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K + k, s->K, s->K - k,
-                   panels + (at * s->K + vectors * k) * WIDTH, next >= 0 ? panels + next * WIDTH * s->K : NULL, s->n, tile);
+        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->K - k,
+                   panels + at * WIDTH * s->K, k, s->K, next >= 0 ? panels + next * WIDTH * s->K : NULL, s->n, tile);
     }
 }
 
@@ -543,7 +631,7 @@ static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t s
                         NAME(fetch)((const real *)s->h_before + q * s->K + s->begun, s->K - s->begun);
                 real *z = (real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH;
                 NAME(tile)(rows, count, z, z, count * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->begun,
-                           (const real *)s->panels + at * WIDTH * s->K, NULL, s->n, 0);
+                           (const real *)s->panels + at * WIDTH * s->K, 0, s->K, NULL, s->n, 0);
             }
     }
 }

@@ -19,13 +19,14 @@
 #define OF_RNN(stem) {NAME(tanh##stem), NAME(relu##stem), NAME(sigmoid##stem), NAME(identity##stem)}
 #define TABLE                                                                                                          \
     {                                                                                                                  \
-        STRING(ISA), NAME(width), NAME(exp_map), OF_RNN(_map),                                                         \
+        STRING(ISA), NAME(width), NAME(abreast), NAME(exp_map), OF_RNN(_map),                                          \
             {NAME(tanh_2_map), NAME(relu_map), NAME(sigmoid_2_map), NAME(identity_map)}, OF_RNN(_forward),             \
             OF_RNN(_backward), NAME(softmax), NAME(softmax_backward), NAME(lstm_forward), NAME(lstm_backward),         \
             NAME(gru_forward), NAME(gru_backward), NAME(gru_reset), NAME(gru_new), NAME(gru_new_backward),             \
-            NAME(gru_reset_backward), NAME(pack), NAME(project), NAME(begin), NAME(inner), NAME(outer), NAME(dots),    \
-            NAME(add_rows), NAME(sum_rows), OF_RNN(_step), NAME(lstm_step), NAME(gru_step), NAME(gru_reset_step),      \
-            NAME(gru_new_step), NAME(sgd), NAME(adam), NAME(sum_of_squares), NAME(digest), NAME(multiply_add),         \
+            NAME(gru_reset_backward), NAME(pack), NAME(project), NAME(begin), NAME(inner), NAME(outer), NAME(copies),  \
+            NAME(dots), NAME(add_rows), NAME(sum_rows), OF_RNN(_step), NAME(lstm_step), NAME(gru_step),                \
+            NAME(gru_reset_step), NAME(gru_new_step), NAME(sgd), NAME(adam), NAME(sum_of_squares), NAME(digest),       \
+            NAME(multiply_add),                                                                                        \
             NAME(read)                                                                                                 \
     }
 
