@@ -319,7 +319,7 @@ cdef int at_the_side(list alive, Run *run, int members) except -1:
     cdef Py_ssize_t rows = min(back_block(run) * run.schedule.N, row_at(&run.schedule, run.schedule.T), <Py_ssize_t>SIDE_ROWS)
     if run.inner != NULL:
         most = max(most, run.H)
-    if run.engine == PANELS and run.leaf.copies(run.dgates_row, most):
+    if run.engine == PANELS and run.leaf.copies(run.dgates_row, most, rows):
         run.side_strips = min((most + strip - 1) // strip, <Py_ssize_t>(side_strips if members == 1 else side_strips // 2))
         run.side_size = rows * run.side_strips * strip * run.item
         run.side = workspace(alive, run, members * rows, run.side_strips * strip)

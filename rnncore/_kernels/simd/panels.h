@@ -422,12 +422,15 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
         {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2), [5] = NAME(stem##_6x2)},                                \
         {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3), [5] = PLAIN_6x3(stem)}};
 
-/* Whether the next function copies rows. Where tiles are large, copies take longer than they save while a row of b is short, or it
-   and one of a are less than a page together; where they are small, they save as soon as there is a second strip. */
-static int NAME(copies)(ptrdiff_t a_row, ptrdiff_t P)
+/* Whether `outer` copies rows, of n terms. Copies take longer than they save while a row of b is short, or, where tiles are large,
+   while it and one of a are less than a page together. Where tiles are small, they save from two strips on, but of short rows they
+   take much memory for a few terms. */
+static int NAME(copies)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n)
 {
     const ptrdiff_t item = sizeof(real);
-    return REGISTERS == 32 ? P * item >= 1024 && (a_row + P) * item >= 4096 : P > STRIP;
+    if (REGISTERS == 32)
+        return P * item >= 1024 && (a_row + P) * item >= 4096;
+    return P * item >= 1024 || (P > STRIP && n >= SIDE_ROWS);
 }
 
 /* Columns of a (K, a_row), in parts of PLAIN_ROWS, each [K][TILE_STEP]. */
@@ -458,7 +461,7 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    const int far = strips > 0 && NAME(copies)(a_row, P) && m_1 - m_0 > STRIP;
+    const int far = strips > 0 && NAME(copies)(a_row, P, n) && m_1 - m_0 > STRIP;
     const ptrdiff_t most = far ? strips * STRIP : STRIP;
     real copy[COPIES], *out = out_, *side = side_;
     for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
