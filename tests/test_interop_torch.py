@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import doctest
 import gc
@@ -28,6 +27,7 @@ nn = torch.nn
 import rnncore as rc  # noqa: E402
 import rnncore.interop.torch as interop  # noqa: E402
 from rnncore.interop.torch import accelerate, restore, run  # noqa: E402
+from rnncore.interop.torch.ops import without_onednn  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
@@ -206,21 +206,10 @@ def test_dropout_is_drawn_from_pytorchs_generator():
             assert torch.equal(ours(x)[0], a)
 
 
-@contextlib.contextmanager
-def without_onednn():
-    """PyTorch's own loop, for any processor: oneDNN's LSTM of bfloat16 needs AVX-512."""
-    enabled = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)
-
-
 def test_autocast_and_other_dtypes_run_as_ever():
     theirs, ours = twins("LSTM", 3, 4)
     x = torch.randn(5, 2, 3)
-    with without_onednn():
+    with without_onednn():  # whose LSTM of bfloat16 needs AVX-512
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(ours(x)[0], theirs(x)[0])
         assert torch.equal(ours.bfloat16()(x.bfloat16())[0], theirs.bfloat16()(x.bfloat16())[0])
