@@ -240,7 +240,7 @@ static struct panel_step step_of(int way)
 {
     struct panel_step step = {.h_before = l.h_before, .panels = l.panels_hh, .bias = l.bias, .panels_ih = l.panels_ih,
                               .n = N, .I = l.I, .H = l.H, .K = l.K, .backwards = (way & BACKWARDS) != 0,
-                              .shared = (way & BACKWARDS) != 0};
+                              .shared = (way & BACKWARDS) != 0, .far = (way & BACKWARDS) != 0};
     if (way & FUSED) {
         step.x = l.x;
         return step;

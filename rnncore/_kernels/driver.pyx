@@ -41,11 +41,10 @@ cdef extern from *:
     """
     #include <unistd.h>
 
-    /* Bytes of a core's second-level cache, between those that block sizes have been measured for; the least if the system
-       does not tell. */
-    static Py_ssize_t second_level_cache(void)
+    /* Bytes of a core's second-level cache, between those that a choice has been measured for; the least if the system does
+       not tell. */
+    static Py_ssize_t second_level_cache(Py_ssize_t least, Py_ssize_t most)
     {
-        const Py_ssize_t least = 1 << 20, most = 2 << 20;
         long found = 0;
     #if defined(_SC_LEVEL2_CACHE_SIZE)
         found = sysconf(_SC_LEVEL2_CACHE_SIZE);
@@ -53,11 +52,11 @@ cdef extern from *:
         return found < least ? least : found > most ? most : found;
     }
     """
-    Py_ssize_t second_level_cache()
+    Py_ssize_t second_level_cache(Py_ssize_t least, Py_ssize_t most)
 
 cdef enum:
-    FAR_WEIGHTS = 1 << 23  # panels: bytes of W_ih from which on reading it takes longer than sums that leave the cache, and
-    FAR_ROWS = 128         # rows of a block then; by rows of two steps or more
+    FAR_ROWS = 128         # panels: least rows of a block where W_ih comes from far; by rows of two steps or more
+    FAR_BYTES = 1 << 21    # of sums then, if there are more
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     BEGUN_BYTES = 1 << 16  # panels: of weights that are read for sums while another member's units come
     SMALL = 32768      # bytes of workspace that go on the stack
@@ -69,11 +68,14 @@ BLOCK_ROWS = BLAS_ROWS
 cdef double STEP_WORK = 1e9    # floating-point operations of a step's products done at once: 10 to 50 ms
 cdef double SLICE_WORK = 2e8   # the same of the panels engine's forwards: the first of a slice's panels is fetched by none
 
-cdef Py_ssize_t near_bytes = second_level_cache()
+cdef Py_ssize_t near_bytes = second_level_cache(1 << 20, 1 << 21)
 
 # Panels: rows of a block, unless the sums over x take more than so many bytes, which are to stay in the second-level cache
 # until the step that needs them.
 cdef Py_ssize_t panel_rows = near_bytes // (1 << 14), panel_bytes = near_bytes // 2
+
+# Bytes of W_ih from which on reading it for each block takes longer than sums that leave the cache
+cdef Py_ssize_t far_weights = 8 * second_level_cache(1 << 19, 1 << 20)
 
 side_strips = near_bytes // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
 
@@ -588,8 +590,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     if run.engine == PANELS:
         most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
         most = at_once = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
-        if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item > FAR_WEIGHTS:
-            most = max(most, <Py_ssize_t>FAR_ROWS)
+        if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item >= far_weights:
+            most = max(most, <Py_ssize_t>FAR_ROWS, FAR_BYTES // (run.vectors * run.gate_panels * run.leaf.width * run.item))
             at_once = FAR_ROWS // 2 if T > 1 else most
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:

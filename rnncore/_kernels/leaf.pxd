@@ -35,7 +35,7 @@ cdef extern from "simd/leaf.h":
         const void *bias_hh
         const void *peephole
         Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1
-        bint backwards, shared
+        bint backwards, shared, far
 
     cdef struct Sgd "sgd":
         double rate, decay, momentum, gain
@@ -103,6 +103,7 @@ cdef extern from "simd/leaf.h":
 
     enum:
         SIDE_ROWS
+        LAST_LEVEL_BYTES
         SMALL_BYTES
 
     const Leaf *leaf_tables(int k) nogil

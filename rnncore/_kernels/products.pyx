@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from .blas cimport COLUMNS, FLOAT32, product, product_blocked, real
 from .crew cimport Member, look
-from .leaf cimport IDENTITY, SIDE_ROWS, SMALL_BYTES, PanelStep
+from .leaf cimport IDENTITY, LAST_LEVEL_BYTES, SIDE_ROWS, SMALL_BYTES, PanelStep
 from .run cimport (
     PANELS, SOFTMAX, Matrix, Run, Schedule, Step, move_rows, norm, row_at, rows_at, share, slot_after, slot_before, state_at,
 )
@@ -131,6 +131,8 @@ cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept no
     step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
     step.shared = s.who.size > 1
+    step.far = run.vectors * run.gate_panels * run.leaf.width * (run.width[0] + (run.I if s.x != NULL else 0)) * run.item \
+        >= LAST_LEVEL_BYTES
 
 
 cdef void project_panels(const Run *run, const Step *s) noexcept nogil:

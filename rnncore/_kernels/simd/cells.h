@@ -487,7 +487,7 @@ INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptr
         NAME(panel_sums)(s, 0, a_n, r, rows, at, count, next, tile);
     NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, (const real *)s->h_before + r * s->K, s->K, s->K,
                (const real *)s->panels + at * WIDTH * s->K, 0, s->K,
-               next < 0 ? NULL : (const real *)s->panels + next * WIDTH * s->K, s->n, tile);
+               NAME(ahead)(s, s->panels, next, s->K), s->n, tile);
 }
 
 /* Equations (3), and (5) up to its tanh, for all sums of a block. r takes the place of its sum; `sum`, that of n, may be a_n. */
@@ -654,6 +654,7 @@ static void NAME(gru_new_step)(const struct panel_step *s)
 #undef FOR_UNITS
 #undef INLINE
 #undef UNROLL
+#undef REGISTERS
 #undef TILE_ROWS
 #undef LAST_ROWS
 #undef ABREAST

@@ -83,14 +83,16 @@ typedef void (*project_function)(void *z, const void *bias, const void *a, const
    part, and there must be x. An LSTM's peephole, unless NULL, holds i f o of WIDTH units after WIDTH units, scaled as the
    gates. A GRU's bias_hh is that of s_n. `inner` (n, H) is r * h_before of a GRU that resets before the product.
    `backwards` takes the units from the last to the first: steps that do so by turns find the weights that the one before
-   read last still in the cache. `shared`: other threads do other units of the same rows. */
+   read last still in the cache. `shared`: other threads do other units of the same rows. `far`: panels come from memory at each
+   step, as those of LAST_LEVEL_BYTES do. */
+enum { LAST_LEVEL_BYTES = 12 << 20 };
 struct panel_step {
     void *h, *c, *gates, *y, *inner;
     void *z;
     const void *h_before, *c_before, *panels;
     const void *x, *bias, *panels_ih, *bias_hh, *peephole;
     ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1;
-    int backwards, shared;
+    int backwards, shared, far;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 

@@ -49,7 +49,7 @@ enum { NAME(abreast) = REGISTERS == 32 ? 4 : 2 };
 /* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
    constants: the sums are registers. A half of the panel has `half` elements. Meanwhile as many bytes as AHEAD vectors a term have
    are fetched from `ahead` into the second-level cache: weights that do not fit there arrive while the ones before them are at
-   work. */
+   work. With 16 registers, where instructions count, a line at a time: those of the next panel where this tile reads its own. */
 INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int AHEAD, real *out,
                           const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
                           const real *panel, ptrdiff_t half, const real *ahead)
@@ -63,8 +63,8 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
         __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
     UNROLL_TERMS /* less to do beside the products, where two start in a cycle */
     for (ptrdiff_t k = 0; k < K; k++, panel += step * WIDTH) {
-        UNROLL for (int v = 0; v < AHEAD; v++)
-            __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
+        UNROLL for (int v = 0; v < AHEAD; v += REGISTERS == 32 ? 1 : ABREAST)
+            __builtin_prefetch(ahead + (REGISTERS == 32 ? (k * AHEAD + v) * WIDTH : v / ABREAST * half + k * step * WIDTH), 0, 2);
         if (REGISTERS == 16 && ROWS < VECTORS) { /* the fewer wait: all sums of 3 x 4 and what these need are 16 */
             UNROLL for (int r = 0; r < ROWS; r++) {
                 of_k[r] = ALL(a[r * a_row + k]);
@@ -106,7 +106,8 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
         enum { PART = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };                  \
         for (int at = 0; at < (VECTORS) * WIDTH; at += PART * WIDTH)                                                   \
             NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, a_row, K,           \
-                          panel + (ABREAST < (VECTORS) && at ? half : at), half, FETCH ? ahead + at * FETCH / 4 * K : NULL); \
+                          panel + (ABREAST < (VECTORS) && at ? half : at), half,                                       \
+                          !FETCH ? NULL : REGISTERS == 32 ? ahead + at * FETCH / 4 * K : at ? ahead + half : ahead);   \
     }
 #define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -115,6 +116,8 @@ TILES(7) TILES(8)
 TILE(4, 4, 2, _half) TILE(5, 4, 2, _half) TILE(6, 4, 2, _half)
 TILE(7, 4, 4, _whole) TILE(8, 4, 4, _whole)
 TILE(4, 4, 1, _quarter) TILE(5, 4, 1, _quarter) TILE(6, 4, 1, _quarter)
+#elif VECTOR_BYTES == 32
+TILE(2, 4, 4, _whole) TILE(3, 4, 4, _whole) TILE(4, 4, 4, _whole) TILE(5, 4, 4, _whole) TILE(6, 4, 4, _whole)
 #endif
 #undef TILE
 #undef TILES
@@ -126,8 +129,9 @@ typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_
    rows. With 32 registers, if `next` is not NULL, tiles of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each,
    or where they are few a half; one of 7 or 8 fetches all of it; smaller ones are too fast for it. More at once, and what this
    tile needs itself waits behind what comes from far. With 16, instructions are what takes longest, and the processor fetches
-   what comes next of itself: halves are read from front to back, and of a panel that stays in the first level, two tiles of 3 rows
-   are faster than one of 6. */
+   what comes next of itself: halves are read from front to back. There the second of several tiles fetches that panel, of which
+   none other waits for anything from far; of a panel that stays in the first level, two tiles of 3 rows are faster than one of
+   6. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
                        ptrdiff_t a_row, ptrdiff_t K, const real *panel, ptrdiff_t k, ptrdiff_t length, const real *next,
                        ptrdiff_t n, ptrdiff_t at)
@@ -154,8 +158,18 @@ INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real 
         ahead[parts == 4][rows - 4](out, init, init_row, a, a_row, K, panel, half, next + at * K * (4 / parts) * WIDTH);
     else
 #else
+    const int small = length * 4 * WIDTH * (ptrdiff_t)sizeof(real) <= SMALL_BYTES;
+#if VECTOR_BYTES == 32
+    static const NAME(tile_function) whole[5] = {NAME(tile_2x4_whole), NAME(tile_3x4_whole), NAME(tile_4x4_whole),
+                                                 NAME(tile_5x4_whole), NAME(tile_6x4_whole)};
+    if (next && !small && vectors == 4 && rows > 1 && (n <= TILE_ROWS || (at == 1 && rows > 3))) {
+        whole[rows - 2](out, init, init_row, a, a_row, K, panel, half, next);
+        return;
+    }
+#else
     (void)next, (void)n, (void)at;
-    if (rows > 4 && vectors == 4 && length * 4 * WIDTH * (ptrdiff_t)sizeof(real) <= SMALL_BYTES) {
+#endif
+    if (rows > 4 && vectors == 4 && small) {
         tiles[2][2](out, init, init_row, a, a_row, K, panel, half, NULL);
         rows -= 3, out += 3 * 4 * WIDTH, init += 3 * init_row, a += 3 * a_row;
     }
@@ -206,7 +220,8 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
                 if (at == v_0 * gates) /* a comes from far: the next tile's rows */
                     NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
                 NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K, K,
-                           panel, 0, K, at + 8 <= v_1 * gates ? panel + 4 * WIDTH * K : NULL, n, k);
+                           panel, 0, K,
+                           at + 8 <= v_1 * gates && n > TILE_ROWS ? panel + 4 * WIDTH * K : NULL, n, k);
             }
         }
     }
@@ -263,7 +278,7 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
 #endif
 
 /* A matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
-#define LARGE (ptrdiff_t)((12 << 20) / sizeof(real))
+#define LARGE (ptrdiff_t)(LAST_LEVEL_BYTES / sizeof(real))
 #define PART 256 /* rows */
 
 /* out[r][v] = init[r][v] + sum over k of a[k * a_k + r * a_r] b[k][v], or out += all that: a tile of a product with a matrix
@@ -574,7 +589,6 @@ static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, 
 #undef PLAIN_TABLES
 #undef PLAIN_FEW
 #undef PLAIN_6x3
-#undef REGISTERS
 #undef UNROLL_TERMS
 #undef UNROLL_PLAIN
 #undef KEEP
@@ -602,6 +616,13 @@ INLINE ptrdiff_t NAME(panel_start)(ptrdiff_t vectors, ptrdiff_t p)
     return p <= vectors / 4 ? 4 * p : vectors / 4 * 4 + 2;
 }
 
+/* The panel that begins with vector `next`, if tiles are to fetch it. With 16 registers a single tile, which itself reads each
+   panel from far, would wait for both, unless they come from memory. */
+INLINE const real *NAME(ahead)(const struct panel_step *s, const real *panels, ptrdiff_t next, ptrdiff_t K)
+{
+    return next < 0 || (REGISTERS == 16 && s->n <= TILE_ROWS && !s->far) ? NULL : panels + next * WIDTH * K;
+}
+
 /* Sums over one panel of `vectors`, the at-th of all, for `rows` rows from r on: z, or bias + x W^T if the step has x, and
    then + h_before U^T if `recurrent`. `next` is the panel whose weights are fetched meanwhile, or negative. */
 INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, real *out, ptrdiff_t r, ptrdiff_t rows,
@@ -610,13 +631,16 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
     const real *panels = s->panels, *panels_ih = s->panels_ih, *z = out;
     if (s->x)
         NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I, s->I,
-                   panels_ih + at * WIDTH * s->I, 0, s->I, next >= 0 ? panels_ih + next * WIDTH * s->I : NULL, s->n, tile);
-    else
+                   panels_ih + at * WIDTH * s->I, 0, s->I, NAME(ahead)(s, panels_ih, next, s->I), s->n, tile);
+    else {
         z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
+        if (REGISTERS == 16 && next >= 0)
+            NAME(fetch)((const real *)s->z + (next * s->rows + (s->row + r) * 4) * WIDTH, rows * 4 * WIDTH);
+    }
     if (recurrent) {
         const ptrdiff_t k = at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
         NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->K - k,
-                   panels + at * WIDTH * s->K, k, s->K, next >= 0 ? panels + next * WIDTH * s->K : NULL, s->n, tile);
+                   panels + at * WIDTH * s->K, k, s->K, NAME(ahead)(s, panels, next, s->K), s->n, tile);
     }
 }
 
