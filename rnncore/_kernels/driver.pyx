@@ -56,7 +56,7 @@ cdef extern from *:
 
 cdef enum:
     FAR_ROWS = 128         # panels: least rows of a block where W_ih comes from far; by rows of two steps or more
-    FAR_BYTES = 1 << 21    # of sums then, if there are more
+    FAR_BYTES = 1 << 21    # of their sums, and of x, if more rows have them
     FUSED_BYTES = 1 << 19  # panels: of weights that stay in the second-level cache beside all else
     BEGUN_BYTES = 1 << 16  # panels: of weights that are read for sums while another member's units come
     SMALL = 32768      # bytes of workspace that go on the stack
@@ -565,7 +565,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, at_once, rows, z_rows, bounds, each, inner, gates
+    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, at_once, rows, row, z_rows, bounds, each, inner, gates
     cdef Py_ssize_t state[MAX_STATES]
     cdef Py_ssize_t all_rows = row_at(schedule, T), CH = run.cell.columns * run.H
     cdef Job job
@@ -591,7 +591,8 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
         most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
         most = at_once = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
         if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item >= far_weights:
-            most = max(most, <Py_ssize_t>FAR_ROWS, FAR_BYTES // (run.vectors * run.gate_panels * run.leaf.width * run.item))
+            row = max(run.vectors * run.gate_panels * run.leaf.width, run.I) * run.item
+            most = max(most, <Py_ssize_t>FAR_ROWS, FAR_BYTES // row)
             at_once = FAR_ROWS // 2 if T > 1 else most
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:

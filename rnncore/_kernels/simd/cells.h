@@ -460,8 +460,8 @@ INLINE ptrdiff_t NAME(gru_batch)(ptrdiff_t n)
         }                                                                                                              \
     } while (0)
 
-/* The panel that comes after gate g's of the block of `count` vectors from v on, in the step's direction; negative if there
-   is no whole one. */
+/* The panel that comes after gate g's of the block of `count` vectors from v on, in the step's direction; negative if that
+   would be the next block's, and there is no whole one. */
 INLINE ptrdiff_t NAME(next_gate)(const struct panel_step *s, ptrdiff_t v, ptrdiff_t count, int g)
 {
     if (s->backwards ? g > 0 : g < 2)

@@ -129,9 +129,9 @@ typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_
    rows. With 32 registers, if `next` is not NULL, tiles of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each,
    or where they are few a half; one of 7 or 8 fetches all of it; smaller ones are too fast for it. More at once, and what this
    tile needs itself waits behind what comes from far. With 16, instructions are what takes longest, and the processor fetches
-   what comes next of itself: halves are read from front to back. There the second of several tiles fetches that panel, of which
-   none other waits for anything from far; of a panel that stays in the first level, two tiles of 3 rows are faster than one of
-   6. */
+   what comes next of itself: halves are read from front to back. There that panel is fetched by the second of several tiles, which
+   waits for nothing from far, unless it has so few rows that it is too fast for it; of a panel that stays in the first level, two
+   tiles of 3 rows are faster than one of 6. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
                        ptrdiff_t a_row, ptrdiff_t K, const real *panel, ptrdiff_t k, ptrdiff_t length, const real *next,
                        ptrdiff_t n, ptrdiff_t at)
@@ -634,7 +634,7 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
                    panels_ih + at * WIDTH * s->I, 0, s->I, NAME(ahead)(s, panels_ih, next, s->I), s->n, tile);
     else {
         z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
-        if (REGISTERS == 16 && next >= 0)
+        if (REGISTERS == 16 && next >= 0 && vectors == 4)
             NAME(fetch)((const real *)s->z + (next * s->rows + (s->row + r) * 4) * WIDTH, rows * 4 * WIDTH);
     }
     if (recurrent) {
