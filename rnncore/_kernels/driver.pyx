@@ -34,7 +34,7 @@ from .pool cimport POOL_MOST, Counter, Seat, counter_peek, counter_reset, counte
 from .products cimport block_inputs, block_weights, gather_block, input_product, output_back, panel_step, project_back
 from .run cimport (
     BACK_ROWS, BACK_STEPS, BLAS, BLAS_ROWS, MAX_PHASES, MAX_STATES, PANELS, Run, Schedule, Step, blocks, move_rows, norm, row_at,
-    rows_at, share, slot_after, slot_before, state_at,
+    rows_at, share, slot_after, slot_before, state_at, term_bytes,
 )
 
 cdef extern from *:
@@ -510,7 +510,7 @@ cdef Py_ssize_t cut_rows(const Schedule *s, Py_ssize_t chunks, Py_ssize_t most, 
 
 cdef inline Py_ssize_t weight_bytes(const Run *run) noexcept nogil:
     """Bytes of W_ih and W_hh in panels."""
-    return run.vectors * run.gate_panels * run.leaf.width * (run.I + run.width[0]) * run.item
+    return term_bytes(run) * (run.I + run.width[0])
 
 
 cdef bint shared_by_rows(const Run *run, int count, int members, bint back) noexcept nogil:
@@ -524,7 +524,7 @@ cdef bint shared_by_rows(const Run *run, int count, int members, bint back) noex
     if members <= count or panels(run.vectors) < teams or rows >= 24:
         return True
     if back:
-        weights = weights // (run.I + run.width[0]) * run.width[0]
+        weights = term_bytes(run) * run.width[0]
         return rows >= 3 and weights <= near_bytes or rows >= 2 and weights <= near_bytes // 2
     return rows >= 6 and weights <= near_bytes or rows >= 4 and weights <= (1 << 20) or rows >= 3 and weights <= (1 << 19)
 
@@ -565,7 +565,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     `scratch`, which grows if it has to; for NULL, and if it is small, the C stack; else memory of this call's own."""
     cdef const Run *run = &runs[0]
     cdef const Schedule *schedule = &run.schedule
-    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, at_once, rows, row, z_rows, bounds, each, inner, gates
+    cdef Py_ssize_t T = schedule.T, N = schedule.N, most, at_once, rows, z_rows, bounds, each, inner, gates
     cdef Py_ssize_t state[MAX_STATES]
     cdef Py_ssize_t all_rows = row_at(schedule, T), CH = run.cell.columns * run.H
     cdef Job job
@@ -588,11 +588,10 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     job.by_rows = run.engine == BLAS or shared_by_rows(run, count, members, False)
     most = at_once = BLAS_ROWS
     if run.engine == PANELS:
-        most = panel_bytes // (run.vectors * run.gate_panels * run.leaf.width * run.item)
+        most = panel_bytes // term_bytes(run)
         most = at_once = max(min(most, panel_rows), <Py_ssize_t>SHARE_ROWS)
-        if run.vectors * run.gate_panels * run.leaf.width * run.I * run.item >= far_weights:
-            row = max(run.vectors * run.gate_panels * run.leaf.width, run.I) * run.item
-            most = max(most, <Py_ssize_t>FAR_ROWS, FAR_BYTES // row)
+        if term_bytes(run) * run.I >= far_weights:
+            most = max(most, <Py_ssize_t>FAR_ROWS, FAR_BYTES // max(term_bytes(run), run.I * run.item))
             at_once = FAR_ROWS // 2 if T > 1 else most
     job.rows, job.chunks = N, 1
     if job.by_rows and run.engine == PANELS:
@@ -613,7 +612,7 @@ cdef int forward(Run *runs, int count, int n_threads, Scratch *scratch) except -
     # one allocation: shares; bounds; z of each member or run; each run's two slots of states, and what one step leaves
     # from phase to phase
     z_rows = 0 if job.fused else job.block * job.rows
-    job.z_size = (z_rows * run.vectors * run.gate_panels * run.leaf.width * run.item + 63) // 64 * 64
+    job.z_size = (z_rows * term_bytes(run) + 63) // 64 * 64
     if run.engine == BLAS:
         job.z_size = 0 if run.tape and run.cell.keeps_gates else z_rows * CH * run.item
     job.x_size = 0

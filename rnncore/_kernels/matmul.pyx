@@ -2,7 +2,7 @@
 threads as a layer's call has by itself, and with the same bits for any number of them.
 
 Parts of the product go to whoever comes first. In a part, products are those of some rows of op(a) with a strip of op(b), four
-vectors wide (simd/panels.h), of TERMS at a time. Rows of a^T are copied for that, and columns of b^T; those of b, where there
+vectors wide (simd/strips.h), of TERMS at a time. Rows of a^T are copied for that, and columns of b^T; those of b, where there
 are rows enough to pay for it. A row or a few times b^T is a vector product for each number.
 """
 

@@ -70,7 +70,7 @@ cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
 
 
 cdef object in_strips(W, Py_ssize_t strip):
-    """Return a matrix (K, P) as simd/panels.h lays it out for gradients: all rows of the first `strip` columns, then of the
+    """Return a matrix (K, P) as simd/strips.h lays it out for gradients: all rows of the first `strip` columns, then of the
     next; what the last ones lack is not set, but may be read."""
     cdef cnp.ndarray source = W, out
     cdef Py_ssize_t K = cnp.PyArray_DIM(source, 0), P = cnp.PyArray_DIM(source, 1), item = cnp.PyArray_ITEMSIZE(source)

@@ -1,7 +1,7 @@
 """Products with a layer's weights: those of one step, which the cells' phases are made of, and those of a block of time
 backwards, which make the gradients of weights and inputs.
 
-Backwards they are our own in the panels engine, with the weights in strips (simd/panels.h), each member of a crew doing its
+Backwards they are our own in the panels engine, with the weights in strips (simd/strips.h), each member of a crew doing its
 share of columns or rows; in the blas engine they are BLAS's. Forwards the panels engine has its products in the phases
 themselves.
 """
@@ -13,6 +13,7 @@ from .crew cimport Member, look
 from .leaf cimport IDENTITY, LAST_LEVEL_BYTES, SIDE_ROWS, SMALL_BYTES, PanelStep
 from .run cimport (
     PANELS, SOFTMAX, Matrix, Run, Schedule, Step, move_rows, norm, row_at, rows_at, share, slot_after, slot_before, state_at,
+    term_bytes,
 )
 
 cdef extern from *:
@@ -131,8 +132,7 @@ cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept no
     step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
     step.shared = s.who.size > 1
-    step.far = run.vectors * run.gate_panels * run.leaf.width * (run.width[0] + (run.I if s.x != NULL else 0)) * run.item \
-        >= LAST_LEVEL_BYTES
+    step.far = term_bytes(run) * (run.width[0] + (run.I if s.x != NULL else 0)) >= LAST_LEVEL_BYTES
 
 
 cdef void project_panels(const Run *run, const Step *s) noexcept nogil:

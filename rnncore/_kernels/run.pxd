@@ -72,7 +72,7 @@ cdef struct Table:
     int back_phases
     Phase backward[MAX_BACK_PHASES] # by turns of each member's units, and a product for the same units
 
-# Weights that gradients are multiplied with: in strips (simd/panels.h) that begin `step` elements after each other, or as they
+# Weights that gradients are multiplied with: in strips (simd/strips.h) that begin `step` elements after each other, or as they
 # are, which is the same with other numbers.
 cdef struct Matrix:
     const char *first
@@ -166,6 +166,11 @@ cdef inline Py_ssize_t blocks(const Schedule *s, Py_ssize_t block) noexcept nogi
 cdef inline Py_ssize_t rows_at(const Schedule *s, Py_ssize_t t) noexcept nogil:
     """Sequences that have a step at time t: the first so many."""
     return s.N if s.offsets == NULL else s.offsets[t + 1] - s.offsets[t]
+
+
+cdef inline Py_ssize_t term_bytes(const Run *run) noexcept nogil:
+    """Bytes of one term of all panels, or of a row of their sums."""
+    return run.vectors * run.gate_panels * run.leaf.width * run.item
 
 
 cdef inline Py_ssize_t slot_before(const Schedule *s, Py_ssize_t t) noexcept nogil:

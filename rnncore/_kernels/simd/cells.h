@@ -47,7 +47,11 @@ INLINE real NAME(most_of)(V v)
     return most[0];
 }
 
+#include "tile.h"
+
 #include "panels.h"
+
+#include "strips.h"
 
 #include "limits.h"
 
@@ -658,4 +662,7 @@ static void NAME(gru_new_step)(const struct panel_step *s)
 #undef TILE_ROWS
 #undef LAST_ROWS
 #undef ABREAST
+#undef UNROLL_TERMS
+#undef UNROLL_PLAIN
+#undef KEEP
 #undef BATCH

@@ -1,0 +1,305 @@
+/* Gradients: products with matrices in strips.
+
+   A *strip* is the columns of 4 neighbouring vectors of a matrix, all of its rows one after the other. Rows as they are in
+   a wide matrix are far apart: they compete for few places in each cache, no processor fetches the next one of itself, and
+   each is on another page. Weights are copied to strips once (`../pack.pyx`); rows of x and h, side by side for each block. A
+   matrix of up to 4 vectors is a strip. */
+#define STRIP (4 * WIDTH)
+#define STRIP_AHEAD 8                         /* rows */
+#if REGISTERS == 32
+#define TILE_STEP 8                           /* elements from row to row of a tile's columns, where they are copied */
+#define COPIED 6                              /* columns that are copied at a time */
+#else
+#define TILE_STEP 3                           /* one behind the other */
+#define COPIED (ptrdiff_t)(192 / sizeof(real))
+#endif
+
+/* A matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
+#define LARGE (ptrdiff_t)(LAST_LEVEL_BYTES / sizeof(real))
+#define PART 256 /* rows */
+
+/* out[r][v] = init[r][v] + sum over k of a[k * a_k + r * a_r] b[k][v], or out += all that: a tile of a product with a matrix
+   that is not packed. Without `init`, which has ROWS x VECTORS vectors, it is 0. Of out, the last vector has `first` elements; of
+   b, whole vectors are read. */
+INLINE void NAME(plain_tile)(const int ROWS, const int VECTORS, real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_k,
+                             ptrdiff_t a_r, const real *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add, const V *init)
+{
+    V sum[24];
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            sum[r * VECTORS + v] = ALL(0);
+            KEEP(sum[r * VECTORS + v]); /* or they would be cleared in memory */
+        }
+    if (init)
+        UNROLL for (int r = 0; r < ROWS; r++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                sum[r * VECTORS + v] = init[r * VECTORS + v];
+    if (K < 1)
+        __builtin_unreachable();
+    UNROLL for (int r = 0; r < ROWS; r++) /* what is written at the end */
+        UNROLL for (int v = 0; v < VECTORS; v++)
+            __builtin_prefetch(out + r * out_row + v * WIDTH, 1, 3);
+    UNROLL_PLAIN
+    for (ptrdiff_t k = 0; k < K; k++, a += a_k, b += b_row) {
+        if (ROWS > 2 && REGISTERS == 32) {
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                __builtin_prefetch(b + STRIP_AHEAD * b_row + v * WIDTH, 0, 3);
+            if (a_k > TILE_STEP)
+                __builtin_prefetch(a + 2 * STRIP_AHEAD * a_k, 0, 3);
+        }
+        NAME(add_term)(ROWS, VECTORS, sum, a, a_r, b, ABREAST * WIDTH);
+    }
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            real *p = out + r * out_row + v * WIDTH;
+            V s = sum[r * VECTORS + v];
+            if (v + 1 < VECTORS || first == WIDTH)
+                NAME(store)(p, add ? NAME(load)(p) + s : s);
+            else
+                NAME(store_first)(p, add ? NAME(load_first)(p, first) + s : s, first);
+        }
+}
+
+#define PLAIN(ROWS, VECTORS)                                                                                           \
+    static __attribute__((noinline)) void NAME(outer_##ROWS##x##VECTORS)(                                              \
+        real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
+        ptrdiff_t first, int add, const V *init)                                                                       \
+    {                                                                                                                  \
+        NAME(plain_tile)(ROWS, VECTORS, out, out_row, a, a_row, 1, b, b_row, K, first, add, init);                     \
+    }                                                                                                                  \
+    static __attribute__((noinline)) void NAME(inner_##ROWS##x##VECTORS)(                                              \
+        real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b, ptrdiff_t b_row, ptrdiff_t K,     \
+        ptrdiff_t first, int add, const V *init)                                                                       \
+    {                                                                                                                  \
+        NAME(plain_tile)(ROWS, VECTORS, out, out_row, a, 1, a_row, b, b_row, K, first, add, init);                     \
+    }
+#if REGISTERS == 32
+#define PLAIN_ROWS 6
+PLAIN(4, 4) PLAIN(5, 4) PLAIN(6, 4) PLAIN(6, 3)
+#define PLAIN_6x3(stem) NAME(stem##_6x3)
+#else
+#define PLAIN_ROWS 3
+#define PLAIN_6x3(stem) NULL
+#endif
+PLAIN(1, 1) PLAIN(1, 2) PLAIN(1, 3) PLAIN(1, 4)
+PLAIN(2, 1) PLAIN(2, 2) PLAIN(2, 3) PLAIN(2, 4)
+PLAIN(3, 1) PLAIN(3, 2) PLAIN(3, 3) PLAIN(3, 4)
+PLAIN(6, 1) PLAIN(6, 2)
+PLAIN(12, 1)
+#undef PLAIN
+
+typedef void (*NAME(plain_function))(real *out, ptrdiff_t out_row, const real *a, ptrdiff_t a_row, const real *b,
+                                     ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t first, int add, const V *init);
+
+/* Rows of the next tile of a product with a strip of `width` columns, where `left` are left: tiles as equal as can be. Of a
+   narrow strip 6 or 12, or there would be fewer sums than products that a core has at work at a time. */
+INLINE ptrdiff_t NAME(plain_rows)(ptrdiff_t left, ptrdiff_t width)
+{
+    if (width <= WIDTH && left >= 12)
+        return 12;
+    if ((width <= 2 * WIDTH || (width == 3 * WIDTH && PLAIN_ROWS == 6)) && left >= 6)
+        return 6;
+    const ptrdiff_t most = width > 3 * WIDTH ? PLAIN_ROWS : 3, tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
+
+/* One tile with a strip b (K, width) that ends within a vector, behind which b's next row begins, and behind the last row nothing
+   that may be read: the last rows' terms from a copy. (Beside a masked load for each term GCC would leave no sum in a register,
+   and without masks it is a call of memcpy.) a_k elements lead from a term's a to the next one's. */
+static __attribute__((noinline)) void NAME(plain_part)(NAME(plain_function) tile, real *out, ptrdiff_t out_row, const real *a,
+                                                       ptrdiff_t a_row, ptrdiff_t a_k, const real *b, ptrdiff_t b_row,
+                                                       ptrdiff_t width, ptrdiff_t K, int add)
+{
+    const ptrdiff_t vectors = (width + WIDTH - 1) / WIDTH, first = width - (vectors - 1) * WIDTH, rest = WIDTH - first;
+    const ptrdiff_t rows = b_row >= rest ? 1 : (rest + b_row - 1) / b_row, whole = K > rows ? K - rows : 0;
+    V sums[24], ends[4 * WIDTH];
+    for (ptrdiff_t k = whole, at = 0; k < K; k++)
+        for (ptrdiff_t v = 0; v < vectors; v++, at++)
+            ends[at] = NAME(load_first)(b + k * b_row + v * WIDTH, v + 1 < vectors ? WIDTH : first);
+    if (whole > 0)
+        tile((real *)sums, vectors * WIDTH, a, a_row, b, b_row, whole, WIDTH, 0, NULL);
+    tile(out, out_row, a + whole * a_k, a_row, (const real *)ends, vectors * WIDTH, K - whole, first, add, whole > 0 ? sums : NULL);
+}
+
+/* One tile of so many rows, with a strip b (K, width), of which whole vectors may be read where there is `room`. */
+INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_function) few[3][12], ptrdiff_t rows, real *out,
+                        ptrdiff_t out_row, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, const real *b, ptrdiff_t b_row,
+                        ptrdiff_t width, int room, ptrdiff_t K, int add)
+{
+    const ptrdiff_t vectors = (width + WIDTH - 1) / WIDTH;
+    const NAME(plain_function) tile = (vectors == 4 ? whole : few[vectors - 1])[rows - 1];
+    if (room || width == vectors * WIDTH)
+        tile(out, out_row, a, a_row, b, b_row, K, width - (vectors - 1) * WIDTH, add, NULL);
+    else
+        NAME(plain_part)(tile, out, out_row, a, a_row, a_k, b, b_row, width, K, add);
+}
+
+#if PLAIN_ROWS == 6
+#define PLAIN_TABLES(stem)                                                                                             \
+    static const NAME(plain_function) whole[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4),                 \
+                                                 NAME(stem##_4x4), NAME(stem##_5x4), NAME(stem##_6x4)};                \
+    PLAIN_FEW(stem)
+#else
+#define PLAIN_TABLES(stem)                                                                                             \
+    static const NAME(plain_function) whole[] = {NAME(stem##_1x4), NAME(stem##_2x4), NAME(stem##_3x4)};                \
+    PLAIN_FEW(stem)
+#endif
+#define PLAIN_FEW(stem)                                                                                                \
+    static const NAME(plain_function) few[3][12] = {                                                                   \
+        {NAME(stem##_1x1), NAME(stem##_2x1), NAME(stem##_3x1), [5] = NAME(stem##_6x1), [11] = NAME(stem##_12x1)},      \
+        {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2), [5] = NAME(stem##_6x2)},                                \
+        {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3), [5] = PLAIN_6x3(stem)}};
+
+/* Whether `outer` copies rows, of n terms. Copies take longer than they save while a row of b is short, or, where tiles are large,
+   while it and one of a are less than a page together. Where tiles are small, they save from two strips on, but of short rows they
+   take much memory for a few terms. */
+static int NAME(copies)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n)
+{
+    const ptrdiff_t item = sizeof(real);
+    if (REGISTERS == 32)
+        return P * item >= 1024 && (a_row + P) * item >= 4096;
+    return P * item >= 1024 || (P > STRIP && n >= SIDE_ROWS);
+}
+
+/* Columns of a (K, a_row), in parts of PLAIN_ROWS, each [K][TILE_STEP]. */
+#define COPY(K) ((K) * TILE_STEP + 1) /* elements of a part: what is copied at once is a little more than a row */
+#define COPIES (COPIED / PLAIN_ROWS * COPY(SIDE_ROWS) + 4)
+INLINE void NAME(copy_columns)(real *copy, const real *a, ptrdiff_t a_row, ptrdiff_t columns, ptrdiff_t K)
+{
+    for (ptrdiff_t k = 0; k < K; k++, a += a_row, copy += TILE_STEP) {
+        const real *next = a + 3 * STRIP_AHEAD * a_row;
+        for (ptrdiff_t m = 0; m < columns; m += 64 / sizeof(real))
+            __builtin_prefetch(next + m, 0, 3);
+        if (columns == COPIED) {
+            UNROLL for (int m = 0; m + PLAIN_ROWS < COPIED; m += PLAIN_ROWS)
+                memcpy(copy + m / PLAIN_ROWS * COPY(K), a + m, (REGISTERS == 32 ? PLAIN_ROWS : 4) * sizeof(real));
+            memcpy(copy + (COPIED / PLAIN_ROWS - 1) * COPY(K), a + COPIED - PLAIN_ROWS, PLAIN_ROWS * sizeof(real));
+        } else
+            for (ptrdiff_t m = 0; m < columns; m += PLAIN_ROWS)
+                memcpy(copy + m / PLAIN_ROWS * COPY(K), a + m,
+                       (size_t)(columns - m < PLAIN_ROWS ? columns - m : PLAIN_ROWS) * sizeof(real));
+    }
+}
+
+/* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
+   from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows are far
+   apart (`copies`), strips of b's are copied to `side`, and with them some columns of a, as many as pay for their lines of the
+   cache. */
+static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
+                        ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
+{
+    PLAIN_TABLES(outer)
+    const int far = strips > 0 && NAME(copies)(a_row, P, n) && m_1 - m_0 > STRIP;
+    const ptrdiff_t most = far ? strips * STRIP : STRIP;
+    real copy[COPIES], *out = out_, *side = side_;
+    for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
+        K = n - k_0 < SIDE_ROWS ? n - k_0 : SIDE_ROWS;
+        for (ptrdiff_t j_0 = 0, columns; j_0 < P; j_0 += columns) {
+            const real *a = (const real *)a_ + k_0 * a_row, *b = (const real *)b_ + k_0 * b_row + j_0;
+            columns = P - j_0 < most ? P - j_0 : most;
+            for (ptrdiff_t k = 0; far && k < K; k++)
+                for (ptrdiff_t j = 0; j < columns; j += STRIP)
+                    memcpy(side + j * K + k * STRIP, b + k * b_row + j,
+                           (size_t)(columns - j < STRIP ? columns - j : STRIP) * sizeof(real));
+            for (ptrdiff_t m = m_0, rows; m < m_1; m += rows) {
+                rows = far && m_1 - m > COPIED ? COPIED : far ? m_1 - m : NAME(plain_rows)(m_1 - m, columns);
+                if (far)
+                    NAME(copy_columns)(copy, a + m, a_row, rows, K);
+                for (ptrdiff_t j = 0, width; j < columns; j += STRIP) {
+                    width = columns - j < STRIP ? columns - j : STRIP;
+                    const int copied = far && (REGISTERS == 32 || width > 2 * WIDTH); /* tiles of more rows than a part's */
+                    for (ptrdiff_t r = 0, count; r < rows; r += count) {
+                        count = NAME(plain_rows)(copied && rows - r > PLAIN_ROWS ? PLAIN_ROWS : rows - r, width);
+                        const ptrdiff_t a_k = copied ? TILE_STEP : a_row;
+                        NAME(plain)(whole, few, count, out + (m + r) * out_row + j_0 + j, out_row,
+                                    copied ? copy + r / PLAIN_ROWS * COPY(K) + r % PLAIN_ROWS : a + m + r, a_k, a_k,
+                                    far ? side + j * K : b + j, far ? STRIP : b_row, width, far, K, add);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* out (n, P) = a (n, K) b (K, P), or += it, and of out the columns from p_0 to p_1: the gradient of x, or of h. A strip of b
+   begins b_step elements after the one before. Every sum is one chain over the K, or over PART of them at a time. */
+static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
+                        ptrdiff_t b_step, ptrdiff_t p_0, ptrdiff_t p_1, ptrdiff_t n, ptrdiff_t K, int add, int backwards)
+{
+    PLAIN_TABLES(inner)
+    const real *a = a_, *b = b_;
+    real *out = out_;
+    const ptrdiff_t step = K * out_row >= LARGE ? PART : K, first = p_0 / STRIP;
+    const ptrdiff_t strips = p_0 < p_1 ? (p_1 + STRIP - 1) / STRIP - first : 0; /* a member may have no columns */
+    for (ptrdiff_t k = 0; k < K; k += step)
+        for (ptrdiff_t s = 0; s < strips; s++) {
+            const ptrdiff_t at = first + (backwards ? strips - 1 - s : s);
+            const ptrdiff_t j = at * STRIP > p_0 ? at * STRIP : p_0, end = (at + 1) * STRIP < p_1 ? (at + 1) * STRIP : p_1;
+            for (ptrdiff_t r = 0, rows; r < n; r += rows) {
+                rows = NAME(plain_rows)(n - r, end - j);
+                NAME(plain)(whole, few, rows, out + r * out_row + j, out_row, a + r * a_row + k, a_row, 1,
+                            b + at * b_step + k * b_row + j - at * STRIP, b_row, end - j, b_step > STRIP && j % WIDTH == 0,
+                            K - k < step ? K - k : step, add || k);
+            }
+        }
+}
+
+static void NAME(add_rows)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m)
+{
+    real *out = out_;
+    const real *a = a_;
+    for (; n > 0; n--, out += out_row, a += a_row)
+        FOR_VECTORS(m, { STORE(out + j, LOAD(out + j) + LOAD(a + j)); });
+}
+
+/* A few rows at a time: fewer passes over the sums. */
+static void NAME(sum_rows)(void *out_, const void *a_, ptrdiff_t a_row, ptrdiff_t n, ptrdiff_t m)
+{
+    real *out = out_;
+    const real *a = a_;
+    FOR_VECTORS(m, { STORE(out + j, ALL(0)); });
+    for (; n >= 4; n -= 4, a += 4 * a_row)
+        FOR_VECTORS(m, {
+            const real *p = a + j;
+            STORE(out + j, LOAD(out + j) + LOAD(p) + LOAD(p + a_row) + LOAD(p + 2 * a_row) + LOAD(p + 3 * a_row));
+        });
+    NAME(add_rows)(out, 0, a, a_row, n, m);
+}
+
+/* A few of b's rows at a time: sums that do not wait for each other. */
+INLINE void NAME(dots_of)(const int ROWS, real *out, const real *a, const real *b, ptrdiff_t K)
+{
+    V sum[4];
+    UNROLL for (int r = 0; r < ROWS; r++)
+        sum[r] = ALL(0);
+    FOR_VECTORS(K, {
+        V a_j = LOAD(a + j);
+        UNROLL for (int r = 0; r < ROWS; r++)
+            sum[r] = FMA(a_j, LOAD(b + r * K + j), sum[r]);
+    });
+    for (int r = 0; r < ROWS; r++)
+        out[r] = NAME(sum_of)(sum[r]);
+}
+
+static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, ptrdiff_t K)
+{
+    real *out = out_;
+    const real *a = a_, *b = b_;
+    for (; n >= 4; n -= 4, out += 4, b += 4 * K)
+        NAME(dots_of)(4, out, a, b, K);
+    for (; n > 0; n--, out++, b += K)
+        NAME(dots_of)(1, out, a, b, K);
+}
+#undef PLAIN_ROWS
+#undef STRIP_AHEAD
+#undef TILE_STEP
+#undef STRIP
+#undef COPIED
+#undef COPY
+#undef COPIES
+#undef LARGE
+#undef PART
+#undef PLAIN_TABLES
+#undef PLAIN_FEW
+#undef PLAIN_6x3
+
