@@ -29,6 +29,7 @@ cdef enum:
     STRIP_ROWS = 128    # of x and y: with fewer, weights are multiplied as they are, for copies would take longer
     FAR_STRIP_ROWS = 32 # the same where weights' rows are so far apart that they fall out of every cache in between
     FAR_BYTES = 2048
+    STRIP_STEPS = 48    # each of which reads W_hh: with fewer, it is multiplied as W_ih is
 
 cdef double TABLE_WORK = 1e9    # floating-point operations between two looks for Ctrl-C, without the GIL: some 10 ms
 
@@ -647,7 +648,7 @@ cdef class Cell:
         rows = min(rows, all_rows)
         strips = all_rows >= (FAR_STRIP_ROWS if max(run.I, P) * run.item >= FAR_BYTES else STRIP_ROWS)
         weights = pack.for_backward(run.cell.split) if blocked else pack.for_gradients(
-            run.leaf.width if strips else 0, pack.rows is None)
+            run.leaf.width, strips and pack.rows is None, strips or run.schedule.T >= STRIP_STEPS)
         matrix_in(weights[0], run, &run.W_ih, GH, run.I)
         matrix_in(weights[1], run, &run.W_hh, GH, P)
         run.tape = True

@@ -9,7 +9,7 @@ cdef class Pack:
     cdef object sums            # what W_ih makes of them, and for which engine
     cdef object bias(self, int shift)
     cdef tuple for_blas(self, int shift, int split)
-    cdef tuple for_gradients(self, int width, bint of_x)
+    cdef tuple for_gradients(self, int width, bint of_x, bint of_h)
     cdef object strips_of(self, int k, int width)
     cdef tuple for_backward(self, int split)
     cdef tuple for_panels(self, int width, tuple form)

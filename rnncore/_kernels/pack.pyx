@@ -189,12 +189,13 @@ cdef class Pack:
             self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole, (shift, split)
         return self.blas_forward
 
-    cdef tuple for_gradients(self, int width, bint of_x):
-        """W_ih, W_hh and W_hr in strips of four vectors of `width` units, W_ih only if there is an x; or if `width` is 0 as
-        they are; and the peepholes."""
+    cdef tuple for_gradients(self, int width, bint of_x, bint of_h):
+        """W_ih, if `of_x`, and W_hh and W_hr, if `of_h`, in strips of four vectors of `width` units, or as they are; and the
+        peepholes."""
         W_ih, W_hh, _, _, W_hr, _, w_peephole = self.arrays
-        if width:
-            W_ih = self.strips_of(0, width) if of_x else W_ih
+        if of_x:
+            W_ih = self.strips_of(0, width)
+        if of_h:
             W_hh, W_hr = self.strips_of(1, width), self.strips_of(4, width)
         return W_ih, W_hh, W_hr, w_peephole
 
