@@ -663,7 +663,7 @@ static void check_products(int P, int K)
                     check_true("inner, strips", get(same, (long)r * out_row + j) == get(out, (long)r * out_row + j));
             out = copy(before, (long)(K - 1) * out_row + P);
             const int m = K / 3; /* in two parts of the rows */
-            void *side = array((long)n * strip);
+            void *side = array(leaf->copies(a_row, P, n) * strip);
             leaf->outer(out, out_row, a, a_row, c, b_row, P, m, K, n, add, side, 1);
             leaf->outer(out, out_row, a, a_row, c, b_row, P, 0, m, n, add, NULL, 0);
             for (int k = 0; k < K; k++)
@@ -682,11 +682,11 @@ static void check_products(int P, int K)
 /* A weight matrix's gradient whose rows are far apart, and more than are copied at once. */
 static void check_wide_product(int P, int M, int n)
 {
-    const int most = n < SIDE_ROWS ? n : SIDE_ROWS;
+    const long most = leaf->copies(M, P, n);
     const void *a = draw((long)n * M, 1), *b = draw((long)n * P, 1), *before = draw((long)M * P, 1);
     for (int add = 0; add < 2; add++) {
         const int strips = 2 + add;
-        void *out = copy(before, (long)M * P), *side = array((long)most * strips * 4 * leaf->width);
+        void *out = copy(before, (long)M * P), *side = array(most * strips * 4 * leaf->width);
         leaf->outer(out, P, a, M, b, P, P, 0, M, n, add, side, strips);
         for (int k = 0; k < M; k++)
             for (int j = 0; j < P; j++) {
@@ -854,7 +854,7 @@ int main(void)
                     check_rows(n, m);
             for (int P = 17; P < 140; P += P < 66 ? 3 : 19) /* last vectors that are cut, in strips of each width */
                 check_products(P, P % 23 + 1);
-            check_wide_product(261, 71, 20);
+            check_wide_product(261, 71, 40);
             check_wide_product(1101, 67, 20);
             check_wide_product(1101, 67, SIDE_ROWS + 44);
             for (int n = 0; n < 140; n++) {

@@ -15,7 +15,7 @@ from libc.string cimport memset
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load
 from .crew cimport Member
 from .driver cimport back_block, backward, engine, forward, side_strips, sums_of_rows, wanted
-from .leaf cimport SIDE_ROWS, leaf_of
+from .leaf cimport leaf_of
 from .pack cimport Pack
 from .products cimport input_gradient, input_weight_gradient, project_blas, project_panels, softmax_rows
 from .run cimport BLAS, BLAS_ROWS, PANELS, SOFTMAX, Matrix, Run, Schedule, Table, row_at, state_rows
@@ -317,10 +317,11 @@ cdef int matrix_in(object W, const Run *run, Matrix *matrix, Py_ssize_t K, Py_ss
 cdef int at_the_side(list alive, Run *run, int members) except -1:
     """Memory for what the weights' gradients copy, if they do: of several members each has half."""
     cdef Py_ssize_t strip = 4 * run.leaf.width, most = run.width[0] if run.tokens != NULL else max(run.I, run.width[0])
-    cdef Py_ssize_t rows = min(back_block(run) * run.schedule.N, row_at(&run.schedule, run.schedule.T), <Py_ssize_t>SIDE_ROWS)
+    cdef Py_ssize_t rows = min(back_block(run) * run.schedule.N, row_at(&run.schedule, run.schedule.T))
     if run.inner != NULL:
         most = max(most, run.H)
-    if run.engine == PANELS and run.leaf.copies(run.dgates_row, most, rows):
+    rows = run.leaf.copies(run.dgates_row, most, rows) if run.engine == PANELS else 0
+    if rows > 0:
         run.side_strips = min((most + strip - 1) // strip, <Py_ssize_t>(side_strips if members == 1 else side_strips // 2))
         run.side_size = rows * run.side_strips * strip * run.item
         run.side = workspace(alive, run, members * rows, run.side_strips * strip)

@@ -83,7 +83,7 @@ cdef extern from "simd/leaf.h":
         void (*outer)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
                       Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side,
                       int strips) noexcept nogil
-        bint (*copies)(Py_ssize_t a_row, Py_ssize_t P, Py_ssize_t n) noexcept nogil
+        Py_ssize_t (*copies)(Py_ssize_t a_row, Py_ssize_t P, Py_ssize_t n) noexcept nogil
         void (*dots)(void *out, const void *a, const void *b, Py_ssize_t n, Py_ssize_t K) noexcept nogil
         void (*add_rows)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*sum_rows)(void *out, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil

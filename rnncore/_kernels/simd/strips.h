@@ -6,13 +6,7 @@
    matrix of up to 4 vectors is a strip. */
 #define STRIP (4 * WIDTH)
 #define STRIP_AHEAD 8                         /* rows */
-#if REGISTERS == 32
 #define TILE_STEP 8                           /* elements from row to row of a tile's columns, where they are copied */
-#define COPIED 6                              /* columns that are copied at a time */
-#else
-#define TILE_STEP 3                           /* one behind the other */
-#define COPIED (ptrdiff_t)(192 / sizeof(real))
-#endif
 
 /* A matrix that is too large for the last level is read from memory once for each tile, unless it is taken in parts. */
 #define LARGE (ptrdiff_t)(LAST_LEVEL_BYTES / sizeof(real))
@@ -150,50 +144,50 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
         {NAME(stem##_1x2), NAME(stem##_2x2), NAME(stem##_3x2), [5] = NAME(stem##_6x2)},                                \
         {NAME(stem##_1x3), NAME(stem##_2x3), NAME(stem##_3x3), [5] = PLAIN_6x3(stem)}};
 
-/* Whether `outer` copies rows, of n terms. Copies take longer than they save while a row of b is short, or, where tiles are large,
-   while it and one of a are less than a page together. Where tiles are small, they save from two strips on, but of short rows they
-   take much memory for a few terms. */
-static int NAME(copies)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n)
+/* Of `outer`: terms of a chain, of which as many rows of b, in a strip, stay in the first level beside what a tile reads of a; and
+   columns of a that each strip is multiplied by in turn, those of a tile or those of whole lines of the cache. */
+#if REGISTERS == 32
+#define CHAIN SIDE_ROWS
+#define GROUP PLAIN_ROWS
+#else
+#define CHAIN (SIDE_ROWS / 2)
+#define GROUP (ptrdiff_t)(192 / sizeof(real))
+#endif
+
+/* Rows of b that `outer` copies at a time, of n terms, or 0. Where tiles are small, strips save from two on. Where they are large,
+   columns of a are copied with them, and that takes longer than it saves while a row of b is short, or it and one of a are less
+   than a page together. */
+static ptrdiff_t NAME(copies)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n)
 {
     const ptrdiff_t item = sizeof(real);
-    if (REGISTERS == 32)
-        return P * item >= 1024 && (a_row + P) * item >= 4096;
-    return P * item >= 1024 || (P > STRIP && n >= SIDE_ROWS);
+    const int pays = REGISTERS == 32 ? P * item >= 1024 && (a_row + P) * item >= 4096 : P > STRIP && n >= 32;
+    return !pays ? 0 : n < CHAIN ? n : CHAIN;
 }
 
-/* Columns of a (K, a_row), in parts of PLAIN_ROWS, each [K][TILE_STEP]. */
-#define COPY(K) ((K) * TILE_STEP + 1) /* elements of a part: what is copied at once is a little more than a row */
-#define COPIES (COPIED / PLAIN_ROWS * COPY(SIDE_ROWS) + 4)
+/* Columns of a tile of a (K, a_row), [K][TILE_STEP]. */
 INLINE void NAME(copy_columns)(real *copy, const real *a, ptrdiff_t a_row, ptrdiff_t columns, ptrdiff_t K)
 {
     for (ptrdiff_t k = 0; k < K; k++, a += a_row, copy += TILE_STEP) {
-        const real *next = a + 3 * STRIP_AHEAD * a_row;
-        for (ptrdiff_t m = 0; m < columns; m += 64 / sizeof(real))
-            __builtin_prefetch(next + m, 0, 3);
-        if (columns == COPIED) {
-            UNROLL for (int m = 0; m + PLAIN_ROWS < COPIED; m += PLAIN_ROWS)
-                memcpy(copy + m / PLAIN_ROWS * COPY(K), a + m, (REGISTERS == 32 ? PLAIN_ROWS : 4) * sizeof(real));
-            memcpy(copy + (COPIED / PLAIN_ROWS - 1) * COPY(K), a + COPIED - PLAIN_ROWS, PLAIN_ROWS * sizeof(real));
-        } else
-            for (ptrdiff_t m = 0; m < columns; m += PLAIN_ROWS)
-                memcpy(copy + m / PLAIN_ROWS * COPY(K), a + m,
-                       (size_t)(columns - m < PLAIN_ROWS ? columns - m : PLAIN_ROWS) * sizeof(real));
+        __builtin_prefetch(a + 3 * STRIP_AHEAD * a_row, 0, 3);
+        if (columns == PLAIN_ROWS)
+            memcpy(copy, a, PLAIN_ROWS * sizeof(real));
+        else
+            memcpy(copy, a, (size_t)columns * sizeof(real));
     }
 }
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
-   from n steps. Every sum is one chain over the n, or over SIDE_ROWS of them at a time, added at its end. Where rows are far
-   apart (`copies`), strips of b's are copied to `side`, and with them some columns of a, as many as pay for their lines of the
-   cache. */
+   from n steps. Every sum is one chain over the n, or over CHAIN of them at a time, added at its end. Where rows are far apart
+   (`copies`), strips of b's are copied to `side`; and with 32 registers some columns of a. */
 static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
     PLAIN_TABLES(outer)
-    const int far = strips > 0 && NAME(copies)(a_row, P, n) && m_1 - m_0 > STRIP;
-    const ptrdiff_t most = far ? strips * STRIP : STRIP;
-    real copy[COPIES], *out = out_, *side = side_;
+    const int far = strips > 0 && NAME(copies)(a_row, P, n) && m_1 - m_0 > STRIP, copied = far && REGISTERS == 32;
+    const ptrdiff_t most = far ? strips * STRIP : STRIP, a_k = copied ? TILE_STEP : a_row;
+    real copy[REGISTERS == 32 ? CHAIN * TILE_STEP : 1], *out = out_, *side = side_;
     for (ptrdiff_t k_0 = 0, K; k_0 < n; k_0 += K, add = 1) {
-        K = n - k_0 < SIDE_ROWS ? n - k_0 : SIDE_ROWS;
+        K = n - k_0 < CHAIN ? n - k_0 : CHAIN;
         for (ptrdiff_t j_0 = 0, columns; j_0 < P; j_0 += columns) {
             const real *a = (const real *)a_ + k_0 * a_row, *b = (const real *)b_ + k_0 * b_row + j_0;
             columns = P - j_0 < most ? P - j_0 : most;
@@ -202,17 +196,15 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
                     memcpy(side + j * K + k * STRIP, b + k * b_row + j,
                            (size_t)(columns - j < STRIP ? columns - j : STRIP) * sizeof(real));
             for (ptrdiff_t m = m_0, rows; m < m_1; m += rows) {
-                rows = far && m_1 - m > COPIED ? COPIED : far ? m_1 - m : NAME(plain_rows)(m_1 - m, columns);
-                if (far)
+                rows = !far ? NAME(plain_rows)(m_1 - m, columns) : m_1 - m < GROUP ? m_1 - m : GROUP;
+                if (copied)
                     NAME(copy_columns)(copy, a + m, a_row, rows, K);
                 for (ptrdiff_t j = 0, width; j < columns; j += STRIP) {
                     width = columns - j < STRIP ? columns - j : STRIP;
-                    const int copied = far && (REGISTERS == 32 || width > 2 * WIDTH); /* tiles of more rows than a part's */
                     for (ptrdiff_t r = 0, count; r < rows; r += count) {
-                        count = NAME(plain_rows)(copied && rows - r > PLAIN_ROWS ? PLAIN_ROWS : rows - r, width);
-                        const ptrdiff_t a_k = copied ? TILE_STEP : a_row;
+                        count = NAME(plain_rows)(rows - r, width);
                         NAME(plain)(whole, few, count, out + (m + r) * out_row + j_0 + j, out_row,
-                                    copied ? copy + r / PLAIN_ROWS * COPY(K) + r % PLAIN_ROWS : a + m + r, a_k, a_k,
+                                    copied ? copy + r : a + m + r, a_k, a_k,
                                     far ? side + j * K : b + j, far ? STRIP : b_row, width, far, K, add);
                     }
                 }
@@ -294,9 +286,8 @@ static void NAME(dots)(void *out_, const void *a_, const void *b_, ptrdiff_t n, 
 #undef STRIP_AHEAD
 #undef TILE_STEP
 #undef STRIP
-#undef COPIED
-#undef COPY
-#undef COPIES
+#undef CHAIN
+#undef GROUP
 #undef LARGE
 #undef PART
 #undef PLAIN_TABLES
