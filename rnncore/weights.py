@@ -273,7 +273,9 @@ class Module:
         1.0
         """
         current = self._weights
-        scratch = {name: array.copy() for name, array in current.items()}
+        scratch = {name: empty(array.shape, self.dtype) for name, array in current.items()}
+        for name, array in current.items():
+            scratch[name][...] = array
         yield scratch
         if scratch.keys() != current.keys():
             raise ValueError(f"expected the names {sorted(current)}, got {sorted(map(str, scratch))}")
