@@ -420,6 +420,8 @@ class _Recurrent(Module, Generic[State]):
             before, after = after, tuple(np.empty_like(s) for s in initial) if before is initial else before
         return tuple(s.copy() for s in initial) if before is initial else before
 
+    # --- inference ----------------------------------------------------------------------------------------------------
+
     @overload
     def __call__(
         self,
@@ -585,6 +587,8 @@ class _Recurrent(Module, Generic[State]):
         if direct.flags.carray and not any(np.may_share_memory(direct, array) for array in reads):
             return direct
         return empty(shape, self.dtype)
+
+    # --- training -----------------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -901,7 +905,7 @@ class _Recurrent(Module, Generic[State]):
                 upstream += other
         return upstream  # type: ignore[return-value]
 
-    # --- gradients ----------------------------------------------------------------------------------------------------
+    # --- norms, and what is not finite --------------------------------------------------------------------------------
 
     def _norms(self, row_norms: RowNorms, T: int, ragged: Rows | None) -> States:
         """Return, per state, the norm at each time (L*D, T), of the rows' norms."""
