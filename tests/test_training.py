@@ -86,6 +86,22 @@ def test_wide_layers(kind, options, dtype, ragged):
     assert_close(panels, by_blas(layer, case), layer.dtype.name, "backward")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(rc.RNN, {}), (rc.LSTM, {}), (rc.LSTM, {"proj_size": 71}), (rc.GRU, {}), (rc.GRU, {"reset_after": False})],
+)
+@pytest.mark.parametrize("N", [1, 5])
+def test_long_sequences(N, kind, options, dtype):
+    """From so many steps on W_hh is in strips; W_ih is where there are rows enough, and in a part neither."""
+    layer = kind(75, 77, dtype=dtype, rng=0, **options)
+    case = random_case(layer, 60, N)
+    panels, _ = trained(layer, case)
+    assert equal(trained(layer, case, n_threads=2)[0], panels)
+    assert equal(trained(layer, case, checkpoint=16)[0], panels)
+    assert_close(panels, by_blas(layer, case), layer.dtype.name, "backward")
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
