@@ -789,8 +789,8 @@ class _Recurrent(Module, Generic[State]):
         -----
         Everything is checked before any array of `accumulate` changes; Ctrl-C in the middle leaves them half added to.
         The GIL is released. Workspace: a block of a few hundred rows of the gates' gradients, and the gradients
-        between layers; of wide layers, copies of such rows of x and h. Beside, for all passes with the same weights, a
-        copy of these in the order that products read, made by the first pass that is long enough to pay for it.
+        between layers; of all but narrow layers, copies of such rows of x and h. Beside, for all passes with the same
+        weights, a copy of these in the order that products read, made by the first pass long enough to pay for it.
 
         Examples
         --------

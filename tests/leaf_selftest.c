@@ -679,20 +679,21 @@ static void check_products(int P, int K)
     release(0);
 }
 
-/* A weight matrix's gradient whose rows are far apart, and more than are copied at once. */
+/* A weight matrix's gradient whose rows are copied, some or more than are copied at once, or not quite. */
 static void check_wide_product(int P, int M, int n)
 {
-    const long most = leaf->copies(M, P, n);
-    const void *a = draw((long)n * M, 1), *b = draw((long)n * P, 1), *before = draw((long)M * P, 1);
+    const int a_row = M + 3, b_row = P + 5;
+    const long most = leaf->copies(a_row, P, n);
+    const void *a = draw((long)n * a_row, 1), *b = draw((long)n * b_row, 1), *before = draw((long)M * P, 1);
     for (int add = 0; add < 2; add++) {
         const int strips = 2 + add;
         void *out = copy(before, (long)M * P), *side = array(most * strips * 4 * leaf->width);
-        leaf->outer(out, P, a, M, b, P, P, 0, M, n, add, side, strips);
+        leaf->outer(out, P, a, a_row, b, b_row, P, 0, M, n, add, side, strips);
         for (int k = 0; k < M; k++)
             for (int j = 0; j < P; j++) {
                 double sum = add ? get(before, (long)k * P + j) : 0;
                 for (int r = 0; r < n; r++)
-                    sum += get(a, (long)r * M + k) * get(b, (long)r * P + j);
+                    sum += get(a, (long)r * a_row + k) * get(b, (long)r * b_row + j);
                 check("outer, copied", get(out, (long)k * P + j), sum);
             }
     }
@@ -854,6 +855,7 @@ int main(void)
                     check_rows(n, m);
             for (int P = 17; P < 140; P += P < 66 ? 3 : 19) /* last vectors that are cut, in strips of each width */
                 check_products(P, P % 23 + 1);
+            check_wide_product(70, 71, 40);
             check_wide_product(261, 71, 40);
             check_wide_product(1101, 67, 20);
             check_wide_product(1101, 67, SIDE_ROWS + 44);

@@ -77,7 +77,7 @@ cdef Py_ssize_t panel_rows = near_bytes // (1 << 14), panel_bytes = near_bytes /
 # Bytes of W_ih from which on reading it for each block takes longer than sums that leave the cache
 cdef Py_ssize_t far_weights = 8 * second_level_cache(1 << 19, 1 << 20)
 
-side_strips = near_bytes // 4 // (SIDE_ROWS * 256)  # which have 256 bytes a row: a quarter of it
+side_strips = near_bytes // 4 // (SIDE_ROWS * 256)  # of 256 bytes a row and SIDE_ROWS a quarter of it; smaller ones take less
 
 engine = PANELS
 

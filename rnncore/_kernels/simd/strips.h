@@ -177,8 +177,8 @@ INLINE void NAME(copy_columns)(real *copy, const real *a, ptrdiff_t a_row, ptrdi
 }
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), and of out the rows from m_0 to m_1: a weight matrix's gradient
-   from n steps. Every sum is one chain over the n, or over CHAIN of them at a time, added at its end. Where rows are far apart
-   (`copies`), strips of b's are copied to `side`; and with 32 registers some columns of a. */
+   from n steps. Every sum is one chain over the n, or over CHAIN of them at a time, added at its end. Where that
+   pays (`copies`), strips of b's are copied to `side`; and with 32 registers some columns of a. */
 static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
                         ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side_, int strips)
 {
