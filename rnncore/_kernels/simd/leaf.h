@@ -108,8 +108,9 @@ typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
                                int backwards);
 
 /* out (M, P) = a^T b, or += it, for a (n, M) and b (n, P), of out the rows from m_0 to m_1. `side` has room for so many `strips`
-   of as many rows of b as `copies` says: so many are copied at a time, unless there are few rows of out. Sums of more than SIDE_ROWS
-   terms, or with 16 registers of half as many, are added part by part. SMALL_BYTES are few enough to be fetched into the first-level cache at once. */
+   of as many rows of b as `copies` says: so many are copied at a time, unless there are few rows of out. Sums of more than
+   SIDE_ROWS terms, or with 16 registers of half as many, are added part by part. SMALL_BYTES are few enough to be fetched into
+   the first-level cache at once. */
 enum { SIDE_ROWS = 256, SMALL_BYTES = 16384 };
 typedef ptrdiff_t (*copies_function)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n);
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
