@@ -290,6 +290,13 @@ def test_same_seed_same_bits_from_run_to_run():
     assert len(results) == 1 and len(results.pop()) == 65
 
 
+def seconds(call):
+    """How long a call takes now: others may be at work meanwhile, and later no more."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def interrupted_inside(call, after=0.05):
     """Whether one SIGINT, sent so many seconds after the call began, was answered inside the kernel."""
 
@@ -333,9 +340,7 @@ def test_ctrl_c_is_answered_inside_a_single_step(engine, threads):
 
     def cut_short(share):
         added = {name: np.zeros_like(g) for name, g in grads.items()}
-        start = time.perf_counter()
-        gru.backward(tape, y, n_threads=threads)
-        whole = time.perf_counter() - start  # now: others may be at work meanwhile, and then no more
+        whole = seconds(lambda: gru.backward(tape, y, n_threads=threads))
         inside = interrupted_inside(lambda: gru.backward(tape, y, accumulate=added, n_threads=threads), share * whole)
         return inside and 0 < sum(bool(g.any()) for g in added.values()) < len(added)
 
@@ -348,13 +353,9 @@ def test_ctrl_c_is_answered_inside_a_single_step(engine, threads):
 def test_ctrl_c_is_answered_inside_a_linear_layer(engine):
     linear = rc.train.Linear(512, 2048, rng=0)
     x = np.ones((16_000, 512), np.float32)
-    for _ in range(2):
-        start = time.perf_counter()
-        y, tape = linear.forward(x)
-        whole = time.perf_counter() - start
-    shares = [share * whole for _ in range(5) for share in (0.4, 0.6, 0.8)]
-    assert any(interrupted_inside(lambda: linear(x), after) for after in shares)
-    assert any(interrupted_inside(lambda: linear.backward(tape, y), 2 * after) for after in shares)
+    y, tape = linear.forward(x)
+    for call in (lambda: linear(x), lambda: linear.backward(tape, y)):
+        assert any(interrupted_inside(call, share * seconds(call)) for _ in range(5) for share in (0.4, 0.6, 0.8))
     assert np.array_equal(linear(x), y)
 
 
