@@ -167,11 +167,11 @@ static void *pack(const void *W, const double *scale, int G, int H, int K, int i
     long i = 0;
     for (int v = 0, count; v < vectors; v += count) {
         count = panel_vectors(vectors - v);
-        const int side = count < leaf->abreast ? count : leaf->abreast;
+        const int abreast = count < leaf->abreast ? count : leaf->abreast;
         for (int panel = 0; panel < (interleaved ? 1 : G); panel++)
-            for (int first = v; first < v + count; first += side)
+            for (int first = v; first < v + count; first += abreast)
                 for (int k = 0; k < K; k++)
-                    for (int q = first; q < first + side; q++)
+                    for (int q = first; q < first + abreast; q++)
                         for (int lane = 0; lane < width; lane++) {
                             int gate = interleaved ? q % G : panel, unit = (interleaved ? q / G : q) * width + lane;
                             put(out, i++, unit < H ? scale[gate] * get(W, (long)(gate * H + unit) * K + k) : 0);

@@ -93,7 +93,8 @@ def test_wide_layers(kind, options, dtype, ragged):
 )
 @pytest.mark.parametrize("N", [1, 5])
 def test_long_sequences(N, kind, options, dtype):
-    """From so many steps on W_hh is in strips; W_ih is where there are rows enough, and in a part neither."""
+    """From so many steps on W_hh is in strips; W_ih is where there are rows enough. Of five rows a part of 16 steps has
+    neither; of one a part is all."""
     layer = kind(75, 77, dtype=dtype, rng=0, **options)
     case = random_case(layer, 60, N)
     panels, _ = trained(layer, case)

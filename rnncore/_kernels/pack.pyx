@@ -27,16 +27,16 @@ cdef Py_ssize_t fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize
     """Panels of a matrix (gates*H, K), as `in_panels` says, from vector v on: about AT_ONCE bytes. Returns the next vector, or 0
     after the last."""
     cdef Py_ssize_t width = leaf.width, groups = (H + width - 1) // width, sets = 1 if interleaved else gates
-    cdef Py_ssize_t vectors = groups * (gates if interleaved else 1), count, side, q, set, gate, unit, done = 0
+    cdef Py_ssize_t vectors = groups * (gates if interleaved else 1), count, abreast, q, set, gate, unit, done = 0
     while v < vectors and done < AT_ONCE:
         count = panel_vectors(vectors - v)
-        side = min(count, leaf.abreast)
+        abreast = min(count, leaf.abreast)
         for set in range(sets):
             for q in range(count):
                 gate = (v + q) % gates if interleaved else set
                 unit = ((v + q) // gates if interleaved else v + q) * width
-                leaf.pack(out + ((v * sets + set * count + q - q % side) * K + q % side) * width * item,
-                          W + (gate * H + unit) * K * item, K, H - unit, K, side * width, scales[gate])
+                leaf.pack(out + ((v * sets + set * count + q - q % abreast) * K + q % abreast) * width * item,
+                          W + (gate * H + unit) * K * item, K, H - unit, K, abreast * width, scales[gate])
         v += count
         done += sets * count * K * width * item
     return v if v < vectors else 0

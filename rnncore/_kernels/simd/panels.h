@@ -25,8 +25,12 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
         __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
     UNROLL_TERMS /* less to do beside the products, where two start in a cycle */
     for (ptrdiff_t k = 0; k < K; k++, panel += step * WIDTH) {
-        UNROLL for (int v = 0; v < AHEAD; v += REGISTERS == 32 ? 1 : ABREAST)
-            __builtin_prefetch(ahead + (REGISTERS == 32 ? (k * AHEAD + v) * WIDTH : v / ABREAST * half + k * step * WIDTH), 0, 2);
+        if (REGISTERS == 32)
+            UNROLL for (int v = 0; v < AHEAD; v++)
+                __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
+        else
+            UNROLL for (int v = 0; v < AHEAD; v += ABREAST)
+                __builtin_prefetch(ahead + v / ABREAST * half + k * step * WIDTH, 0, 2);
         NAME(add_term)(ROWS, VECTORS, sum, a + k, a_row, panel, half);
     }
     UNROLL for (int r = 0; r < ROWS; r++)
@@ -41,9 +45,9 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
         real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,                  \
         const real *panel, ptrdiff_t half, const real *ahead)                                                          \
     {                                                                                                                  \
-        enum { PART = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };                  \
-        for (int at = 0; at < (VECTORS) * WIDTH; at += PART * WIDTH)                                                   \
-            NAME(tile_of)(ROWS, PART, VECTORS, FETCH * PART / 4, out + at, init + at, init_row, a, a_row, K,           \
+        enum { AT_ONCE = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };               \
+        for (int at = 0; at < (VECTORS) * WIDTH; at += AT_ONCE * WIDTH)                                                \
+            NAME(tile_of)(ROWS, AT_ONCE, VECTORS, FETCH * AT_ONCE / 4, out + at, init + at, init_row, a, a_row, K,     \
                           panel + (ABREAST < (VECTORS) && at ? half : at), half,                                       \
                           !FETCH ? NULL : REGISTERS == 32 ? ahead + at * FETCH / 4 * K : at ? ahead + half : ahead);   \
     }
@@ -276,7 +280,7 @@ static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t s
 INLINE void NAME(fetch_rows)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t rows, int first, ptrdiff_t u,
                              ptrdiff_t units)
 {
-    if (s->shared && first && rows * s->K <= SMALL_BYTES / (ptrdiff_t)sizeof(real))
+    if (s->panels && s->shared && first && rows * s->K <= SMALL_BYTES / (ptrdiff_t)sizeof(real))
         NAME(fetch)((const real *)s->h_before + r * s->K, rows * s->K);
     for (ptrdiff_t q = r; s->shared && q < r + rows; q++)
         for (ptrdiff_t j = u; j < u + units && j < s->H; j += 64 / sizeof(real))
