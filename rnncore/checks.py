@@ -115,6 +115,8 @@ def as_array(value: Any, name: str, numbers: str = "real numbers") -> np.ndarray
     """
     if type(value) is np.ndarray:
         return value
+    if issubclass(type(value), np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(f"expected {name} to be an array of {numbers}, got a masked one: fill in what is masked")
     try:
         array = np.asarray(value)
     except MemoryError:

@@ -50,6 +50,7 @@ H0 = np.zeros((1, 2, 5))
     (None, TypeError, "got dtype object"),
     ([[[1, 2, 3]], [[1, 2]]], ValueError, "expected x to be an array of real numbers"),
     ({"a": 1}, TypeError, "got dtype object"),
+    (np.ma.masked_values(np.eye(3)[None], 1), TypeError, "expected x to be an array of real numbers, got a masked one"),
 ])  # fmt: skip
 def test_input(kind, x, error, words):
     layer = KINDS[kind](3, 5)
@@ -859,3 +860,10 @@ def test_any_rows_of_a_stream_work_or_are_refused(kind, rows, what):
         except (TypeError, ValueError) as error:
             assert str(error)
     stream.step(np.ones((3, 3)))
+
+
+def test_a_masked_array_of_which_nothing_is_masked():
+    gru, x = rc.GRU(3, 5, rng=0), np.ones((7, 2, 3), np.float32)
+    assert np.array_equal(gru(np.ma.masked_values(x, 2.0))[0], gru(x)[0])
+    with pytest.raises(TypeError, match="expected lengths to be an array of integers, got a masked one"):
+        gru(x, lengths=np.ma.masked_values([7, 3], 3))
