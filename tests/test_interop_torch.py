@@ -301,8 +301,9 @@ def test_operators_refuse_what_does_not_fit(wrong):
     weights = weights[wrong.get("weights", slice(None))]
     batch_sizes, mode = wrong.get("batch_sizes", batch_sizes), wrong.get("mode", mode)
     arguments = x, hx, weights, batch_sizes, key, dropout, mode, L, *options
+    error = (ValueError, TypeError) if x.is_floating_point() else RuntimeError  # PyTorch's for wrong dtypes
     for operator in torch.ops.rnncore.recurrent, torch.ops.rnncore.forward:
-        with pytest.raises((ValueError, TypeError), match="expected"):
+        with pytest.raises(error, match="expected"):
             operator(*arguments)
 
 
@@ -479,6 +480,27 @@ def test_export(dynamo, strict):
     for T in (5, 8):
         x = torch.randn(2, T, 3)
         assert_close(tensors(loaded(x)), tensors(model(x)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_an_exported_program_under_autocast(dynamo, kind):
+    """Its operator gets bfloat16 from others, or has bfloat16 for weights; and says so outside of autocast."""
+    model, x = nn.Sequential(nn.Linear(3, 3), getattr(interop, kind)(3, 4)), torch.randn(5, 2, 3)
+    expected = tensors(model(x))
+    program = torch.export.export(model, (x,), strict=False).module()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for k in range(2):
+            found = tensors(program(x))
+            for a, b in zip(found, expected, strict=True):
+                assert a.dtype == torch.float32
+                torch.testing.assert_close(a, b, rtol=0.05, atol=0.05)
+            found[0].sum().backward()
+            assert all(p.grad.dtype == p.dtype and p.grad.abs().sum() > 0 for p in program.parameters())
+            if k == 0:
+                program.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"all float64, got torch\.bfloat16 and torch\.bfloat16"):
+        program(x.bfloat16())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -565,6 +565,22 @@ def tensors_with_operators(lib):
 
 
 @case
+def tensors_that_know_pytorchs_operators_alone(lib):
+    two = import_module("torch.testing._internal.two_tensor").TwoTensor
+
+    class Aten(two):
+        @classmethod
+        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+            assert function.namespace == "aten", f"{function} is unknown"
+            return super().__torch_dispatch__(function, types, args, kwargs)
+
+    x, h = x_of(), x_of(1, 2, 4)
+    y, _ = lib.GRU(3, 4)(Aten(x, x.clone()), Aten(h, h.clone()))
+    z = lib.RNNCell(3, 4)(Aten(x[0], x[0].clone()))
+    return y.a.detach(), z.a.detach()
+
+
+@case
 def watched(lib):
     class Every(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -735,6 +751,15 @@ def test_mistakes_with_layers(kind, batch_first):
         compare(lambda lib, dtype=dtype: getattr(lib, kind)(3, 4)(torch.ones(5, 2, 3, dtype=dtype)))
     for x in (None, [1.0], np.ones((5, 2, 3)), "x"):
         compare(lambda lib, x=x: getattr(lib, kind)(3, 4)(x))
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *CELLS])
+def test_mistakes_in_calls(kind):
+    x, h = torch.ones(2, 3), torch.zeros(1, 4)
+    for given, named in ([], {}), ([x, h, h], {}), ([x], {"state": None}), ([], {"hx": h}):
+        call = partial(lambda lib, given, named: getattr(lib, kind)(3, 4)(*given, **named), given=given, named=named)
+        got, want = outcome(call, ours), outcome(call, nn)
+        assert type(got) is type(want) is TypeError and str(got) == str(want)
 
 
 @pytest.mark.parametrize("kind", CELLS)

@@ -6,12 +6,13 @@ What rnncore cannot run, and what is wrong, goes to the class they come from, so
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.overrides import has_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function
 
 from .ops import recurrent
 from .run import DTYPES, is_array, is_lazy, release
@@ -30,7 +31,7 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     if torch.compiler.is_compiling():
         if not torch.compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export():
             return False  # as it has no functions for operators that are not PyTorch's
-    elif (has_torch_function_unary(data) or has_torch_function(weights)) and any(map(has_functions, (data, *weights))):
+    elif any(map(has_functions, (data, *weights) if has_torch_function(weights) else (data,))):
         return False
     first = weights[0]
     return (
@@ -51,12 +52,16 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
 
 
 def has_functions(tensor: Any) -> bool:
-    """Whether a tensor's class knows what PyTorch's functions are for it, and others' perhaps not. False while PyTorch
-    compiles."""
+    """Whether a tensor's class knows what PyTorch's functions, or operators, are for it, and others' perhaps not. False
+    while PyTorch compiles."""
     if type(tensor) is Tensor or type(tensor) is nn.Parameter or torch.compiler.is_compiling():
         return False
-    own: Any = type(tensor).__torch_function__ if isinstance(tensor, Tensor) else KNOWN[0]
-    return getattr(own, "__func__", own) not in KNOWN
+    if not isinstance(tensor, Tensor):
+        return False
+    own: Any = type(tensor).__torch_function__
+    return (
+        getattr(own, "__func__", own) not in KNOWN or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    )
 
 
 # What `forward` of a module of `torch.nn` is made of: where a subclass has one of its own, that is what it wants run.
@@ -85,6 +90,10 @@ class _Ours(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cls.__module__ == __name__ and (forward := getattr(cls, "forward", None)):
+            # by its own name in errors, without the time of one more call
+            cls.forward = FunctionType(forward.__code__, globals(), "forward", forward.__defaults__)
+            cls.forward.__qualname__ = f"{cls.__name__}.forward"
         if base := _torchs(cls):
             cls._checks_itself = bool(set(parts_of(cls, base)) - {"forward"})
 

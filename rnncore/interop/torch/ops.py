@@ -51,8 +51,13 @@ def plan_for(
     bidirectional: bool,
 ) -> Plan:
     """Return the plan of an operator's call, whose sizes are those of its weights."""
-    if len(weights) < 2 or weights[0].dim() != 2 or weights[1].dim() != 2 or input.dtype not in DTYPES:
-        raise ValueError(f"expected weights of two dimensions, of float32 or float64, got {weights!r:.80}")
+    if len(weights) < 2 or weights[0].dim() != 2 or weights[1].dim() != 2:
+        raise ValueError(f"expected weights of two dimensions, got {weights!r:.80}")
+    if input.dtype not in DTYPES or any(w.dtype is not input.dtype for w in weights):
+        others = ", ".join(sorted({str(w.dtype) for w in weights}))
+        raise RuntimeError(
+            f"expected input and weights to be all float32 or all float64, got {input.dtype} and {others}"
+        )
     H, I, P = int(weights[0].size(0)) // GATES.get(mode, 1), int(weights[0].size(1)), int(weights[1].size(1))
     proj_size = P if P != H else 0
     return plan_of(mode, I, H, num_layers, bias, batch_first, bidirectional, proj_size, input.dtype, dropout)
@@ -283,6 +288,15 @@ def _recurrent_autograd(input: Any, hx: Any, weights: Any, batch_sizes: Any, key
         return ops.recurrent.default(input, hx, weights, batch_sizes, key, *options)
 
 
+def _recurrent_autocast(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
+    """Where a program that was exported calls it, which cannot call PyTorch's own instead: in the weights' dtype, or
+    in float32, whatever comes from operators around it."""
+    dtype = weights[0].dtype if weights and weights[0].dtype in DTYPES else torch.float32
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+        states, weights = [h if h is None else h.to(dtype) for h in hx], [w.to(dtype) for w in weights]
+        return ops.recurrent.default(input.to(dtype), states, weights, batch_sizes, key, *options)
+
+
 # --- kernels, on the CPU and for shapes alone -------------------------------------------------------------------------
 
 
@@ -369,3 +383,4 @@ for name, on_cpu, fake in (
     library.impl(name, on_cpu, "CPU")
     torch.library.register_fake(f"rnncore::{name}", fake, lib=library)
 library.impl("recurrent", _recurrent_autograd, "Autograd")
+library.impl("recurrent", _recurrent_autocast, "AutocastCPU")
