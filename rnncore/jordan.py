@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from .layers import as_nonlinearity
 from .recurrent import RNG, RowNorms, States, _Recurrent, uniform
 from .sequences import packed, unpack
 from .tape import Tape
-from .weights import Module, Weights
+from .weights import Module, Weights, once
 
 __all__ = ["JordanRNN"]
 
@@ -132,7 +131,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
     def _cell(self) -> Cell:
         return _rnn.jordan_cells[self.nonlinearity, self.output_nonlinearity]
 
-    @cached_property
+    @once
     def _widths(self) -> tuple[int, ...]:
         return (self.output_size,)
 

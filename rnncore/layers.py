@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -13,6 +11,7 @@ from ._kernels import rnn as _rnn
 from ._kernels.cell import Cell
 from .checks import as_bool, as_int, positive_int
 from .recurrent import RNG, _Recurrent
+from .weights import once
 
 __all__ = ["GRU", "LSTM", "RNN", "as_nonlinearity"]
 
@@ -214,7 +213,7 @@ class LSTM(_Recurrent[tuple[np.ndarray, np.ndarray]]):
     def _cell(self) -> Cell:
         return _lstm.cell
 
-    @cached_property
+    @once
     def _widths(self) -> tuple[int, ...]:
         return self.proj_size or self.hidden_size, self.hidden_size
 

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from .checks import as_array, as_bool, as_integers, as_real, as_scalar, as_threa
 from .layers import GRU, LSTM, RNN
 from .recurrent import RNG
 from .train import AdamW, Embedded, Embedding, Linear, clip_grad_norm, mean_squared_error, softmax_cross_entropy
+from .weights import once
 
 __all__ = ["History", "SequenceModel"]
 
@@ -505,7 +505,7 @@ class SequenceModel:
 
     # --- forward and backward -----------------------------------------------------------------------------------------
 
-    @cached_property
+    @once
     def _reader(self) -> Any:
         """What reads a padded batch: the layer, or with tokens embedding and layer as one."""
         layer = self.modules["recurrent"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from itertools import product
 from math import isqrt
 from typing import Any, Generic, Literal, TypeVar, Union, overload
@@ -40,7 +39,7 @@ from .dropout import drop, dropout_key
 from .sequences import Rows, chunks, first_row, piece, unpack, unsorted
 from .stream import Stream
 from .tape import Tape, open_tape
-from .weights import Module, Weights, renamed
+from .weights import Module, Weights, once, renamed
 
 __all__ = ["NAMES", "RNG", "RowNorms", "State", "States", "_Recurrent", "packs", "recurrent_shapes", "uniform"]
 
@@ -169,12 +168,12 @@ class _Recurrent(Module, Generic[State]):
     def _cell(self) -> Cell:
         raise NotImplementedError
 
-    @cached_property
+    @once
     def _widths(self) -> tuple[int, ...]:
         """Sizes of the states: h's, which is that of a direction's output, and c's."""
         return (self.hidden_size,) * len(self._state_names)
 
-    @cached_property
+    @once
     def _directions(self) -> tuple[bool, ...]:
         """Whether each direction runs backwards in time."""
         return (False, True) if self.bidirectional else (self.reverse,)
@@ -276,12 +275,12 @@ class _Recurrent(Module, Generic[State]):
         ragged = Ragged(as_lengths(lengths, N, unbatched), T)
         return None if ragged.T == T and ragged.full else ragged
 
-    @cached_property
+    @once
     def _suffixes(self) -> tuple[str, ...]:
         """What parameters' names end with, in the order of states' entries."""
         return tuple(self._suffix(*at) for at in product(*self._whole[:2]))
 
-    @cached_property
+    @once
     def _named(self) -> tuple[dict[str, str], ...]:
         """Of each of these what may have a gradient, by the names that kernels have for it."""
         return tuple({short: name + suffix for short, name in self._names.items()} for suffix in self._suffixes)
@@ -326,12 +325,12 @@ class _Recurrent(Module, Generic[State]):
         """
         return Stream(self, batch_size)
 
-    @cached_property
+    @once
     def _whole(self) -> Part:
         L, D = self.num_layers, len(self._directions)
         return Part(range(L), range(D), slice(0, L * D))
 
-    @cached_property
+    @once
     def _plain(self) -> bool:
         """Whether `Stack` knows the layer's training passes."""
         return self._stacked and not self.bidirectional and not (self.dropout and self.num_layers > 1)
@@ -700,7 +699,7 @@ class _Recurrent(Module, Generic[State]):
             steps = -(-min(steps, max(T, 1)) // block) * block
         return steps
 
-    @cached_property
+    @once
     def _kept(self) -> int:
         """Elements that a tape has for each step of a sequence."""
         packs, D = self._packs(self._weights), len(self._directions)

@@ -161,10 +161,10 @@ class Stream(Steps, Generic[State]):
         self._set_states(zeros, None if rows is None else as_rows(rows, self.batch_size))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.layer, self.batch_size, self._states())
+        return _restored, (type(self), self.layer, self.batch_size, self._states()), vars(self)
 
 
-def _restored(layer: Any, batch_size: int, arrays: tuple[np.ndarray, ...]) -> Stream[Any]:
-    stream: Stream[Any] = Stream(layer, batch_size)
+def _restored(kind: type[Stream[Any]], layer: Any, batch_size: int, arrays: tuple[np.ndarray, ...]) -> Stream[Any]:
+    stream = kind.__new__(kind, layer, batch_size)
     stream._set_states(arrays)
     return stream

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -15,9 +17,10 @@ from .checks import as_array, as_bool, as_real, check_shape, from_tensor
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IncompatibleKeys", "Module", "Weights", "renamed"]
+__all__ = ["IncompatibleKeys", "Module", "Weights", "once", "renamed"]
 
 Packed = TypeVar("Packed")
+Value = TypeVar("Value")
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -74,6 +77,20 @@ class Weights(Mapping[str, np.ndarray]):
         return Weights, (self._arrays,)
 
 
+class once(Generic[Value]):
+    """A property that is formed at its first use and kept, without a lock: should two threads form it, either may stay.
+    (`functools.cached_property` has one before Python 3.12, which a child of `fork` may find held, for ever.)"""
+
+    def __init__(self, make: Callable[[Any], Value]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Value:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        value = vars(instance)[self.make.__name__] = self.make(instance)
+        return value
+
+
 class IncompatibleKeys(NamedTuple):
     """What `load_state_dict(strict=False)` did not find, and found without a use for it."""
 
@@ -95,6 +112,19 @@ def renamed(found: dict[str, Any], names: Mapping[str, str], own: Mapping[str, A
     return {names.get(name, name): value for name, value in found.items()}
 
 
+_modules: WeakValueDictionary[int, Module] = WeakValueDictionary()
+
+
+def _in_child() -> None:
+    """Give each module a new lock in a child of `fork`: a thread that held the old one is not there to give it back."""
+    for module in list(_modules.values()):
+        module._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 class Module:
     """Something with named parameters of one dtype. Base of layers, cells and the training kit's maps.
 
@@ -110,7 +140,11 @@ class Module:
         if not isinstance(arrays, Weights):
             arrays = Weights({name: np.asarray(array, dtype) for name, array in arrays.items()})
         self._weights = arrays
+        self._renew_lock()
+
+    def _renew_lock(self) -> None:
         self._changing = threading.RLock()  # a signal's handler may read or write parameters wherever it comes in
+        _modules[id(self)] = self
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Return the parameters.
@@ -338,8 +372,10 @@ class Module:
         raise AttributeError(f"{name} of a {type(self).__name__} is fixed when it is made")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_changing"}
+        state = vars(self).copy()  # at once: another thread may use a property `once`
+        del state["_changing"]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._changing = threading.RLock()
+        self._renew_lock()

@@ -357,6 +357,19 @@ def test_streams_side_by_side():
     assert len(results) == 4
 
 
+class Named(rc.Stream):
+    pass
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copy_of_a_subclass_is_one(again):
+    stream = Named(rc.GRU(3, 4, rng=0), 2)
+    stream.name = "left"
+    y = stream.step(np.ones((2, 3)))
+    other = again(stream)
+    assert type(other) is Named and other.name == "left" and equal(other.state[0], y)
+
+
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
 @pytest.mark.parametrize("layer", [
     rc.LSTM(3, 4, 2, proj_size=2, peephole=True, rng=0), rc.GRU(3, 4, reset_after=False, rng=0),

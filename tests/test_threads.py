@@ -251,6 +251,107 @@ def test_a_handler_that_forks_inside_a_call():
     assert done.stdout == "7 False\n", done.stdout + done.stderr
 
 
+FORKED = """
+import os, signal, sys, threading
+import numpy as np, rnncore as rc
+lstm = rc.LSTM(3, 4, rng=0)
+adam, stream, state = rc.train.Adam([lstm]), lstm.stream(), lstm.state_dict()
+first = stream.step(np.ones(3))
+inside, done = threading.Event(), threading.Event()
+
+def wait(*_, **__):
+    if threading.current_thread() is not threading.main_thread():
+        inside.set()
+        done.wait()
+    return np.ones(3, np.float32)
+
+class Input:
+    __array__ = wait
+
+def changes():
+    lstm._replace = wait
+    lstm.load_state_dict(state)
+
+def steps():
+    stream.step(Input())
+
+def forms():
+    suffix = rc.RNN._suffix
+    rc.RNN._suffix = staticmethod(lambda *at: (wait(), suffix(*at))[1])
+    rc.RNN(3, 4)(np.ones((5, 2, 3)))
+
+threading.Thread(target={where}, daemon=True).start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    vars(lstm).pop("_replace", None)
+    lstm.load_state_dict(state)
+    with lstm.editing() as params:
+        params["bias_hh_l0"][:] = 1
+    adam.step({{name: np.ones_like(array) for name, array in state.items()}})
+    h, c = stream.state
+    assert np.array_equal(h[0, 0], first)
+    stream.step(np.ones(3))
+    stream.reset()
+    rc.RNN(3, 4)(np.ones((5, 2, 3)))
+    os._exit(7)
+_, status = os.waitpid(child, 0)
+try:
+    stream.reset()
+    refused = False
+except RuntimeError:
+    refused = True
+done.set()
+print(os.waitstatus_to_exitcode(status), refused)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("where", ["changes", "steps", "forms"])
+def test_a_child_of_fork_inherits_no_other_threads_locks(where):
+    """While a thread of the parent is inside a change of weights, a stream's step, or what a layer forms once."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED.format(where=where)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"7 {where == 'steps'}\n", done.stdout + done.stderr
+
+
+STREAM_OF_A_HANDLER = """
+import os, signal
+import numpy as np, rnncore as rc
+stream = rc.LSTM(3, 4, rng=0).stream()
+told, children = [], []
+
+class Input:
+    def __array__(self, *_, **__):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return np.ones(3, np.float32)
+
+def handler(*_):
+    children.append(os.fork())
+    try:
+        stream.reset()
+    except RuntimeError as error:
+        told.append(str(error))
+
+signal.signal(signal.SIGUSR1, handler)
+y = stream.step(Input())
+assert np.array_equal(y, stream.state[0][0, 0])
+said = int(len(told) == 1 and told[0].startswith("this thread is inside this stream already"))
+if children[0] == 0:
+    os._exit(said)
+print(said, os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_handler_cannot_use_the_stream_that_it_interrupts():
+    """Nor in a child that it has made: the step goes on there, too."""
+    command = [sys.executable, "-W", "ignore", "-c", STREAM_OF_A_HANDLER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1 1\n", done.stdout + done.stderr
+
+
 def test_exit_with_workers_parked_or_at_work():
     code = (
         "import numpy as np, rnncore as rc, threading\n"

@@ -28,6 +28,13 @@ cdef struct Member:
 
 ctypedef void (*Body)(void *job, int member) noexcept nogil
 
+# A thread that is inside something, until it leaves.
+cdef struct Guest:
+    bint inside
+    unsigned long thread
+    unsigned int forks          # before this process: a child has none of its parent's threads but the one that forked
+
+cdef int enter(Guest *guest, str what) except -1
 cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil
 cdef bint run_crew(Watch *watch, Body body, void *job) noexcept nogil
 cdef void gather_team(Team *team, int first, int size, Seat *seats) noexcept nogil

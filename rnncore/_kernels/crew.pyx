@@ -9,7 +9,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .pool cimport (
     POOL_MOST, Crew, barrier_arrive, barrier_complete, barrier_init, counter_peek, counter_reset, counter_take,
-    denormals_flush, denormals_restore, pool_gather, pool_lost, pool_run,
+    denormals_flush, denormals_restore, pool_forks, pool_gather, pool_lost, pool_run, pool_survives,
 )
 
 cdef extern from "Python.h":
@@ -138,6 +138,18 @@ cdef int raise_stopped() except -1 with gil:
     if PyErr_Occurred() != NULL:
         return -1
     raise RuntimeError("a signal's handler forked this process inside a call of several threads")
+
+
+cdef int enter(Guest *guest, str what) except -1:
+    """Let this thread in, alone; RuntimeError if one is inside already."""
+    cdef unsigned long thread = PyThread_get_thread_ident()
+    if guest.inside and pool_survives(guest.thread, guest.forks):
+        if guest.thread == thread:
+            raise RuntimeError(
+                f"this thread is inside this {what} already: neither a signal's handler nor code of an input can use it")
+        raise RuntimeError(f"another thread is inside this {what}; use one {what} per thread")
+    guest.inside, guest.thread, guest.forks = True, thread, pool_forks()
+    return 0
 
 
 cdef void share_out(Body body, void *job, int members) noexcept nogil:

@@ -206,6 +206,7 @@ static struct worker *idle;
 static int made;    /* workers there are */
 static int running; /* threads inside a crew */
 static atomic_uint epoch;
+static unsigned long survivor; /* the thread that forked, in a child */
 
 static void *work(void *self_)
 {
@@ -244,6 +245,7 @@ static void in_child(void)
     idle = NULL;
     made = running = 0;
     atomic_fetch_add(&epoch, 1);
+    survivor = (unsigned long)pthread_self();
     atomic_store(&fences, 0);
     pthread_mutex_unlock(&lock); /* the thread that forked has it */
 }
@@ -314,6 +316,16 @@ void pool_gather(struct crew *crew, int want, int limit)
 int pool_lost(const struct crew *crew)
 {
     return crew->epoch != atomic_load(&epoch);
+}
+
+unsigned pool_forks(void)
+{
+    return atomic_load(&epoch);
+}
+
+int pool_survives(unsigned long thread, unsigned forks)
+{
+    return forks == atomic_load(&epoch) || thread == survivor;
 }
 
 void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)

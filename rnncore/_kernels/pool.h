@@ -30,6 +30,13 @@ void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)
 /* Whether this process was forked since the crew was gathered: then the caller is its only member left. */
 int pool_lost(const struct crew *crew);
 
+/* How many forks made this process of the one that loaded the pool. */
+unsigned pool_forks(void);
+
+/* Whether a thread, by its pthread_self, that was there after so many forks may be there still: a child of `fork` has none of its
+   parent's but the one that forked. */
+int pool_survives(unsigned long thread, unsigned forks);
+
 /* Where `size` members of a crew meet. Each tells what it has to say in a line of 64 bytes of its own, its seat. */
 enum { SEAT_WORDS = 8 }; /* the logarithm of POOL_MOST */
 struct seat {

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension
 from .cell cimport Cell, Ragged, taped
+from .crew cimport Guest, enter
 from .driver cimport Scratch, engine, forward, work
 from .leaf cimport leaf_of
 from .pack cimport Pack
@@ -387,7 +388,7 @@ cdef class Steps:
     cdef Py_ssize_t *tokens     # (N) of a step that takes them
     cdef Scratch scratch
     cdef bint turned            # whether the next step takes the weights from the other end than the last
-    cdef bint busy
+    cdef Guest guest
 
     def __cinit__(self, layer, Py_ssize_t batch_size):
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
@@ -421,28 +422,22 @@ cdef class Steps:
         self.weights, self.stack = weights, stack
         return 0
 
-    cdef int enter(self) except -1:
-        if self.busy:
-            raise RuntimeError("another thread is inside this stream; use one stream per thread")
-        self.busy = True
-        return 0
-
     def _states(self, rows=None):
         """Return copies of the state's arrays, or of their rows."""
-        self.enter()
+        enter(&self.guest, "stream")
         try:
             return tuple([array.copy() if rows is None else array[:, rows] for array in self.now])
         finally:
-            self.busy = False
+            self.guest.inside = False
 
     def _set_states(self, tuple arrays not None, rows=None):
         """Take over the values of arrays that fit the state's, or its rows."""
-        self.enter()
+        enter(&self.guest, "stream")
         try:
             for array, value in zip(self.now, arrays, strict=True):
                 array[:, slice(None) if rows is None else rows] = value
         finally:
-            self.busy = False
+            self.guest.inside = False
 
     def step(self, x_t, out=None, rows=None):
         """Run one step of the whole stack, from the stream's state, which moves on.
@@ -472,7 +467,7 @@ cdef class Steps:
             If a shape does not fit, a token is not of the vocabulary, or `rows` has a row that is not the stream's, or one
             twice.
         RuntimeError
-            If another thread is inside this stream.
+            If another thread, or this one, is inside this stream.
 
         Notes
         -----
@@ -488,11 +483,11 @@ cdef class Steps:
         >>> stream.step(np.ones((2, 3)), rows=[7, 512]).shape
         (2, 5)
         """
-        self.enter()
+        enter(&self.guest, "stream")
         try:
             return self.step_alone(x_t, out, None if rows is None else self.rows_of(rows))
         finally:
-            self.busy = False
+            self.guest.inside = False
 
     cdef object rows_of(self, object rows):
         """Indices of rows (R,), each in range and there once; a copy, for another thread may change the caller's."""
