@@ -276,9 +276,9 @@ def steps():
     stream.step(Input())
 
 def forms():
-    suffix = rc.RNN._suffix
+    layer, suffix = rc.RNN(3, 4), rc.RNN._suffix
     rc.RNN._suffix = staticmethod(lambda *at: (wait(), suffix(*at))[1])
-    rc.RNN(3, 4)(np.ones((5, 2, 3)))
+    layer(np.ones((5, 2, 3)))
 
 threading.Thread(target={where}, daemon=True).start()
 inside.wait()
