@@ -555,6 +555,13 @@ def test_metadata_much_longer_than_the_file(tmp_path):
     refuse(tmp_path / "model.npz", data, words, memory=10_000_000)
 
 
+def test_metadata_of_brackets(tmp_path):
+    """Of which JSON makes more than of anything else: as much as README says."""
+    path = write(tmp_path / "model.safetensors", CELL, "[" + ",".join(["{}"] * 300_000) + "]")
+    data = path.read_bytes()
+    refuse(path, data, "expected metadata with a version and modules", memory=28 * len(data))
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_metadata_of_other_modules_and_other_programs(tmp_path, end):
     """What it does not speak of is inferred; an option that it leaves out has its default."""
