@@ -59,6 +59,13 @@ def test_input(kind, x, error, words):
             method(x)
 
 
+def test_a_masked_array_of_which_nothing_is_masked():
+    gru, x = rc.GRU(3, 5, rng=0), np.ones((7, 2, 3), np.float32)
+    assert np.array_equal(gru(np.ma.masked_values(x, 2.0))[0], gru(x)[0])
+    with pytest.raises(TypeError, match="expected lengths to be an array of integers, got a masked one"):
+        gru(x, lengths=np.ma.masked_values([7, 3], 3))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_input_of_a_batch_first_layer(kind):
     with pytest.raises(ValueError, match=r"expected x of shape \(N, T, 3\), got \(7, 2, 4\)"):
@@ -860,10 +867,3 @@ def test_any_rows_of_a_stream_work_or_are_refused(kind, rows, what):
         except (TypeError, ValueError) as error:
             assert str(error)
     stream.step(np.ones((3, 3)))
-
-
-def test_a_masked_array_of_which_nothing_is_masked():
-    gru, x = rc.GRU(3, 5, rng=0), np.ones((7, 2, 3), np.float32)
-    assert np.array_equal(gru(np.ma.masked_values(x, 2.0))[0], gru(x)[0])
-    with pytest.raises(TypeError, match="expected lengths to be an array of integers, got a masked one"):
-        gru(x, lengths=np.ma.masked_values([7, 3], 3))

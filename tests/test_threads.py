@@ -33,6 +33,9 @@ def panels():
 ROOT = Path(__file__).parent.parent
 
 
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(layer=layers(), N=st.integers(0, 40), T=st.integers(0, 60), n_threads=st.integers(2, 7), data=st.data())
 def test_any_number_of_threads(layer, N, T, n_threads, data):
@@ -83,6 +86,9 @@ def check_by_rows_and_by_units(layer):
                 dx_crew, _, grads_crew = layer.backward(tape, y, n_threads=n_threads)
                 assert equal(dx_crew, dx) and equal(grads_crew, grads)
             assert some is not None or (dx.any() and all(g.any() for g in grads.values()))
+
+
+# --- the pool and its crews -------------------------------------------------------------------------------------------
 
 
 SCARCE = """
@@ -166,6 +172,9 @@ def test_a_storm_of_callers():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# --- fork, and handlers of signals ------------------------------------------------------------------------------------
 
 
 def run_in_child(layer, x, expected):
@@ -352,6 +361,9 @@ def test_a_handler_cannot_use_the_stream_that_it_interrupts():
     assert done.stdout == "1 1\n", done.stdout + done.stderr
 
 
+# --- workers that wait, and start -------------------------------------------------------------------------------------
+
+
 def test_exit_with_workers_parked_or_at_work():
     code = (
         "import numpy as np, rnncore as rc, threading\n"
@@ -435,6 +447,9 @@ def test_as_many_workers_start_as_are_told(kind, which):
     environment = os.environ | {"RNNCORE_ENGINE": "panels"}  # BLAS has threads of its own
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == "[0, 1, 2]\n"
+
+
+# --- denormal numbers, and settings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

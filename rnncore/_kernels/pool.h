@@ -33,8 +33,8 @@ int pool_lost(const struct crew *crew);
 /* How many forks made this process of the one that loaded the pool. */
 unsigned pool_forks(void);
 
-/* Whether a thread, by its pthread_self, that was there after so many forks may be there still: a child of `fork` has none of its
-   parent's but the one that forked. */
+/* Whether a thread, by its pthread_self, that was there after so many forks may be there still: a child of `fork` has none
+   of its parent's but the one that forked. */
 int pool_survives(unsigned long thread, unsigned forks);
 
 /* Where `size` members of a crew meet. Each tells what it has to say in a line of 64 bytes of its own, its seat. */

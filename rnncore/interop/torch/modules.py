@@ -31,7 +31,7 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
     if torch.compiler.is_compiling():
         if not torch.compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export():
             return False  # as it has no functions for operators that are not PyTorch's
-    elif any(map(has_functions, (data, *weights) if has_torch_function(weights) else (data,))):
+    elif (type(data) is not Tensor or has_torch_function(weights)) and any(map(has_functions, (data, *weights))):
         return False
     first = weights[0]
     return (
