@@ -259,7 +259,7 @@ def _write_picture(report: Report, path: str, kind: str) -> None:
 
     whole = BytesIO()
     save(draw(panel for picture in PICTURES.values() for panel in picture(report)), whole, kind)
-    write_whole(path, whole.getbuffer())
+    write_whole(path, whole.getvalue())
 
 
 class _Screen:

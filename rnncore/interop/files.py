@@ -211,7 +211,7 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextmanager
 def _parsing(what: str) -> Iterator[None]:
     """A context whose errors are the file's fault: zipfile, zlib, NumPy, json and safetensors have a dozen kinds of
-    them, and Python's parser, which reads NumPy's headers, even MemoryError."""
+    them."""
     try:
         yield
     except Exception as error:
@@ -432,17 +432,33 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with _parsing(f"{member.filename!r} to be a whole .npy file"):
         with archive.open(member) as file:
             data = file.read(member.file_size + 1)  # to the end, where the checksum is looked at
-        stream = io.BytesIO(data)
-        version = np.lib.format.read_magic(stream)
-        if version not in HEADERS:
-            raise ValueError(f"version {version}")
-        shape, by_columns, dtype = HEADERS[version](stream)
-    start = stream.tell()
+        dtype, by_columns, shape, start = _header(data)
     if dtype.kind not in "biufc":  # objects, which would have to be unpickled, among others
         raise TypeError(f"expected {member.filename!r} with numbers, got dtype {dtype}")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - start:
         raise ValueError(f"expected {member.filename!r} of {dtype} and shape {shape}, got {len(data) - start} bytes")
     return _shaped(np.frombuffer(data, dtype, offset=start), shape, member.filename, "F" if by_columns else "C")
+
+
+def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
+    """Return what the header of an .npy file says of its array, and where that begins:
+    https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
+
+    The header is a literal of Python's, of which no more is understood than arrays of numbers need. NumPy has Python's
+    parser read it, which may want hundreds of times the memory of what it reads.
+    """
+    if data[:8] not in (b"\x93NUMPY\1\0", b"\x93NUMPY\2\0"):
+        raise ValueError(f"magic string and version {data[:8]!r}")
+    start = 10 if data[6] == 1 else 12
+    end = start + int.from_bytes(data[8:start], "little")
+    if end > min(len(data), LONGEST_HEADER):
+        raise ValueError(f"a header of {end} bytes")
+    text = data[start:end].decode("latin-1")
+    found = HEADER.fullmatch(text)
+    if found is None or None in found.groups():
+        raise ValueError(f"header {text!r:.80}")
+    shape = tuple([int(length) for length in re.findall(r"\d+", found["shape"])])
+    return np.dtype(found["descr"]), found["by_columns"] == "True", shape, end
 
 
 def _shaped(array: np.ndarray, shape: Sequence[int], name: str, order: Literal["C", "F"] = "C") -> np.ndarray:
@@ -451,17 +467,22 @@ def _shaped(array: np.ndarray, shape: Sequence[int], name: str, order: Literal["
         return array.reshape(shape, order=order)
 
 
-def _write_npz(arrays: dict[str, np.ndarray], about: str) -> memoryview:
+def _write_npz(arrays: dict[str, np.ndarray], about: str) -> bytes:
     for name in arrays:
         if (size := len(name.encode() + b".npy")) > LONGEST:
             raise ValueError(f"expected names of at most {LONGEST - 4} bytes in .npz, got {size - 4}: {name!r:.80}…")
     whole = io.BytesIO()
     np.savez(whole, **{**arrays, ABOUT: np.frombuffer(about.encode(), np.uint8)})  # type: ignore[arg-type]
-    return whole.getbuffer()
+    return whole.getvalue()
 
 
-HEADERS: dict[Any, Callable[[Any], Any]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+LONGEST_HEADER = 10_000  # bytes, as of NumPy's own
+HEADER = re.compile(  # possessive: nothing is tried twice
+    r"""\s*+ \{ (?: \s*+ (?:
+        ['"]descr['"]         \s*+:\s*+ ['"](?P<descr>[<>|=]?\w++)['"]
+      | ['"]fortran_order['"] \s*+:\s*+ (?P<by_columns>True|False)
+      | ['"]shape['"]         \s*+:\s*+ (?P<shape>\(\s*+ (?:(?:\d++\s*+,\s*+)++ (?:\d++\s*+)?+)?+ \))
+    ) \s*+ (?:,|(?=\})) )*+ \s*+ \} \s*+""",
+    re.ASCII | re.VERBOSE,
+)
 FORMATS = {".safetensors": (_read_safetensors, _write_safetensors), ".npz": (read_npz, _write_npz)}

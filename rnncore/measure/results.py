@@ -127,6 +127,9 @@ def read(results: Mapping[str, Any]) -> Report:
     def measurement(found: Mapping[str, Any]) -> Measurement:
         seconds = found["seconds"] and Interval(**found["seconds"])
         ratios = {name: Interval(**ratio) for name, ratio in found["ratios"].items()}
+        for name, ratio in ratios.items():
+            if not ratio.median > 0:
+                raise ValueError(f"expected ratios above 0, got {ratio.median} for {name}")
         return Measurement(**{**found, "case": case(found["case"]), "seconds": seconds, "ratios": ratios})
 
     def line(found: Mapping[str, Any]) -> Growth:
