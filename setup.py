@@ -32,14 +32,14 @@ elif sys.platform == "linux" and not debug and os.environ.get("RNNCORE_PROFILE",
     link_args += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
 
 
-def extension(name: str, *sources: str) -> Extension:
+def extension(name: str, *sources: str, small: bool = False) -> Extension:
     return Extension(
         f"rnncore._kernels.{name}",
         [f"rnncore/_kernels/{name}.pyx", *sources],
         include_dirs=[numpy.get_include(), "rnncore/_kernels"],
         depends=glob("rnncore/_kernels/**/*.h", recursive=True),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        extra_compile_args=compile_args,
+        extra_compile_args=compile_args + ["-Os"] * (small and not debug),
         extra_link_args=link_args,
     )
 
@@ -51,7 +51,9 @@ setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
         extension("crew", "rnncore/_kernels/pool.c"),
-        *map(extension, "driver blas products matmul cell pack rnn lstm gru step optim memory".split()),
+        *map(extension, "driver products cell rnn lstm gru step memory tensors".split()),
+        # what takes its time in BLAS or leaf kernels, or is not on the way of a call
+        *[extension(name, small=True) for name in "blas matmul optim pack".split()],
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

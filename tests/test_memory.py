@@ -37,22 +37,6 @@ def test_other_numbers(dtype):
         memory.empty((3,), dtype)
 
 
-def test_over_memory_of_others():
-    class Owner:
-        pass
-
-    owner, base = Owner(), np.arange(24.0).reshape(4, 6)
-    array = memory.over(memory.address(base), (3, 4), (2, 6), F8, owner)
-    assert array.base is owner and array.flags.writeable and not array.flags.c_contiguous
-    np.testing.assert_array_equal(array, base.reshape(-1)[np.add.outer(2 * np.arange(3), 6 * np.arange(4))])
-    assert memory.over(memory.address(base) + 1, (2,), (1,), F4, owner).flags.aligned is False
-    assert memory.over(0, (3, 0), (1, 1), F4, owner).shape == (3, 0)
-    with pytest.raises(RuntimeError, match="whose storage was freed"):
-        memory.over(0, (3,), (1,), F4, owner)
-    with pytest.raises(ValueError, match="a stride for each"):
-        memory.over(memory.address(base), (3,), (1, 1), F4, owner)
-
-
 def test_it_is_used_again_and_views_keep_it():
     array = memory.empty((300, 100), F4)
     address, view = array.ctypes.data, array[10:]

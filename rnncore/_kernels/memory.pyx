@@ -163,27 +163,6 @@ def empty(tuple shape not None, dtype not None):
     return array
 
 
-def over(uintptr_t start, shape not None, strides not None, dtype not None, owner):
-    """Return an array over memory that `owner` keeps; strides are in elements. RuntimeError where there is none."""
-    cdef cnp.npy_intp lengths[4]
-    cdef cnp.npy_intp steps[4]
-    cdef int k, ndim = len(shape)
-    cdef Py_ssize_t size = 1, item = (<cnp.dtype?>dtype).itemsize
-    if ndim > 4 or len(strides) != ndim:
-        raise ValueError(f"expected at most 4 dimensions and a stride for each, got {shape} and {strides}")
-    for k in range(ndim):
-        lengths[k], steps[k] = shape[k], strides[k] * item
-        size *= lengths[k]
-    if size == 0:
-        return np.empty(shape, dtype)
-    if start == 0:
-        raise RuntimeError("expected memory that holds numbers, got a tensor whose storage was freed")
-    array = cnp.PyArray_New(
-        np.ndarray, ndim, lengths, (<cnp.dtype>dtype).type_num, steps, <void *>start, 0, cnp.NPY_ARRAY_WRITEABLE, None)
-    cnp.set_array_base(array, owner)
-    return array
-
-
 def blank(tuple shape not None, dtype not None):
     """Return an array in a bytes object of its own, uninitialised: no flag makes it writable. Who made it must write it by
     its address before anybody else sees it."""

@@ -148,7 +148,7 @@ typedef void (*adam_function)(void *w, void *m, void *v, const void *w_before, c
 typedef double (*sum_of_squares_function)(const void *x, ptrdiff_t n, double scale);
 
 /* Mixes the n bytes of x into `state`, DIGEST bytes, which then tell them from others of as many bytes. */
-enum { DIGEST = 256 };
+enum { DIGEST = 512 };
 typedef void (*digest_function)(void *state, const void *x, ptrdiff_t n);
 
 /* The machine's limits: what a loop of nothing but multiply-adds, or of nothing but loads, reaches. */

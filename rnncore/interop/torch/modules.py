@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from .ops import recurrent
-from .run import DTYPES, is_array, is_lazy, release
+from ..._kernels.tensors import same
+from .ops import advance, recurrent
+from .run import DTYPES, exchange, is_array, is_lazy, release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -33,7 +34,18 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
             return False  # as it has no functions for operators that are not PyTorch's
     elif (type(data) is not Tensor or has_torch_function(weights)) and any(map(has_functions, (data, *weights))):
         return False
-    first = weights[0]
+    return (
+        holds(data, weights[0])
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def holds(data: Tensor, weight: Any) -> bool:
+    """Whether an input and a weight are numbers of the same dtype that kernels can read."""
+    if not torch.compiler.is_compiling() and exchange.holds(data) and exchange.holds(weight, data):
+        return True
     return (
         data.dtype in DTYPES
         and data.is_cpu
@@ -41,14 +53,18 @@ def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
         and not data.is_nested
         and not is_lazy(data)
         and data.numel() > 0
-        and first is not None
-        and first.dtype is data.dtype
-        and first.is_cpu
-        and first.layout is torch.strided
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
+        and weight is not None
+        and weight.dtype is data.dtype
+        and weight.is_cpu
+        and weight.layout is torch.strided
     )
+
+
+def fits(h: Any, data: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a state is of such a shape, of the input's dtype, and kernels can read it."""
+    if not torch.compiler.is_compiling() and exchange.holds(h, data, shape):
+        return True
+    return is_array(h, data.dtype, shape) and not has_functions(h)
 
 
 def has_functions(tensor: Any) -> bool:
@@ -160,7 +176,7 @@ class _Recurrent(_Ours, nn.RNNBase):
             if not isinstance(state, (tuple, list)) or len(state) != len(widths):
                 return self._elsewhere(input, hx)
             for h, width in zip(state, widths, strict=True):
-                if not is_array(h, data.dtype, (k, N, width) if batched else (k, width)) or has_functions(h):
+                if not fits(h, data, (k, N, width) if batched else (k, width)):
                     return self._elsewhere(input, hx)
             if packed and input.sorted_indices is not None:
                 if input.sorted_indices.numel() != N:
@@ -184,14 +200,10 @@ class _Recurrent(_Ours, nn.RNNBase):
         """Return `_flat_weights`, brought up to date where attributes are no longer those it was made of."""
         if torch.compiler.is_compiling():
             return [getattr(self, name) for name in self._flat_weights_names]
-        parameters = self._parameters
-        for ref, name in zip(self._flat_weight_refs, self._flat_weights_names, strict=False):
-            parameter = parameters.get(name)
-            if ref is None or parameter is None or ref() is not parameter:
-                self._update_flat_weights()
-                if any(weight is None for weight in self._flat_weights):
-                    return [None]
-                break
+        if not same(self._flat_weight_refs, self._flat_weights_names, self._parameters):
+            self._update_flat_weights()
+            if any(weight is None for weight in self._flat_weights):
+                return [None]
         weights: list[Any] = self._flat_weights
         return weights
 
@@ -208,6 +220,9 @@ class GRU(_Recurrent, nn.GRU):
     """`torch.nn.GRU`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
 
 
+CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
 class _RecurrentCell(_Ours, nn.RNNCellBase):
     """What the three cells share."""
 
@@ -216,40 +231,42 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
-        if not isinstance(input, Tensor):
-            return self._elsewhere(input, hx)
-        weights = [self.weight_ih, self.weight_hh]
-        bias = self.bias_ih is not None or self.bias_hh is not None
-        if bias:
-            weights += [self.bias_ih, self.bias_hh]
+        weights = self._current_weights()
         mode = self._mode or {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.nonlinearity)
-        if (
-            mode is None
-            or any(w is None for w in weights)
-            or not runs_here(input, weights)
-            or input.dim() not in (1, 2)
-            or input.size(-1) != self.input_size
-        ):
+        if mode is None or not isinstance(input, Tensor) or not runs_here(input, weights):
             return self._elsewhere(input, hx)
-        H = self.hidden_size
-        options = (mode, self.input_size, H, 1, bias, False, False, 0, input.dtype, 0.0)
+        for weight in weights:
+            if weight is None:
+                return self._elsewhere(input, hx)
+        shape, H, lstm = input.shape, self.hidden_size, mode == "LSTM"
+        batched = len(shape) == 2
+        if not (batched or len(shape) == 1) or shape[-1] != self.input_size:
+            return self._elsewhere(input, hx)
         state: Sequence[Tensor] = ()
         if hx is not None:
-            state = hx if mode == "LSTM" else (hx,)
-            shape = (input.size(0), H) if input.dim() == 2 else (H,)
-            if not isinstance(state, (tuple, list)) or len(state) != (2 if mode == "LSTM" else 1):
+            state = hx if lstm else (hx,)
+            if not isinstance(state, (tuple, list)) or len(state) != (2 if lstm else 1):
                 return self._elsewhere(input, hx)
+            form = (shape[0], H) if batched else (H,)
             for h in state:
-                if not is_array(h, input.dtype, shape) or has_functions(h):
+                if not fits(h, input, form):
                     return self._elsewhere(input, hx)
-        result = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in state], weights)
-        if result is None:
+        options = (mode, self.input_size, H, 1, len(weights) == 4, False, False, 0, input.dtype, 0.0)
+        after = advance(options, input, state, weights)
+        if after is None:
             return self._elsewhere(input, hx)
-        _, finals = result
-        # in place where nothing compiles it: views can't be detached in place, as PyTorch's cells' states can
-        squeeze = Tensor.squeeze if torch.compiler.is_compiling() else Tensor.squeeze_
-        results = tuple([squeeze(h, 0) for h in finals])
-        return results if mode == "LSTM" else results[0]
+        return tuple(after) if lstm else after[0]
+
+    def _current_weights(self) -> list[Any]:
+        """Return weights, and biases if there is one: None for what there is not."""
+        if torch.compiler.is_compiling():
+            weights: list[Any] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        else:
+            weights = [*map(self._parameters.get, CELL_WEIGHTS)]
+            for k, name in enumerate(CELL_WEIGHTS):
+                if weights[k] is None:
+                    weights[k] = getattr(self, name)
+        return weights[:2] if weights[2] is None and weights[3] is None else weights
 
 
 class RNNCell(_RecurrentCell, nn.RNNCell):

@@ -21,7 +21,7 @@ from torch.overrides import has_torch_function
 from ...dropout import drop
 from .run import DTYPES, GATES, Plan, Unfit, dropout_key, is_lazy, plan_of
 
-__all__ = ["recurrent"]
+__all__ = ["advance", "recurrent"]
 
 ARGUMENTS = (
     "Tensor input, Tensor?[] hx, Tensor[] weights, Tensor? batch_sizes, Tensor? key, float dropout, str mode, "
@@ -100,6 +100,28 @@ def recurrent(
     return result
 
 
+def advance(
+    options: tuple[Any, ...], input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]
+) -> Sequence[Tensor] | None:
+    """Run a cell, which is one step of a layer: the states after it, or None, as above."""
+    if in_plain_view(weights, input, *hx):
+        try:
+            plan = plan_of(*options)
+        except (Unfit, TypeError):
+            return None
+        try:
+            if not wants_gradient(input, hx, weights):
+                return plan.advance(input, hx, weights)
+            after: Sequence[Tensor] = Recurrence.apply(
+                Call(plan, len(hx), None, None, None, True), input, *hx, *weights
+            )
+            return after
+        except Unfit:
+            return None
+    result = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in hx], weights)
+    return None if result is None else [h.squeeze(0) for h in result[1]]
+
+
 def in_plain_view(weights: Sequence[Tensor], *tensors: Tensor) -> bool:
     """Whether nothing watches operators: no compiler, no mode, no tensor of a kind of its own; weights of one that has
     operators of its own are left to `Plan.weights`."""
@@ -133,6 +155,7 @@ class Call(NamedTuple):
     batch_sizes: Tensor | None
     key: Tensor | None
     options: tuple[Any, ...] | None  # of operators; None to do without them
+    step: bool = False  # of a cell, which has no y
 
 
 class Recurrence(torch.autograd.Function):
@@ -145,12 +168,12 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, input: Any, *rest: Any) -> Any:
-        plan, states, batch_sizes, key, options = call
+        plan, states, batch_sizes, key, options, step = call
         hx, weights = rest[:states], rest[states:]
         tape: Sequence[Tensor] = ()
         kept, several = None, True  # steps, unless an operator's sizes may be symbols
         if options is None:
-            y, finals, kept = plan.forward(input, hx, weights, batch_sizes, key)
+            y, finals, kept = plan.forward(input, hx, weights, batch_sizes, key, step)
             several = kept.rows.T > 1
             if has_hooks():
                 tape, kept = plan.tape(kept), None
@@ -162,27 +185,28 @@ class Recurrence(torch.autograd.Function):
         others = [*compress(given, free)]
         ctx.call, ctx.kept, ctx.needed, ctx.others, ctx.versions = call, kept, needed, others, versions(others)
         ctx.set_materialize_grads(False)
-        return (y, *finals)
+        return tuple(finals) if step else (y, *finals)
 
     @staticmethod
-    def backward(ctx: Any, dy: Any, *dhx: Any) -> Any:
+    def backward(ctx: Any, *upstream: Any) -> Any:
         saved, others = iter(ctx.saved_tensors), iter(ctx.others)
-        plan, states, batch_sizes, key, options = ctx.call
+        plan, states, batch_sizes, key, options, step = ctx.call
+        dy, *dhx = (None, *upstream) if step else upstream
         input, *rest = [next(saved if needed else others) for needed in ctx.needed]
         hx, weights, tape = rest[:states], rest[states:], tuple(saved)
         if (
             torch.is_grad_enabled()
-            or any(d is not None and is_lazy(d) for d in (dy, *dhx))
+            or any(d is not None and is_lazy(d) for d in upstream)
             or torch.autograd.forward_ad._current_level >= 0
         ):
             if versions(ctx.others) != ctx.versions:
                 raise RuntimeError(
                     "a tensor that a gradient of a gradient depends on has been modified by an inplace operation"
                 )
-            return (None, *again(plan, (dy, *dhx), input, hx, weights, batch_sizes, key))
+            return (None, *again(plan, upstream, input, hx, weights, batch_sizes, key, step))
         if options is None:
             if ctx.kept is None:
-                kept = plan.kept_on(tape, input, weights, batch_sizes)
+                kept = plan.kept_on(tape, input, weights, batch_sizes, step)
             else:
                 kept = plan.at_present(ctx.kept)
             if not torch._C._autograd._get_current_graph_task_keep_graph():
@@ -216,12 +240,16 @@ def again(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     key: Tensor | None,
+    step: bool,
 ) -> tuple[Tensor | None, ...]:
     """Return gradients by PyTorch's own operators: they can be differentiated in their turn, and taken in batches."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [t.view_as(t) for t in (input, *hx, *weights)]  # at which differentiation ends
-        outputs = through_torch(plan, inputs[0], inputs[1 : 1 + len(hx)], inputs[1 + len(hx) :], batch_sizes, key)
+        x, *states = [t.unsqueeze(0) for t in inputs[: 1 + len(hx)]] if step else inputs[: 1 + len(hx)]
+        outputs = through_torch(plan, x, states, inputs[1 + len(hx) :], batch_sizes, key)
+        if step:
+            outputs = tuple([h.squeeze(0) for h in outputs[1:]])
     pairs = [(out, d) for out, d in zip(outputs, upstream, strict=True) if d is not None]
     wanted = [t for t in inputs if t.requires_grad]
     found: tuple[Tensor | None, ...] = (None,) * len(wanted)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..._kernels.cell import Ragged
-from ..._kernels.memory import address, empty, over
+from ..._kernels.memory import address, empty
 from ..._kernels.pack import digest
+from ..._kernels.tensors import Exchange, over
 from ...checks import check_shape
 from ...layers import GRU, LSTM, RNN
 from ...recurrent import _Recurrent
@@ -23,11 +24,12 @@ from ...runtime import get_num_threads
 from ...weights import Weights
 from .openmp import release_idle_threads
 
-__all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "plan_of", "release"]
+__all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "exchange", "plan_of", "release"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 INT64 = np.dtype(np.int64)
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+exchange = Exchange((Tensor, torch.nn.Parameter), getattr(Tensor, "__dlpack_c_exchange_api__", None))
 LONG_WORK = 2e7  # floating-point operations of a pass from which on idle threads of PyTorch's cost more than new ones
 
 
@@ -51,24 +53,26 @@ class Known:
     an array that shares its memory or by another process, and tensors of inference mode have none.
     """
 
-    __slots__ = ("arrays", "contents", "names", "places", "refs", "weights")
+    __slots__ = ("arrays", "contents", "names", "places", "refs", "tensors", "weights")
 
     def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
-        self.names, places = names, places_of(tensors)
+        self.names, self.places = names, places_of(tensors)
         self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
-        self.arrays = tuple([laid_out(tensor.detach(), DTYPES[tensor.dtype]) for tensor in tensors])
-        own = zip(places, self.arrays, strict=True)
-        self.places = [place if place is not None and address(array) == place[0] else None for place, array in own]
-        self.pack(digest(self.arrays))
+        self.tensors = [tensor.detach() for tensor in tensors]  # which no `.data =` changes
+        self.arrays = tuple([laid_out(tensor, DTYPES[tensor.dtype]) for tensor in self.tensors])
+        if any(address(array) != own.data_ptr() for array, own in zip(self.arrays, self.tensors, strict=True)):
+            self.places = None  # of copies, which nobody changes
+        self.contents = b""
 
-    def pack(self, contents: bytes) -> None:
-        self.contents, self.weights = contents, Borrowed(dict(zip(self.names, self.arrays, strict=True)))
+    def lies(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these tensors, the same ones, still lie where they did."""
+        return self.places is not None and places_of(tensors) == self.places
 
     def now(self) -> Weights:
         """Return the weights as they are at this moment."""
         contents = digest(self.arrays)
         if contents != self.contents:
-            self.pack(contents)
+            self.contents, self.weights = contents, Borrowed(dict(zip(self.names, self.arrays, strict=True)))
         return self.weights
 
 
@@ -92,17 +96,27 @@ def is_lazy(tensor: Tensor) -> bool:
     return lazy or torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
-def places_of(tensors: Sequence[Tensor]) -> list[Any]:
-    """Return where tensors lie, and how: None, which is no tensor's place, where an array of it would be a copy."""
-    return [(t.data_ptr(), t.shape) if t.is_contiguous() else None for t in tensors]
+def places_of(tensors: Sequence[Tensor]) -> Any:
+    """Return where tensors lie, and how, as something to compare."""
+    return exchange.places(tensors) or [(t.data_ptr(), t.shape, t.stride()) for t in tensors]
 
 
-def array_of(tensor: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
+def array_of(tensor: Tensor, dtype: np.dtype[Any], step: bool = False) -> np.ndarray:
     """A tensor's numbers where they lie, which PyTorch does not know of: after `Tensor.numpy` it would not let anybody
-    resize the tensor. Whoever keeps the array looks whether they still lie there."""
+    resize the tensor. Whoever keeps the array looks whether they still lie there. A cell's `step` has an axis less than
+    the array."""
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    return over(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, tensor)
+    if (array := exchange.array(tensor, step)) is not None:
+        return array
+    array = over(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, tensor)
+    return array[None] if step else array
+
+
+def tensor_of(array: np.ndarray, step: bool = False) -> Tensor:
+    """An array as a tensor, of a cell's `step` without the first axis."""
+    tensor: Tensor | None = exchange.tensor(array, step)
+    return torch.from_numpy(array[0] if step else array) if tensor is None else tensor
 
 
 def laid_out(tensor: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
@@ -136,13 +150,15 @@ def release(tensor: Tensor) -> None:
 
 
 class Rows(NamedTuple):
-    """How a sequence lies in time: packed ones of one length are as padded ones, `ragged` is None."""
+    """How a sequence lies in time: packed ones of one length are as padded ones, `ragged` is None. A cell's `step` has
+    no axis of time, nor its states one of layers."""
 
     T: int
     N: int
     ragged: Ragged | None
     packed: bool
     unbatched: bool
+    step: bool = False
 
 
 class Kept(NamedTuple):
@@ -153,7 +169,7 @@ class Kept(NamedTuple):
     weights: Weights
     layers: Sequence[tuple[np.ndarray, Any]]
     given: Sequence[Tensor] = ()
-    places: Sequence[int] = ()
+    places: Any = None
 
 
 Needed = tuple[tuple[bool, ...], tuple[bool, ...]]
@@ -193,12 +209,14 @@ class Plan:
 
     def weights(self, tensors: Sequence[Tensor]) -> Weights:
         """Return the weights that tensors hold at this moment; packed once for as long as they hold the same."""
+        return self.known_of(tensors).now()
+
+    def known_of(self, tensors: Sequence[Tensor]) -> Known:
+        """Return what is known of weights where they lie at this moment."""
         ids = tuple(map(id, tensors))
         found = self.known.get(ids)
-        if found is not None:  # and hence all its tensors live
-            places = places_of(tensors)
-            if places == found.places and None not in places:
-                return found.now()
+        if found is not None and found.lies(tensors):  # known, hence all its tensors live
+            return found
         if len(tensors) != len(self.shapes):
             raise Unfit(f"expected the weights {', '.join(self.shapes)}, got {len(tensors)} tensors")
         for (name, shape), tensor in zip(self.shapes.items(), tensors, strict=True):
@@ -207,7 +225,7 @@ class Plan:
                 got = f"{type(tensor).__name__} {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
                 raise Unfit(f"expected {name} of shape {shape} and {self.torch_dtype} on the CPU, got {got}")
         self.known[ids] = found = Known(tuple(self.shapes), tensors, Forget(self.known, ids))
-        return found.weights
+        return found
 
     def threads(self, shape: Sequence[int]) -> int:
         """Return how many threads a pass over an input of this shape may use, as kernels take it: as many as pay, but
@@ -217,8 +235,10 @@ class Plan:
             release_idle_threads()
         return 0 if n >= limit else -n
 
-    def rows(self, input: Tensor, batch_sizes: Tensor | None) -> Rows:
+    def rows(self, input: Tensor, batch_sizes: Tensor | None, step: bool = False) -> Rows:
         shape = input.shape
+        if step:
+            return Rows(1, 1 if len(shape) == 1 else shape[0], None, False, len(shape) == 1, True)
         if batch_sizes is not None:
             ragged = ragged_of(batch_sizes)
             T, N = len(batch_sizes), int(batch_sizes[0])
@@ -228,7 +248,8 @@ class Plan:
         if len(shape) == 2:
             check_shape(shape, ("T", self.layer.input_size), "input")
             return Rows(shape[0], 1, None, False, True)
-        check_shape(shape, ("N" if self.batch_first else "T", "·", self.layer.input_size), "input")
+        if len(shape) != 3 or shape[2] != self.layer.input_size:
+            check_shape(shape, ("N" if self.batch_first else "T", "·", self.layer.input_size), "input")
         T, N = (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
         return Rows(T, N, None, False, False)
 
@@ -267,17 +288,21 @@ class Plan:
             array = array.copy()
         if rows.packed:
             return array.reshape(rows.T, rows.N, -1) if rows.ragged is None else array
+        if rows.step:
+            return array.reshape(1, rows.N, -1)
         return array[:, None] if rows.unbatched else array.swapaxes(0, 1) if self.batch_first else array
 
     def given(self, y: np.ndarray, rows: Rows) -> Tensor:
         """Return such a sequence as the caller has it."""
         if rows.packed:
             y = y.reshape(-1, y.shape[-1])
+        elif rows.step:
+            y = y[0, 0] if rows.unbatched else y[0]
         elif rows.unbatched:
             y = y[:, 0]
         elif self.batch_first:
             y = y.swapaxes(0, 1)
-        return torch.from_numpy(y)
+        return tensor_of(y)
 
     def initial(self, hx: Sequence[Tensor | None], rows: Rows) -> tuple[np.ndarray, ...]:
         """Return states, or their gradients, as the kernels take them: (L*D, N, ·). Not to be written to."""
@@ -294,18 +319,19 @@ class Plan:
         """Whether `Stack` knows the layer's training passes over such a sequence."""
         return key is None and not (rows.packed or rows.unbatched or self.bidirectional)
 
-    def arrays(self, hx: Sequence[Tensor | None]) -> Any:
+    def arrays(self, hx: Sequence[Tensor | None], step: bool = False) -> Any:
         """Return states, or their gradients, as a layer takes them; None for zeros."""
-        arrays = [None if h is None else array_of(h, self.dtype) for h in hx]
+        if not hx:
+            return None
+        arrays = [None if h is None else array_of(h, self.dtype, step) for h in hx]
         if len(arrays) == 1:
             return arrays[0]
-        return None if all([array is None for array in arrays]) else tuple(arrays)
+        return None if arrays[0] is None and arrays[1] is None else tuple(arrays)
 
-    def tensors(self, states: Any) -> list[Tensor]:
+    def tensors(self, states: Any, step: bool = False) -> list[Tensor]:
         """Return what a layer returns for states."""
-        if type(states) is tuple:
-            return [torch.from_numpy(states[0]), torch.from_numpy(states[1])]
-        return [torch.from_numpy(states)]
+        arrays = states if type(states) is tuple else (states,)
+        return [tensor_of(array, step) for array in arrays]
 
     def empty(self, x: np.ndarray) -> np.ndarray:
         """Return memory for the output over x."""
@@ -313,7 +339,7 @@ class Plan:
 
     def states(self, states: tuple[np.ndarray, ...], rows: Rows) -> list[Tensor]:
         """Return states as the caller has them."""
-        return [torch.from_numpy(array[:, 0] if rows.unbatched else array) for array in states]
+        return self.tensors(tuple([array[:, 0] for array in states]) if rows.unbatched else states, rows.step)
 
     def infer(
         self,
@@ -331,13 +357,24 @@ class Plan:
             if not self.bidirectional:
                 stack = weights.stack or layer._stack(weights)
                 quick = stack.call(x, state, self.batch_first, False, threads)
-            y, finals = quick or layer._general(weights, x, state, None, True, None, threads)
-            return torch.from_numpy(y), self.tensors(finals)
+            if quick is None:
+                quick = layer._general(weights, x, state, None, True, None, threads)
+            y: Any = quick[0]
+            return tensor_of(y), self.tensors(quick[1])
         rows = self.rows(input, batch_sizes)
         x = self.view(input, rows)
         y = self.empty(x)
         finals = layer._infer(weights, x, self.initial(hx, rows), y, threads, rows.ragged, key=dropout_key(key))
         return self.given(y, rows), self.states(finals, rows)
+
+    def advance(self, input: Tensor, hx: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Run one step of a layer that is a cell, and keep nothing: the states after it."""
+        weights, threads, layer = self.weights(tensors), self.threads((*input.shape, 1)), self.layer
+        x, state, stack = array_of(input, self.dtype), self.arrays(hx, True), weights.stack or layer._stack(weights)
+        after = stack.advance(x, state, threads)
+        if after is None:
+            _, after = layer._general(weights, x[None], state, None, True, None, threads)
+        return self.tensors(after, True)
 
     def forward(
         self,
@@ -346,17 +383,19 @@ class Plan:
         tensors: Sequence[Tensor],
         batch_sizes: Tensor | None,
         key: Tensor | None,
+        step: bool = False,
     ) -> tuple[Tensor, list[Tensor], Kept]:
-        """The same, with what `backward` needs."""
-        rows, weights = self.rows(input, batch_sizes), self.weights(tensors)
-        given = [tensor.detach() for tensor in (input, *tensors)]
-        input, places = given[0], [tensor.data_ptr() for tensor in given]
+        """The same, or what `infer` does, with what `backward` needs."""
+        rows, known, input = self.rows(input, batch_sizes, step), self.known_of(tensors), input.detach()
+        weights, given = known.now(), [input, *known.tensors]
+        places = places_of(given)
         if self.plain(rows, key):
             stack = weights.stack or self.layer._stack(weights)
-            quick = stack.taped(self.view(input, rows), self.arrays(hx), False, sys.maxsize, self.threads(input.shape))
+            state, threads = self.arrays(hx, step), self.threads(input.shape)
+            quick = stack.taped(self.view(input, rows), state, False, sys.maxsize, threads)
             if quick is not None:
                 y, finals, layers = quick
-                return self.given(y, rows), self.tensors(finals), Kept(rows, weights, layers, given, places)
+                return self.given(y, rows), self.tensors(finals, step), Kept(rows, weights, layers, given, places)
         x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
         threads = self.threads(input.shape)
@@ -366,7 +405,7 @@ class Plan:
     def at_present(self, kept: Kept) -> Kept:
         """Return what `forward` kept, with input and weights where they lie now: who shards a model frees the memory of
         weights after each pass, and puts them elsewhere for the next."""
-        if [tensor.data_ptr() for tensor in kept.given] == kept.places:
+        if places_of(kept.given) == kept.places:
             return kept
         input, *tensors = kept.given
         (_, lowest), *above = kept.layers
@@ -383,10 +422,10 @@ class Plan:
             stack = weights.stack or self.layer._stack(weights)
             upstream = None if dy is None else self.view(dy, rows)
             names = self.layer._named
-            quick = stack.back(tuple(layers), upstream, self.arrays(dhx), weights, names, False, threads)
+            quick = stack.back(tuple(layers), upstream, self.arrays(dhx, rows.step), weights, names, False, threads)
             if quick is not None:
                 dx, state, grads = quick
-                return self.given(dx, rows), self.tensors(state), list(map(torch.from_numpy, grads.values()))
+                return self.given(dx, rows), self.tensors(state, rows.step), list(map(tensor_of, grads.values()))
         upstream = None if dy is None else np.ascontiguousarray(self.view(dy, rows))
         given = self.initial(dhx, rows)
         dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
@@ -395,7 +434,7 @@ class Plan:
         dx = self.layer._run_back(
             weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key), threads, fresh=fresh
         )
-        return self.given(dx, rows), self.states(dstates, rows), [torch.from_numpy(array) for array in grads.values()]
+        return self.given(dx, rows), self.states(dstates, rows), list(map(tensor_of, grads.values()))
 
     def tape(self, kept: Kept) -> list[Tensor]:
         """Return what `forward` kept as tensors: layer by layer, its input but for the first's, then what each
@@ -409,10 +448,11 @@ class Plan:
         return tape
 
     def kept_on(
-        self, tape: Sequence[Tensor], input: Tensor, tensors: Sequence[Tensor], batch_sizes: Tensor | None
-    ) -> Kept:
+        self, tape: Sequence[Tensor], input: Tensor, tensors: Sequence[Tensor], batch_sizes: Tensor | None,
+        step: bool = False,
+    ) -> Kept:  # fmt: skip
         """Return what `forward` kept, from a tape of it."""
-        rows = self.rows(input, batch_sizes)
+        rows = self.rows(input, batch_sizes, step)
         x = np.ascontiguousarray(self.view(input, rows))
         return Kept(rows, self.weights(tensors), self.unroll(x, tape))
 
