@@ -90,7 +90,7 @@ def is_array(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
 
 def is_lazy(tensor: Tensor) -> bool:
     """Whether this tensor has no memory of its own: zeros yet to be made, or one of a batch that is differentiated."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or exchange.holds(tensor):
         return False
     lazy: bool = tensor._is_zerotensor() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return lazy or torch._C._functorch.is_legacy_batchedtensor(tensor)
