@@ -825,6 +825,27 @@ def test_threads_follow_pytorchs():
         torch.set_num_threads(1)
 
 
+def test_idle_threads_stay_where_a_call_is_short(monkeypatch):
+    """Of 2e7 operations a call has more, or a step of a cell less."""
+    calls, before = [], rc.get_num_threads()
+    monkeypatch.setattr(run, "release_idle_threads", lambda: calls.append(1))
+    try:
+        rc.set_num_threads(2)
+        torch.set_num_threads(2)
+        cell, layer = interop.LSTMCell(128, 128), interop.LSTM(128, 128)
+        for mode in (torch.inference_mode(), torch.enable_grad()):
+            with mode:
+                cell(torch.ones(1, 128))
+                cell(torch.ones(128))
+                layer(torch.ones(3, 1, 128))
+                assert not calls
+                layer(torch.ones(100, 1, 128))
+                assert calls.pop() and not calls
+    finally:
+        rc.set_num_threads(before)
+        torch.set_num_threads(1)
+
+
 IDLE_THREADS = """
 import os, signal, sys, time, torch
 import rnncore as rc, rnncore.interop.torch as rt

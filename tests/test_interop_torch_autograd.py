@@ -299,6 +299,29 @@ def test_memory_that_was_freed():
         t.untyped_storage().resize_(size)
 
 
+def test_memory_that_came_where_other_was():
+    """A weight's memory is freed, and what takes its place lies where it did; which then moves before the way back."""
+    module, x = ours.LSTM(8, 1536), x_of(5, 2, 8, requires_grad=True)
+    (known,) = torch.autograd.grad(module(x)[0].sum(), x)
+    weight = module.weight_hh_l0
+    good, place, others = weight.detach().clone(), weight.data_ptr(), []
+    weight.untyped_storage().resize_(0)
+    while (new := torch.empty_like(good)).data_ptr() != place:
+        others.append(new)
+        if len(others) == 20:
+            pytest.skip("no memory came where it was")
+    new.copy_(good)
+    weight.data = new
+    y, _ = module(x)
+    size = new.untyped_storage().nbytes()
+    new.untyped_storage().resize_(0)
+    others = [torch.full_like(good, 7.0) for _ in range(3)]
+    new.untyped_storage().resize_(size)
+    new.copy_(good)
+    (found,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(found, known) and len(others) == 3
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_as_in_torch(name):
     compare(CASES[name])

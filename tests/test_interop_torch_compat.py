@@ -6,6 +6,8 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 
@@ -46,6 +48,42 @@ def weight_norm(lib):
     before = steps(module)
     utils.remove_weight_norm(module, "weight_hh_l0")
     return before, steps(module), list(module.state_dict())
+
+
+@case
+def parameters_in_another_dictionary(lib):
+    """As modules of older versions of PyTorch have, and those that something shards."""
+    layer, cell = lib.LSTM(3, 4), lib.GRUCell(3, 4)
+    for module in (layer, cell):
+        module._parameters = OrderedDict(module._parameters)
+    return layer(x_of()), cell(x_of(2, 3)), steps(layer)
+
+
+@case
+def weights_before_parameters(lib):
+    """What an instance's own dictionary holds comes first."""
+    cell = lib.GRUCell(3, 4)
+    vars(cell)["weight_ih"] = torch.ones(12, 3)
+    return cell(x_of(2, 3))
+
+
+@case
+def integers(lib):
+    layer, cell = lib.LSTM(3, 4).requires_grad_(False).type(torch.int64), lib.RNNCell(3, 4).requires_grad_(False).long()
+    x = torch.ones(5, 2, 3, dtype=torch.int64)
+    return outcome(lambda _: layer(x), lib), outcome(lambda _: cell(x[0]), lib)
+
+
+@case
+def states_of_cells_detached_in_place(lib):
+    """With and without what watches operators."""
+    found = []
+    for kind in CELLS:
+        cell, x = getattr(lib, kind)(3, 4), x_of(2, 3, requires_grad=True)
+        for mode in (nullcontext(), torch.device("cpu"), torch.no_grad()):
+            with mode:
+                found += [h.detach_() for h in as_tuple(cell(x))]
+    return found
 
 
 @case

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,13 @@ def test_digest_tells_arrays_apart(isa):
                 assert digest((*arrays[:k], other, *arrays[k + 1 :])) != known, (k, i)
         for change in (lambda a: -a, lambda a: a * 2, lambda a: a[::-1], lambda a: np.roll(a, 64), np.zeros_like):
             assert digest(tuple(np.ascontiguousarray(change(a)) for a in arrays)) != known, change
+        words = rng.integers(2**63, size=192, dtype=np.uint64)
+        known_words, one = digest((words.view("f8"),)), np.uint64(1)
+        for far, i, j in product((16, 32, 64), range(64), range(64)):  # two bits, of two words that one chain may have
+            other = words.copy()
+            other[3] ^= one << np.uint64(i)
+            other[3 + far] ^= one << np.uint64(j)
+            assert digest((other.view("f8"),)) != known_words, (far, i, j)
         assert digest((arrays[0].T.copy(), arrays[1])) != known
         assert digest(arrays[::-1]) != known
     finally:

@@ -5,6 +5,7 @@ import sys
 import threading
 import warnings
 import weakref
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -135,10 +136,9 @@ def test_an_array_over_a_tensor(exchange, array):
     found = exchange.array(tensor)
     assert found.base is tensor and found.dtype == array.dtype and found.strides == array.strides
     assert address(found) == address(array) and np.array_equal(found, array)
-    assert exchange.holds(tensor) and exchange.holds(tensor, tensor, array.shape)
+    assert exchange.holds(tensor) is exchange.holds(tensor, tensor, array.shape) is (array.dtype.kind == "f")
     for other in ((*array.shape, 1), (*array.shape[1:], 7) if array.ndim else (7,)):
         assert not exchange.holds(tensor, tensor, other)
-    assert tensor.looks == 8
 
 
 def test_a_step_has_an_axis_more(exchange):
@@ -150,7 +150,7 @@ def test_a_step_has_an_axis_more(exchange):
 
 
 @pytest.mark.parametrize("array", [
-    np.arange(24, dtype=F8).reshape(4, 6)[::2, 1::3], np.ones((), F4), np.arange(6, dtype=F4)[::-1],
+    np.arange(24, dtype=F8).reshape(4, 6)[::2, 1::3], np.ones((), F4), np.arange(6, dtype=F4)[::2],
     np.ones((0, 3), F4), np.zeros((1, 2, 3, 4), F8), np.zeros((1, 5), F4),
 ], ids=lambda array: f"{array.dtype}{array.shape}")  # fmt: skip
 def test_a_tensor_over_an_array(exchange, array):
@@ -173,12 +173,14 @@ def test_arrays_of_which_no_tensor_is_made(exchange):
     frozen.flags.writeable = False
     apart = np.ones(3, np.dtype([("a", "f4"), ("b", "u1", 3)]))["a"]  # 7 bytes from one to the next
     for array, step in [
-        (np.ones(99, F4), False), (np.ones((1, 99, 4), F4), True), (np.ones((1,) * 5, F4), False),
+        (np.ones(3, F4)[::-1], False), (np.ones((1, 3, 4), F4)[:, ::-1], True), (np.ones((1,) * 5, F4), False),
         (np.ones((1,) * 6, F4), True), (np.ones(3, int), False), (np.ones(3, np.float16), False), (frozen, False),
         (odd, False), (one.astype(">f4"), False), (apart, False), (np.ones((2, 3), F4), True), (np.ones((), F4), True),
     ]:  # fmt: skip
         before = sys.getrefcount(array)
         assert exchange.tensor(array, step) is None and sys.getrefcount(array) == before
+    for array, step in [(np.ones(99, F4), False), (np.ones((1, 99, 4), F4), True)]:
+        assert exchange.tensor(array, step) is None  # `make` has refused; who holds the array is its affair
     with pytest.raises(TypeError):
         exchange.tensor(None)
 
@@ -209,17 +211,14 @@ def test_nothing_is_said_of_other_classes(exchange):
     assert not exchange.holds(one, other) and not exchange.holds(one, other, (3,))
 
 
-@pytest.mark.parametrize("table", [None, capsule(2), capsule(0), capsule(function=None)])
+@pytest.mark.parametrize("table", [None, 3, capsule(2), capsule(0), capsule(function=None), capsule(name=b"other")])
 def test_nothing_is_said_without_a_table_that_it_knows(table):
     exchange, tensor = Exchange((Tensor,), table), Tensor(np.ones(3, F4))
     assert exchange.array(tensor) is None and not exchange.holds(tensor) and exchange.places([tensor]) is None
     assert exchange.tensor(tensor.array) is None and tensor.looks == 0
 
 
-def test_other_things_than_a_table():
-    for wrong in (3, capsule(name=b"other")):
-        with pytest.raises((TypeError, ValueError)):
-            Exchange((Tensor,), wrong)
+def test_other_things_than_kinds_and_shapes():
     with pytest.raises(TypeError):
         Exchange([Tensor], capsule())
     with pytest.raises(TypeError, match="expected a shape, got 3"):
@@ -271,6 +270,8 @@ def test_same():
     assert not same(refs, names, {"a": things["a"]}) and not same(refs, names, {**things, "b": None})
     before, things["b"] = refs[1], Tensor(np.ones(1))
     assert before() is None and not same(refs, names, things)
+    things = OrderedDict(a=things["a"])
+    assert same(refs[:1], names, things)
 
 
 def test_the_table_says_what_attributes_do():
@@ -286,7 +287,7 @@ def test_the_table_says_what_attributes_do():
         array = exchange.array(tensor)
         assert address(array) == tensor.data_ptr() and np.array_equal(array, tensor.detach().numpy())
         assert [step // array.itemsize for step in array.strides] == list(tensor.stride())
-        assert exchange.holds(tensor) and exchange.holds(tensor, tensor, tensor.shape)
+        assert exchange.holds(tensor) is exchange.holds(tensor, tensor, tensor.shape) is tensor.is_floating_point()
         assert exchange.places([tensor]) == exchange.places([tensor.detach()])
     for array in (np.arange(6, dtype=F4).reshape(2, 3).T, np.ones((1, 3), F8), np.ones((), F4), np.ones((0, 3), F4)):
         before = sys.getrefcount(array)

@@ -10,7 +10,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Clear
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -111,7 +111,7 @@ cdef class Exchange:
     """A quick look at tensors that are of one of `kinds` and no subclass, by their table.
 
     What it says nothing for, the caller finds out in another way: a tensor of another class, one that has no memory of the
-    CPU or more than 4 dimensions; and all, if `table` is None or of a version to come.
+    CPU or more than 4 dimensions; and all, if `table` is none or of a version to come.
     """
     cdef tuple kinds
     cdef object table               # which keeps the functions
@@ -121,7 +121,7 @@ cdef class Exchange:
     def __init__(self, tuple kinds not None, table):
         cdef Table *found
         self.kinds, self.table, self.function, self.make = kinds, table, NULL, NULL
-        if table is not None:
+        if PyCapsule_IsValid(table, "dlpack_exchange_api"):
             found = <Table *>PyCapsule_GetPointer(table, "dlpack_exchange_api")
             if found.major == 1:
                 self.function, self.make = found.look, found.make
@@ -140,7 +140,7 @@ cdef class Exchange:
         these are given. False where another kind of look must tell."""
         cdef Look look, other
         cdef int k
-        if not self.look(tensor, &look):
+        if not self.look(tensor, &look) or look.dtype.code != FLOAT:
             return False
         if like is not None and (not self.look(like, &other) or type_of(&look) != type_of(&other)):
             return False
@@ -207,16 +207,14 @@ cdef class Exchange:
         memory.look.dtype.code, memory.look.dtype.bits, memory.look.dtype.lanes = FLOAT, 8 * item, 1
         memory.look.shape, memory.look.strides = memory.lengths, memory.lengths + DIMENSIONS
         for k in range(ndim):
-            if cnp.PyArray_STRIDE(array, k + step) % item:
+            if cnp.PyArray_STRIDE(array, k + step) % item or cnp.PyArray_STRIDE(array, k + step) < 0:
                 free(memory)
                 return None
             memory.look.shape[k] = cnp.PyArray_DIM(array, k + step)
             memory.look.strides[k] = cnp.PyArray_STRIDE(array, k + step) // item
         Py_INCREF(array)
         if self.make(memory, &made) != 0:
-            PyErr_Clear()
-            Py_DECREF(array)
-            free(memory)
+            PyErr_Clear()   # and leave memory and array to it, who may have let go of them or not
             return None
         tensor = <object>made
         Py_DECREF(tensor)   # which the cast has counted once more
@@ -252,7 +250,7 @@ def over(uintptr_t start, shape not None, strides not None, dtype not None, owne
     return view(start, ndim, lengths, steps, type_, owner)
 
 
-def same(list refs not None, list names not None, dict parameters not None):
+def same(list refs not None, list names not None, parameters not None):
     """Whether each weak reference points at what a dictionary has under the name beside it."""
     cdef Py_ssize_t k
     for k in range(min(len(refs), len(names))):

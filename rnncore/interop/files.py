@@ -453,7 +453,7 @@ def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
     end = start + int.from_bytes(data[8:start], "little")
     if end > min(len(data), LONGEST_HEADER):
         raise ValueError(f"a header of {end} bytes")
-    text = data[start:end].decode("latin-1")
+    text = " ".join(data[start:end].decode("latin-1").split())
     found = HEADER.fullmatch(text)
     if found is None or None in found.groups():
         raise ValueError(f"header {text!r:.80}")
@@ -477,12 +477,12 @@ def _write_npz(arrays: dict[str, np.ndarray], about: str) -> bytes:
 
 
 LONGEST_HEADER = 10_000  # bytes, as of NumPy's own
-HEADER = re.compile(  # possessive: nothing is tried twice
-    r"""\s*+ \{ (?: \s*+ (?:
-        ['"]descr['"]         \s*+:\s*+ ['"](?P<descr>[<>|=]?\w++)['"]
-      | ['"]fortran_order['"] \s*+:\s*+ (?P<by_columns>True|False)
-      | ['"]shape['"]         \s*+:\s*+ (?P<shape>\(\s*+ (?:(?:\d++\s*+,\s*+)++ (?:\d++\s*+)?+)?+ \))
-    ) \s*+ (?:,|(?=\})) )*+ \s*+ \} \s*+""",
+HEADER = re.compile(  # of words that one space parts; Python 2 wrote 3L
+    r"""\{ (?: [ ]? (?:
+        ['"]descr['"]         [ ]?:[ ]? ['"](?P<descr>[<>|=]?\w+)['"]
+      | ['"]fortran_order['"] [ ]?:[ ]? (?P<by_columns>True|False)
+      | ['"]shape['"]         [ ]?:[ ]? (?P<shape>\([ ]? (?: (?:\d+L?[ ]?,[ ]?)+ (?:\d+L?[ ]?)? )? \))
+    ) [ ]? (?:,|(?=\})) )* [ ]? \}""",
     re.ASCII | re.VERBOSE,
 )
 FORMATS = {".safetensors": (_read_safetensors, _write_safetensors), ".npz": (read_npz, _write_npz)}

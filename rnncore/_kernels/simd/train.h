@@ -128,13 +128,15 @@ static inline NAME(words) NAME(turned)(NAME(words) x)
 #endif
 }
 
-/* Each step of a chain is a bijection, of the word for any state and of the state for any word (the lower half gets times an
-   odd number, the upper one something added that the lower one decides): one changed word never goes unseen, several in
-   one chain with a probability of about 2^-64. */
+/* Each step of a chain is a bijection, of the word for any state and of the state for any word (the upper half goes into the
+   lower; the lower gets times an odd number, the upper one something added that the lower one decides): one changed word never
+   goes unseen, several in one chain with a probability of about 2^-64, if they are changed at random. Whoever wants to can
+   find words that do: it is no cryptographic hash. */
 static inline NAME(words) NAME(mix)(NAME(words) chain, const char *x)
 {
     const NAME(words) even = (NAME(words)){0} + 0x9e3779b8u; /* 2^32 over the golden ratio */
     chain = NAME(turned)(chain) ^ NAME(load_words)(x);
+    chain ^= chain >> 32;
     return chain + NAME(lower_times)(chain, even);
 }
 

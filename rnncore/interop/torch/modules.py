@@ -262,7 +262,8 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
         if torch.compiler.is_compiling():
             weights: list[Any] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         else:
-            weights = [*map(self._parameters.get, CELL_WEIGHTS)]
+            parameters, own = self._parameters, self.__dict__  # which Python looks into first
+            weights = [None if name in own else parameters.get(name) for name in CELL_WEIGHTS]
             for k, name in enumerate(CELL_WEIGHTS):
                 if weights[k] is None:
                     weights[k] = getattr(self, name)

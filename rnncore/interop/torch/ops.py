@@ -119,7 +119,9 @@ def advance(
         except Unfit:
             return None
     result = recurrent(options, input.unsqueeze(0), [h.unsqueeze(0) for h in hx], weights)
-    return None if result is None else [h.squeeze(0) for h in result[1]]
+    # in place where nothing compiles it: views can't be detached in place, as PyTorch's cells' states can
+    squeeze = Tensor.squeeze if torch.compiler.is_compiling() else Tensor.squeeze_
+    return None if result is None else [squeeze(h, 0) for h in result[1]]
 
 
 def in_plain_view(weights: Sequence[Tensor], *tensors: Tensor) -> bool:

@@ -65,14 +65,16 @@ class Known:
         self.contents = b""
 
     def lies(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors, the same ones, still lie where they did."""
-        return self.places is not None and places_of(tensors) == self.places
+        """Whether these tensors, the same ones, still lie where they did, and in the same memory: what is new may lie
+        where what was freed did."""
+        return self.places is not None and places_of(tensors) == self.places == places_of(self.tensors)
 
     def now(self) -> Weights:
         """Return the weights as they are at this moment."""
         contents = digest(self.arrays)
         if contents != self.contents:
-            self.contents, self.weights = contents, Borrowed(dict(zip(self.names, self.arrays, strict=True)))
+            self.weights = Borrowed(dict(zip(self.names, self.arrays, strict=True)))
+            self.contents = contents
         return self.weights
 
 
@@ -369,7 +371,7 @@ class Plan:
 
     def advance(self, input: Tensor, hx: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run one step of a layer that is a cell, and keep nothing: the states after it."""
-        weights, threads, layer = self.weights(tensors), self.threads((*input.shape, 1)), self.layer
+        weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
         x, state, stack = array_of(input, self.dtype), self.arrays(hx, True), weights.stack or layer._stack(weights)
         after = stack.advance(x, state, threads)
         if after is None:
