@@ -16,6 +16,7 @@ from alike import (  # noqa: F401
     outcome,
     pytestmark,
     rnn,
+    run,
     torch,
     x_of,
 )  # fmt: skip
@@ -297,6 +298,23 @@ def test_memory_that_was_freed():
         with pytest.raises(RuntimeError, match="whose storage was freed"):
             y.sum().backward()
         t.untyped_storage().resize_(size)
+
+
+@pytest.mark.parametrize("kind", ["Parameter", "subclass", "others"])
+def test_weights_are_known_while_they_lie_where_they_did(kind):
+    class Own(nn.Parameter):
+        pass
+
+    class Foreign(torch.Tensor):
+        pass
+
+    made = {"Parameter": nn.Parameter, "subclass": Own, "others": lambda w: w.detach().as_subclass(Foreign)}[kind]
+    weights = [made(w.detach()) for w in nn.LSTM(3, 4, 2).parameters()]
+    plan = run.plan_of("LSTM", 3, 4, 2, True, False, False, 0, torch.float32, 0.0)
+    known = plan.known_of(weights)
+    assert plan.known_of(weights) is known and known.now() is known.now()
+    weights[5].data = weights[5].data.clone()
+    assert plan.known_of(weights) is not known and plan.known_of(weights) is plan.known_of(weights)
 
 
 def test_memory_that_came_where_other_was():

@@ -237,8 +237,8 @@ def test_places(exchange):
     for others in ([b, a], [a], [a[:23], b], [a.reshape(4, 6), b], [a[::-1], b], [a, b[1:]], [a.view("f8"), b]):
         assert exchange.places([Tensor(other) for other in others]) not in (one, None)
     assert exchange.places([Tensor(a.reshape(4, 6))]) != exchange.places([Tensor(a.reshape(4, 6).T)])
-    assert len(exchange.places([Tensor(np.ones((1, 1, 1, 1), F4))] * 16)) == 16 * 10 * 8
-    assert exchange.places([Tensor(a)] * 17) is None
+    assert len(exchange.places([Tensor(np.ones((1, 1, 1, 1), F4))] * 64)) == 64 * 10 * 8
+    assert exchange.places([Tensor(a)] * 65) is None
 
 
 def test_over_memory_of_others():

@@ -8,7 +8,7 @@ import numpy as np
 
 cimport cython
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Clear
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -93,7 +93,7 @@ cdef enum:
     INT = 0         # kDLInt
     FLOAT = 2       # kDLFloat
     DIMENSIONS = 4  # at most
-    PLACES = 16     # tensors, for which `Exchange.places` needs no memory but its result
+    PLACES = 64     # tensors, for which `Exchange.places` needs no memory but its result
 
 
 cdef int type_of(const Look *look) noexcept:

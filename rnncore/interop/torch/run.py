@@ -56,18 +56,20 @@ class Known:
     __slots__ = ("arrays", "contents", "names", "places", "refs", "tensors", "weights")
 
     def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
-        self.names, self.places = names, places_of(tensors)
+        self.names = names
         self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
         self.tensors = [tensor.detach() for tensor in tensors]  # which no `.data =` changes
         self.arrays = tuple([laid_out(tensor, DTYPES[tensor.dtype]) for tensor in self.tensors])
-        if any(address(array) != own.data_ptr() for array, own in zip(self.arrays, self.tensors, strict=True)):
-            self.places = None  # of copies, which nobody changes
+        where_they_lie = all(address(a) == own.data_ptr() for a, own in zip(self.arrays, self.tensors, strict=True))
+        self.places = (
+            places_of([*tensors, *self.tensors]) if where_they_lie else None
+        )  # of copies, which nobody changes
         self.contents = b""
 
     def lies(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these tensors, the same ones, still lie where they did, and in the same memory: what is new may lie
         where what was freed did."""
-        return self.places is not None and places_of(tensors) == self.places == places_of(self.tensors)
+        return self.places is not None and places_of([*tensors, *self.tensors]) == self.places
 
     def now(self) -> Weights:
         """Return the weights as they are at this moment."""
