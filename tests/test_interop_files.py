@@ -481,6 +481,7 @@ def test_an_npz_file_that_is_not_hostile(tmp_path):
         assert equal(rc.load(tmp_path / "model.npz").state_dict(), CELL)
     for header in (  # as other programs may write it
         '{"shape":(15,5),"fortran_order":False,"descr":"<f4"}',
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (15L, 5L), }",
         " {'fortran_order' : False , 'descr' : 'float32' , 'shape' : ( 15 , 5 , ) , } \n",
     ):
         data = npy(data=CELL["weight_hh"].tobytes(), header=header)
