@@ -21,6 +21,8 @@ from alike import (  # noqa: F401
     x_of,
 )  # fmt: skip
 
+from rnncore._kernels.tensors import Exchange
+
 CASES, case = cases()
 
 
@@ -360,3 +362,11 @@ def test_data_set_between_forward_and_backward_does_not_count(kind, what):
         tensor.data = tensor.data - 0.5
     after = torch.autograd.grad(loss, of, allow_unused=True)
     assert before[0].any() and all(a is b is None or torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_as_in_torch_without_a_table(name, monkeypatch):
+    """As with versions of PyTorch whose tensors have none: by attributes."""
+    for module in (run, ours.modules):
+        monkeypatch.setattr(module, "exchange", Exchange((), None))
+    compare(CASES[name])

@@ -1,6 +1,7 @@
 """Arrays over the memory of tensors, and what their class's table of functions tells of them."""
 
 import ctypes
+import os
 import sys
 import threading
 import warnings
@@ -276,7 +277,7 @@ def test_same():
 
 def test_the_table_says_what_attributes_do():
     torch = import_peer("torch")
-    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+    if not (os.environ.get("RNNCORE_REQUIRE_PEERS") or hasattr(torch.Tensor, "__dlpack_c_exchange_api__")):
         pytest.skip("a version of PyTorch without a table")
     exchange = Exchange((torch.Tensor, torch.nn.Parameter), torch.Tensor.__dlpack_c_exchange_api__)
     x = torch.arange(24.0).reshape(2, 3, 4)

@@ -445,7 +445,7 @@ def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
     https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 
     The header is a literal of Python's, of which no more is understood than arrays of numbers need. NumPy has Python's
-    parser read it, which may want hundreds of times the memory of what it reads.
+    parser read it, whose memory and errors for hostile ones differ from version to version.
     """
     if data[:8] not in (b"\x93NUMPY\1\0", b"\x93NUMPY\2\0"):
         raise ValueError(f"magic string and version {data[:8]!r}")
