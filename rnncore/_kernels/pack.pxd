@@ -18,3 +18,5 @@ cdef class Pack:
 cdef inline Py_ssize_t panel_vectors(Py_ssize_t left) noexcept nogil:
     """Vectors of the panel that begins where `left` are left (simd/panels.h)."""
     return 4 if left >= 4 else 2 if left >= 2 else 1
+
+cpdef bytes digest(tuple arrays)

@@ -92,7 +92,7 @@ cdef object in_strips(W, Py_ssize_t strip):
     return out
 
 
-def digest(tuple arrays not None):
+cpdef bytes digest(tuple arrays):
     """Return what tells C-contiguous arrays of float32 or float64 from others of the same sizes, as far as the
     instruction set stays: `bytes`."""
     cdef char state[DIGEST]

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 from weakref import ref
 
@@ -9,8 +9,27 @@ class Exchange:
     def __init__(self, kinds: tuple[type, ...], table: object) -> None: ...
     def holds(self, tensor: object, like: object = None, shape: tuple[int, ...] | None = None) -> bool: ...
     def places(self, tensors: Sequence[object]) -> bytes | None: ...
+    def known(self, found: dict[tuple[int, ...], Any], tensors: Sequence[object]) -> Any: ...
     def array(self, tensor: object, step: bool = False) -> np.ndarray | None: ...
     def tensor(self, array: np.ndarray, step: bool = False) -> Any: ...
+
+@final
+class Calls:
+    def __init__(
+        self,
+        exchange: Exchange,
+        plan_of: Callable[..., Any],
+        unfit: type[Exception],
+        array_of: Callable[[Any, bool], np.ndarray],
+        tensor_of: Callable[[np.ndarray, bool], Any],
+        watchers: tuple[Callable[[], object], ...],
+        has_functions: Callable[[Sequence[Any]], bool],
+        is_grad_enabled: Callable[[], bool],
+        forward_ad: Any,
+    ) -> None: ...
+    def infer(self, plan: Any, input: Any, states: Sequence[Any], weights: Sequence[Any], step: bool) -> Any: ...
+    def layer(self, module: Any, input: Any, hx: Any) -> tuple[Any, Any]: ...
+    def cell(self, module: Any, mode: str | None, input: Any, hx: Any, weights: list[Any]) -> tuple[Any, Any]: ...
 
 def over(
     start: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype[Any], owner: object

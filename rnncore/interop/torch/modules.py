@@ -16,13 +16,14 @@ from torch.overrides import has_torch_function
 
 from ..._kernels.tensors import same
 from .ops import advance, recurrent
-from .run import DTYPES, exchange, is_array, is_lazy, release
+from .run import DTYPES, calls, exchange, is_array, is_lazy, release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # which came with PyTorch 2.7
 KNOWN = (torch._C._disabled_torch_function_impl, Tensor.__torch_function__.__func__)
 untraced = torch._disable_dynamo(lambda call, *arguments: call(*arguments))  # imports Dynamo when it is called
+NEITHER = None, None
 
 
 def runs_here(data: Tensor, weights: Sequence[Any]) -> bool:
@@ -86,6 +87,13 @@ PARTS = (
 )  # fmt: skip
 
 
+# Attributes that a quick look takes from a module's own dictionary.
+OPTIONS = (
+    "input_size", "hidden_size", "num_layers", "mode", "bias", "batch_first", "bidirectional", "proj_size", "dropout",
+    "training", "_parameters", "_flat_weights", "_flat_weight_refs", "_flat_weights_names",
+)  # fmt: skip
+
+
 def parts_of(kind: type, base: type) -> list[str]:
     """Return those of PARTS that a subclass does not have from its base."""
     return [name for name in PARTS if getattr(kind, name, None) is not getattr(base, name, None)]
@@ -103,6 +111,7 @@ class _Ours(nn.Module):
     """
 
     _checks_itself = False  # whether a subclass has some of PARTS beside `forward`
+    _quick = True  # whether it has none, and what an instance's own dictionary says of its options holds
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -112,6 +121,7 @@ class _Ours(nn.Module):
             cls.forward.__qualname__ = f"{cls.__name__}.forward"
         if base := _torchs(cls):
             cls._checks_itself = bool(set(parts_of(cls, base)) - {"forward"})
+        cls._quick = not (cls._checks_itself or any(hasattr(cls, name) for name in OPTIONS))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._release()
@@ -153,6 +163,12 @@ class _Recurrent(_Ours, nn.RNNBase):
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
+        done, call = NEITHER if torch.compiler.is_compiling() else calls.layer(self, input, hx)
+        if done is not None:
+            return done
+        if call is not None and (result := recurrent(*call, plain=True)) is not None:
+            y, finals = result
+            return y, tuple(finals) if self.mode == "LSTM" else finals[0]
         packed = isinstance(input, PackedSequence)
         data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = self._current_weights()
@@ -220,6 +236,7 @@ class GRU(_Recurrent, nn.GRU):
     """`torch.nn.GRU`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
 
 
+CELL_MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
 CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -232,7 +249,12 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
         weights = self._current_weights()
-        mode = self._mode or {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(self.nonlinearity)
+        mode = self._mode or CELL_MODES.get(self.nonlinearity)
+        done, call = NEITHER if torch.compiler.is_compiling() else calls.cell(self, mode, input, hx, weights)
+        if done is not None:
+            return done
+        if call is not None and (after := advance(*call, plain=True)) is not None:
+            return tuple(after) if mode == "LSTM" else after[0]
         if mode is None or not isinstance(input, Tensor) or not runs_here(input, weights):
             return self._elsewhere(input, hx)
         for weight in weights:

@@ -76,12 +76,15 @@ def recurrent(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
     key: Tensor | None = None,
+    *,
+    plain: bool = False,
 ) -> tuple[Tensor, Sequence[Tensor]] | None:
-    """Run a layer, whose options are those of a `Plan`: by the operator, or where nobody would notice, without.
+    """Run a layer, whose options are those of a `Plan`: by the operator, or without where nobody would notice, which
+    `plain` says is known.
 
     None where rnncore cannot, though the modules' own checks say nothing against it.
     """
-    if in_plain_view(weights, input, *hx):
+    if plain or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
         except (Unfit, TypeError):  # an option that is no number, say, of which PyTorch has its own opinion
@@ -89,7 +92,7 @@ def recurrent(
         try:
             if not wants_gradient(input, hx, weights):
                 return plan.infer(input, hx, weights, batch_sizes, key)
-            y, *finals = Recurrence.apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)
+            y, *finals = apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)
             return y, finals
         except Unfit:
             return None
@@ -101,10 +104,10 @@ def recurrent(
 
 
 def advance(
-    options: tuple[Any, ...], input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]
+    options: tuple[Any, ...], input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *, plain: bool = False
 ) -> Sequence[Tensor] | None:
     """Run a cell, which is one step of a layer: the states after it, or None, as above."""
-    if in_plain_view(weights, input, *hx):
+    if plain or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
         except (Unfit, TypeError):
@@ -112,9 +115,7 @@ def advance(
         try:
             if not wants_gradient(input, hx, weights):
                 return plan.advance(input, hx, weights)
-            after: Sequence[Tensor] = Recurrence.apply(
-                Call(plan, len(hx), None, None, None, True), input, *hx, *weights
-            )
+            after: Sequence[Tensor] = apply(Call(plan, len(hx), None, None, None, True), input, *hx, *weights)
             return after
         except Unfit:
             return None
@@ -219,6 +220,10 @@ class Recurrence(torch.autograd.Function):
                 dy, dhx, tape, input, hx, weights, batch_sizes, key, *options
             )
         return (None, dinput, *dstates[:states], *dweights)
+
+
+# Without what `torch.func`'s transforms need, which no call in plain view has to do with.
+apply = super(torch.autograd.Function, Recurrence).apply
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:

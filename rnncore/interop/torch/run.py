@@ -6,17 +6,18 @@ import math
 import sys
 import weakref
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from ..._kernels.cell import Ragged
 from ..._kernels.memory import address, empty
 from ..._kernels.pack import digest
-from ..._kernels.tensors import Exchange, over
+from ..._kernels.tensors import Calls, Exchange, over
 from ...checks import check_shape
 from ...layers import GRU, LSTM, RNN
 from ...recurrent import _Recurrent
@@ -24,7 +25,7 @@ from ...runtime import get_num_threads
 from ...weights import Weights
 from .openmp import release_idle_threads
 
-__all__ = ["DTYPES", "GATES", "Plan", "Unfit", "dropout_key", "exchange", "plan_of", "release"]
+__all__ = ["DTYPES", "GATES", "Plan", "Unfit", "calls", "dropout_key", "exchange", "plan_of", "release"]
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 INT64 = np.dtype(np.int64)
@@ -74,9 +75,12 @@ class Known:
     def now(self) -> Weights:
         """Return the weights as they are at this moment."""
         contents = digest(self.arrays)
-        if contents != self.contents:
-            self.weights = Borrowed(dict(zip(self.names, self.arrays, strict=True)))
-            self.contents = contents
+        return self.weights if contents == self.contents else self.renew(contents)
+
+    def renew(self, contents: bytes) -> Weights:
+        """Return the weights of these contents, which are others than before."""
+        self.weights: Weights = Borrowed(dict(zip(self.names, self.arrays, strict=True)))
+        self.contents = contents
         return self.weights
 
 
@@ -217,10 +221,11 @@ class Plan:
 
     def known_of(self, tensors: Sequence[Tensor]) -> Known:
         """Return what is known of weights where they lie at this moment."""
-        ids = tuple(map(id, tensors))
-        found = self.known.get(ids)
-        if found is not None and found.lies(tensors):  # known, hence all its tensors live
-            return found
+        found: Known | None = exchange.known(self.known, tensors)
+        return self.know(tensors) if found is None else found
+
+    def know(self, tensors: Sequence[Tensor]) -> Known:
+        """Return what is known of weights from now on."""
         if len(tensors) != len(self.shapes):
             raise Unfit(f"expected the weights {', '.join(self.shapes)}, got {len(tensors)} tensors")
         for (name, shape), tensor in zip(self.shapes.items(), tensors, strict=True):
@@ -228,8 +233,9 @@ class Plan:
             if own_operators or not is_array(tensor, self.torch_dtype, shape):
                 got = f"{type(tensor).__name__} {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
                 raise Unfit(f"expected {name} of shape {shape} and {self.torch_dtype} on the CPU, got {got}")
-        self.known[ids] = found = Known(tuple(self.shapes), tensors, Forget(self.known, ids))
-        return found
+        ids = tuple(map(id, tensors))
+        self.known[ids] = known = Known(tuple(self.shapes), tensors, Forget(self.known, ids))
+        return known
 
     def threads(self, shape: Sequence[int]) -> int:
         """Return how many threads a pass over an input of this shape may use, as kernels take it: as many as pay, but
@@ -354,17 +360,10 @@ class Plan:
         key: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run and keep nothing: y and the final states."""
-        weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
         if batch_sizes is None and key is None:
-            x = array_of(input, self.dtype)
-            state, quick = self.arrays(hx), None
-            if not self.bidirectional:
-                stack = weights.stack or layer._stack(weights)
-                quick = stack.call(x, state, self.batch_first, False, threads)
-            if quick is None:
-                quick = layer._general(weights, x, state, None, True, None, threads)
-            y: Any = quick[0]
-            return tensor_of(y), self.tensors(quick[1])
+            result, after = calls.infer(self, input, hx, tensors, False)
+            return result, list(after) if type(after) is tuple else [after]
+        weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
         rows = self.rows(input, batch_sizes)
         x = self.view(input, rows)
         y = self.empty(x)
@@ -373,12 +372,8 @@ class Plan:
 
     def advance(self, input: Tensor, hx: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run one step of a layer that is a cell, and keep nothing: the states after it."""
-        weights, threads, layer = self.weights(tensors), self.threads(input.shape), self.layer
-        x, state, stack = array_of(input, self.dtype), self.arrays(hx, True), weights.stack or layer._stack(weights)
-        after = stack.advance(x, state, threads)
-        if after is None:
-            _, after = layer._general(weights, x[None], state, None, True, None, threads)
-        return self.tensors(after, True)
+        after = calls.infer(self, input, hx, tensors, True)
+        return list(after) if type(after) is tuple else [after]
 
     def forward(
         self,
@@ -479,6 +474,27 @@ class Plan:
 
 
 plan_of = lru_cache(maxsize=256, typed=True)(Plan)
+
+
+def calls_of(exchange: Exchange) -> Calls:
+    """Return what looks at calls, and at their tensors in this way."""
+    watchers = (
+        torch._C._get_tracing_state,
+        partial(torch.is_autocast_enabled, "cpu"),
+        torch._C._are_functorch_transforms_active,
+        torch._C._len_torch_dispatch_stack,
+    )
+
+    def array(tensor: Tensor, step: bool) -> np.ndarray:
+        return array_of(tensor, DTYPES[tensor.dtype], step)
+
+    return Calls(
+        exchange, plan_of, Unfit, array, tensor_of, watchers, has_torch_function, torch.is_grad_enabled,
+        torch.autograd.forward_ad,
+    )  # fmt: skip
+
+
+calls = calls_of(exchange)
 
 
 def ragged_of(batch_sizes: Tensor) -> Ragged:

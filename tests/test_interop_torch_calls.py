@@ -1,0 +1,202 @@
+"""The quick look at calls of PyTorch's recurrent modules: what it says of which."""
+
+from functools import partial
+
+import pytest
+from alike import CELLS, LAYERS, as_tuple, compare, nn, one_thread, ours, pytestmark, rnn, run, torch, x_of  # noqa: F401
+
+NOTHING = None, None
+LOOKS = [*LAYERS, *CELLS]
+quick = run.calls
+needs_table = pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="a version of PyTorch without a table"
+)
+
+
+def module_of(kind, **options):
+    """A module that takes x_of, and a step of it if it is a cell."""
+    module = getattr(ours, kind)(3, 4, **options)
+    return module.requires_grad_(False)
+
+
+def look(module, x, hx=None):
+    """What the quick look at a call says."""
+    if isinstance(module, nn.RNNBase):
+        return quick.layer(module, x, hx)
+    mode = module._mode or {"tanh": "RNN_TANH", "relu": "RNN_RELU"}.get(module.nonlinearity)
+    return quick.cell(module, mode, x, hx, module._current_weights())
+
+
+def input_of(kind, *shape, **options):
+    return x_of(*(shape or ((5, 2, 3) if kind in LAYERS else (2, 3))), **options)
+
+
+@needs_table
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_layer_is_run_at_once(kind, options, dtype, monkeypatch):
+    monkeypatch.setattr(ours.modules, "recurrent", None)  # what follows a quick look that says nothing
+    torch.manual_seed(0)
+    module = getattr(ours, kind)(3, 4, dtype=dtype, **options)
+    theirs = getattr(nn, kind)(3, 4, dtype=dtype, **options)
+    theirs.load_state_dict(module.state_dict())
+    directions = module.num_layers * (2 if module.bidirectional else 1)
+    for shape in ((5, 2, 3), (2, 1, 3), (1, 1, 3), (4, 3)):
+        x = x_of(*shape, dtype=dtype)
+        batch = shape[0 if module.batch_first else 1 : 1 if module.batch_first else 2] if len(shape) == 3 else ()
+        states = [torch.randn(directions, *batch, 4, dtype=dtype) for _ in range(2 if kind == "LSTM" else 1)]
+        for hx in (None, tuple(states) if kind == "LSTM" else states[0]):
+            with torch.no_grad():
+                y, after = module(x, hx)
+                expected, expected_after = theirs(x, hx)
+            torch.testing.assert_close((y, *as_tuple(after)), (expected, *as_tuple(expected_after)))
+
+
+@needs_table
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_cell_is_run_at_once(kind, bias, monkeypatch):
+    monkeypatch.setattr(ours.modules, "advance", None)
+    torch.manual_seed(0)
+    module, theirs = getattr(ours, kind)(3, 4, bias), getattr(nn, kind)(3, 4, bias)
+    theirs.load_state_dict(module.state_dict())
+    for shape in ((2, 3), (3,)):
+        x = x_of(*shape)
+        states = [torch.randn(*shape[:-1], 4) for _ in range(2 if kind == "LSTMCell" else 1)]
+        for hx in (None, tuple(states) if kind == "LSTMCell" else states[0]):
+            with torch.inference_mode():
+                torch.testing.assert_close(module(x, hx), theirs(x, hx))
+
+
+@needs_table
+@pytest.mark.parametrize("kind", LOOKS)
+def test_a_gradient_is_left_to_others(kind):
+    module = module_of(kind)
+    assert look(module, input_of(kind))[0] is not None
+    h = input_of(kind, 1, 2, 4) if kind in LAYERS else input_of(kind, 2, 4)
+    hx = (h, h.clone().requires_grad_()) if kind.startswith("LSTM") else h.requires_grad_()
+    assert look(module, input_of(kind), hx)[0] is None
+    for x, of in ((input_of(kind), module), (input_of(kind, requires_grad=True), module.requires_grad_(False))):
+        of.requires_grad_(of is module and not x.requires_grad)
+        done, (options, given, states, weights) = look(of, x)
+        assert done is None and given is x and states == () and len(weights) == 4 and options[1:3] == (3, 4)
+        with torch.no_grad():
+            assert look(of, x)[0] is not None
+
+
+class Mode(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+class Dispatch(torch.utils._python_dispatch.TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+WATCHING = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "forward AD": torch.autograd.forward_ad.dual_level,
+    "a mode of functions": Mode,
+    "a mode of operators": Dispatch,
+}
+
+
+@needs_table
+@pytest.mark.parametrize("kind", LOOKS)
+@pytest.mark.parametrize("watching", [*WATCHING, "a trace", "vmap"])
+def test_it_says_nothing_where_something_watches(kind, watching):
+    module, x, found = module_of(kind), input_of(kind), []
+
+    def watched(row):
+        found.append(look(module, x))
+        return row + 1
+
+    assert look(module, x) != NOTHING
+    if watching == "a trace":
+        torch.jit.trace(watched, x, check_trace=False)
+    elif watching == "vmap":
+        torch.func.vmap(watched)(torch.zeros(2, 1))
+    else:
+        with WATCHING[watching]():
+            watched(x)
+    assert found == [NOTHING] and look(module, x) != NOTHING
+
+
+class Renamed(ours.LSTM):
+    """Whose option is not what its instances' dictionaries say."""
+
+    @property
+    def batch_first(self):
+        return True
+
+    @batch_first.setter
+    def batch_first(self, value):
+        vars(self)["batch_first"] = value
+
+
+class Own(torch.Tensor):
+    pass
+
+
+def changed(kind, change):
+    module = module_of(kind)
+    change(module)
+    return module
+
+
+OTHERS = {
+    "a packed sequence": lambda: (module_of("GRU"), rnn.pack_sequence([x_of(5, 3), x_of(2, 3)])),
+    "another width": lambda: (module_of("GRU"), x_of(5, 2, 4)),
+    "too many axes": lambda: (module_of("GRU"), x_of(5, 2, 2, 3)),
+    "one axis": lambda: (module_of("GRU"), x_of(3)),
+    "no steps": lambda: (module_of("GRU"), x_of(0, 2, 3)),
+    "another dtype": lambda: (module_of("GRU"), x_of(5, 2, 3).double()),
+    "whole numbers": lambda: (module_of("GRU"), torch.ones(5, 2, 3, dtype=torch.int64)),
+    "bfloat16": lambda: (module_of("GRU", dtype=torch.bfloat16), x_of(5, 2, 3).bfloat16()),
+    "no memory": lambda: (module_of("GRU"), x_of(5, 2, 3).to("meta")),
+    "a subclass": lambda: (module_of("GRU"), x_of(5, 2, 3).as_subclass(Own)),
+    "no tensor": lambda: (module_of("GRU"), [[[1.0, 2.0, 3.0]]]),
+    "a state of another shape": lambda: (module_of("GRU"), x_of(5, 2, 3), x_of(1, 3, 4)),
+    "a state of another dtype": lambda: (module_of("GRU"), x_of(5, 2, 3), x_of(1, 2, 4).double()),
+    "a state too few": lambda: (module_of("LSTM"), x_of(5, 2, 3), (x_of(1, 2, 4),)),
+    "a state that is none": lambda: (module_of("LSTM"), x_of(5, 2, 3), x_of(1, 2, 4)),
+    "dropout": lambda: (module_of("LSTM", num_layers=2, dropout=0.5), x_of(5, 2, 3)),
+    "dropout that is none of PyTorch's": lambda: (
+        changed("LSTM", lambda m: vars(m).update(dropout=2.0, num_layers=2)), x_of(5, 2, 3),
+    ),
+    "a property": lambda: (Renamed(3, 4), x_of(5, 2, 3)),
+    "no option": lambda: (changed("LSTM", lambda m: vars(m).pop("proj_size")), x_of(5, 2, 3)),
+    "weights of another kind": lambda: (
+        changed("RNN", lambda m: setattr(m, "_flat_weights", tuple(m._flat_weights))), x_of(5, 2, 3),
+    ),
+    "weight norm": lambda: (changed("RNN", partial(nn.utils.weight_norm, name="weight_hh_l0")), x_of(5, 2, 3)),
+    "no weight": lambda: (changed("RNN", lambda m: setattr(m, "bias_hh_l0", None)), x_of(5, 2, 3)),
+    "a cell's width": lambda: (module_of("GRUCell"), x_of(2, 4)),
+    "a cell's axes": lambda: (module_of("GRUCell"), x_of(1, 2, 3)),
+    "a cell's state": lambda: (module_of("LSTMCell"), x_of(2, 3), (x_of(2, 4), x_of(3, 4))),
+    "a cell's bias": lambda: (changed("GRUCell", lambda m: setattr(m, "bias_hh", None)), x_of(2, 3)),
+    "a cell's nonlinearity": lambda: (changed("RNNCell", lambda m: setattr(m, "nonlinearity", "elu")), x_of(2, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_it_says_nothing_of(name):
+    with torch.no_grad():
+        assert look(*OTHERS[name]()) == NOTHING
+
+
+@pytest.mark.parametrize("name", ["batch_first", "hidden_size"])
+def test_a_property_in_place_of_an_option(name):
+    """The class's, not what an instance's dictionary says."""
+
+    def called(lib):
+        value = {"batch_first": True, "hidden_size": 4}[name]
+        own = property(lambda self: value, lambda self, given: vars(self).update({name: not value}))
+        module = type("Own", (lib.LSTM,), {name: own})(3, 4)
+        return module(x_of(5, 2, 3), (torch.ones(1, 5, 4), torch.ones(1, 5, 4)) if name == "batch_first" else None)
+
+    compare(called)
