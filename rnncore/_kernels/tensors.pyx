@@ -380,17 +380,16 @@ cdef class Calls:
                 return None
         return given
 
-    cdef bint wants_gradient(self, input, states, list weights) except -1:
+    cpdef bint wants_gradient(self, input, states, weights) except -1:
+        """Whether autograd has to know of a call of these tensors."""
         if not self.is_grad_enabled():
             return False
         if input.requires_grad:
             return True
-        for tensor in weights:
-            if tensor.requires_grad:
-                return True
-        for tensor in states:
-            if tensor.requires_grad:
-                return True
+        for several in (weights, states):
+            for tensor in several:
+                if tensor.requires_grad:
+                    return True
         return False
 
     cdef object array(self, tensor, bint step):
@@ -441,6 +440,7 @@ cdef class Calls:
             return None, None
 
     def layer(self, module, input, hx):
+        """Look at a call of a layer, whose weights may be others than its list of them says."""
         cdef Look look
         cdef dict own = module.__dict__
         if not type(module)._quick or not self.exchange.look(input, &look) or not 2 <= look.ndim <= 3:
@@ -469,6 +469,7 @@ cdef class Calls:
         return self.finish(options, input, states, weights, False)
 
     def cell(self, module, mode, input, hx, list weights not None):
+        """Look at a call of a cell, of a plan's mode, or None, and with weights that are up to date, or None."""
         cdef Look look
         cdef dict own = module.__dict__
         if not type(module)._quick or mode is None or not self.exchange.look(input, &look) or not 1 <= look.ndim <= 2:

@@ -166,7 +166,7 @@ class _Recurrent(_Ours, nn.RNNBase):
         done, call = NEITHER if torch.compiler.is_compiling() else calls.layer(self, input, hx)
         if done is not None:
             return done
-        if call is not None and (result := recurrent(*call, plain=True)) is not None:
+        if call is not None and (result := recurrent(*call, looked=True)) is not None:
             y, finals = result
             return y, tuple(finals) if self.mode == "LSTM" else finals[0]
         packed = isinstance(input, PackedSequence)
@@ -253,7 +253,7 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
         done, call = NEITHER if torch.compiler.is_compiling() else calls.cell(self, mode, input, hx, weights)
         if done is not None:
             return done
-        if call is not None and (after := advance(*call, plain=True)) is not None:
+        if call is not None and (after := advance(*call, looked=True)) is not None:
             return tuple(after) if mode == "LSTM" else after[0]
         if mode is None or not isinstance(input, Tensor) or not runs_here(input, weights):
             return self._elsewhere(input, hx)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ...dropout import drop
-from .run import DTYPES, GATES, Plan, Unfit, dropout_key, is_lazy, plan_of
+from .run import DTYPES, GATES, Plan, Unfit, calls, dropout_key, is_lazy, plan_of
 
 __all__ = ["advance", "recurrent"]
 
@@ -77,20 +77,20 @@ def recurrent(
     batch_sizes: Tensor | None = None,
     key: Tensor | None = None,
     *,
-    plain: bool = False,
+    looked: bool = False,
 ) -> tuple[Tensor, Sequence[Tensor]] | None:
-    """Run a layer, whose options are those of a `Plan`: by the operator, or without where nobody would notice, which
-    `plain` says is known.
+    """Run a layer, whose options are those of a `Plan`: by the operator, or without where nobody would notice. With
+    `looked` a quick look has found that nobody would, and that a gradient is wanted.
 
     None where rnncore cannot, though the modules' own checks say nothing against it.
     """
-    if plain or in_plain_view(weights, input, *hx):
+    if looked or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
         except (Unfit, TypeError):  # an option that is no number, say, of which PyTorch has its own opinion
             return None
         try:
-            if not wants_gradient(input, hx, weights):
+            if not (looked or calls.wants_gradient(input, hx, weights)):
                 return plan.infer(input, hx, weights, batch_sizes, key)
             y, *finals = apply(Call(plan, len(hx), batch_sizes, key, None), input, *hx, *weights)
             return y, finals
@@ -104,16 +104,16 @@ def recurrent(
 
 
 def advance(
-    options: tuple[Any, ...], input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *, plain: bool = False
+    options: tuple[Any, ...], input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], *, looked: bool = False
 ) -> Sequence[Tensor] | None:
     """Run a cell, which is one step of a layer: the states after it, or None, as above."""
-    if plain or in_plain_view(weights, input, *hx):
+    if looked or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
         except (Unfit, TypeError):
             return None
         try:
-            if not wants_gradient(input, hx, weights):
+            if not (looked or calls.wants_gradient(input, hx, weights)):
                 return plan.advance(input, hx, weights)
             after: Sequence[Tensor] = apply(Call(plan, len(hx), None, None, None, True), input, *hx, *weights)
             return after
@@ -134,17 +134,6 @@ def in_plain_view(weights: Sequence[Tensor], *tensors: Tensor) -> bool:
         if type(tensor) not in (Tensor, torch.nn.Parameter):
             return False
     return True
-
-
-def wants_gradient(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    if input.requires_grad:
-        return True
-    for tensor in weights:
-        if tensor.requires_grad:
-            return True
-    return any(h.requires_grad for h in hx)
 
 
 # --- autograd ---------------------------------------------------------------------------------------------------------
@@ -315,7 +304,7 @@ def without_onednn() -> Iterator[None]:
 
 def _recurrent_autograd(input: Any, hx: Any, weights: Any, batch_sizes: Any, key: Any, *options: Any) -> Any:
     states = states_of(hx)
-    if wants_gradient(input, states, weights):
+    if calls.wants_gradient(input, states, weights):
         plan = plan_for(input, weights, *options)
         y, *finals = Recurrence.apply(Call(plan, len(states), batch_sizes, key, options), input, *states, *weights)
         return y, finals
