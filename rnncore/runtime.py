@@ -65,7 +65,8 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        What `set_num_threads` or the environment's ``RNNCORE_NUM_THREADS`` said; else the CPUs this process may use.
+        What `set_num_threads` or the environment's ``RNNCORE_NUM_THREADS`` said; else the CPUs this process might use
+        when rnncore was imported, or those that the calling thread may run on now, if they are fewer.
     """
     return crew.get_limit()
 
@@ -101,17 +102,18 @@ def set_num_threads(n: int) -> None:
     crew.set_limit(min(positive_int(n, "n"), crew.MOST_THREADS))
 
 
-def _threads() -> int:
-    """Return what the environment says of threads, or the CPUs there are."""
+def _threads() -> int | None:
+    """Return what the environment says of threads, if it does."""
     value = os.environ.get("RNNCORE_NUM_THREADS")
     if not value:
-        return usable_cpus()
+        return None
     if not (value.isascii() and value.isdecimal() and int(value[:20]) > 0):
         raise ValueError(f"expected RNNCORE_NUM_THREADS to be a positive integer, got {value!r}")
     return min(int(value[:20]), crew.MOST_THREADS)
 
 
-set_num_threads(_threads())
+_asked = _threads()
+crew.set_limit(_asked or min(usable_cpus(), crew.MOST_THREADS), _asked is not None)
 
 
 def info() -> dict[str, Any]:

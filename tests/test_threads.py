@@ -527,6 +527,27 @@ def test_threads_follow_the_affinity_mask():
     assert done.stdout == "1\n"
 
 
+@pytest.mark.skipif(runtime.usable_cpus() < 2 or not os.path.isdir("/proc/self/task"), reason="one CPU, or no /proc")
+@pytest.mark.parametrize("asked,expected", [("", 1), ("2", 2)])
+def test_threads_follow_an_affinity_mask_that_comes_later(asked, expected):
+    """As in servers that give each process its CPU; who has asked for more gets more."""
+    code = (
+        "import os, numpy as np, rnncore as rc\n"
+        "layer, linear, x = rc.LSTM(256, 256), rc.train.Linear(256, 256), np.ones((20, 64, 256), np.float32)\n"
+        "adam, grads = rc.train.Adam([layer]), {n: np.ones_like(w) for n, w in layer.parameters().items()}\n"
+        "def threads():\n"
+        "    y, _, tape = layer.forward(x)\n"
+        "    layer.backward(tape, y), layer(x), linear(x), adam.step([grads])\n"
+        "    return len(os.listdir('/proc/self/task'))\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "print(rc.get_num_threads(), 1 + threads() - before)"
+    )
+    environment = os.environ | {"RNNCORE_NUM_THREADS": asked, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected} {expected}\n"
+
+
 @pytest.mark.parametrize(
     "membership,files,expected",
     [

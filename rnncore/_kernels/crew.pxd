@@ -34,6 +34,7 @@ cdef struct Guest:
     unsigned long thread
     unsigned int forks          # before this process: a child has none of its parent's threads but the one that forked
 
+cdef int fewer(int members) noexcept nogil
 cdef int enter(Guest *guest, str what) except -1
 cdef void gather_crew(Watch *watch, int members, double work) noexcept nogil
 cdef bint run_crew(Watch *watch, Body body, void *job) noexcept nogil

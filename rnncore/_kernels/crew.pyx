@@ -9,7 +9,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from .pool cimport (
     POOL_MOST, Crew, barrier_arrive, barrier_complete, barrier_init, counter_peek, counter_reset, counter_take,
-    denormals_flush, denormals_restore, pool_forks, pool_gather, pool_lost, pool_run, pool_survives,
+    denormals_flush, denormals_restore, pool_cpus, pool_forks, pool_gather, pool_lost, pool_run, pool_survives,
 )
 
 cdef extern from "Python.h":
@@ -23,17 +23,25 @@ cdef double LOOK_WORK = 2e7    # between two looks at the clock, and LOOK_SECOND
 cdef double LOOK_SECONDS = 0.02
 
 limit = 1
+cdef bint asked_for = True
 
 
-def set_limit(int n):
-    """Use up to n threads, from now on and in the whole process, for calls that do not say how many."""
-    global limit
-    limit = max(1, min(n, <int>POOL_MOST))
+def set_limit(int n, bint asked=True):
+    """Use up to n threads, from now on and in the whole process, for calls that do not say how many; if nobody has asked
+    for so many, no more than the calling thread has CPUs at the time."""
+    global limit, asked_for
+    limit, asked_for = max(1, min(n, <int>POOL_MOST)), asked
 
 
 def get_limit():
-    """Return what `set_limit` set."""
-    return limit
+    """Return how many threads such a call may use now."""
+    return fewer(limit)
+
+
+cdef int fewer(int members) noexcept nogil:
+    """So many members of a crew, or as many as the calling thread has CPUs: its affinity may be another than when rnncore was
+    loaded, as servers' are that give each of their processes some."""
+    return members if members == 1 or asked_for else min(members, pool_cpus())
 
 
 cdef double now() noexcept nogil:

@@ -26,7 +26,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from .crew cimport (
-    Member, Team, Watch, arrive, complete, gather_crew, gather_team, limit, look, meet, raise_stopped, run_crew,
+    Member, Team, Watch, arrive, complete, fewer, gather_crew, gather_team, limit, look, meet, raise_stopped, run_crew,
 )
 from .leaf cimport SIDE_ROWS, PanelStep
 from .pack cimport panel_vectors
@@ -543,6 +543,7 @@ cdef int worth(const Run *run, int count, int most) noexcept nogil:
     cdef double all = work(run, row_at(&run.schedule, run.schedule.T)) * count
     if all < 4e6:
         return 1
+    members = fewer(members)
     while members > count and (
         N * count < 2 * members if shared_by_rows(run, count, members, False) else work(run, N) * count < 1.5e5 * members
     ):

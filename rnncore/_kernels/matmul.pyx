@@ -13,7 +13,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy, memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
-from .crew cimport Member, Watch, gather_crew, limit, look, raise_stopped, run_crew
+from .crew cimport Member, Watch, fewer, gather_crew, limit, look, raise_stopped, run_crew
 from .driver cimport engine
 from .leaf cimport Leaf, leaf_of
 from .memory import empty
@@ -137,7 +137,7 @@ cdef void cut(Job *job, int n_threads) noexcept nogil:
     cdef Py_ssize_t width = 4 * job.leaf.width, strips = (job.n + width - 1) // width
     job.members = min(n_threads, <int>POOL_MOST)
     if n_threads == 0:
-        job.members = <Py_ssize_t>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0)
+        job.members = fewer(<int>max(min(2.0 * job.m * job.n * job.k / WORK, <double>limit), 1.0))
     job.groups, job.spans = (job.m + ROWS - 1) // ROWS, 1
     if job.trans_a and job.m >= 2 * FEW * job.members:
         job.groups = (job.groups + job.members - 1) // job.members * job.members

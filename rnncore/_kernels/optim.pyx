@@ -9,7 +9,7 @@ from cpython.object cimport PyObject_GenericSetAttr
 from libc.stdlib cimport free, malloc
 
 from .blas cimport FLOAT32, FLOAT64
-from .crew cimport limit, share_out
+from .crew cimport fewer, limit, share_out
 from .leaf cimport Adam, Leaf, Sgd, leaf_of
 from .pool cimport Counter, counter_reset, counter_take, denormals_flush, denormals_restore
 
@@ -138,7 +138,7 @@ def step(str rule not None, dict settings not None, list passes not None, list c
             if getattr(owner, name) is not old:
                 return False
         with nogil:
-            share_out(member_of, &job, <int>max(min(total // SHARE, <Py_ssize_t>limit), <Py_ssize_t>1))
+            share_out(member_of, &job, fewer(<int>max(min(total // SHARE, <Py_ssize_t>limit), <Py_ssize_t>1)))
         for owner, name, _, new in changes:
             PyObject_GenericSetAttr(owner, name, new)
         return True

@@ -318,6 +318,16 @@ int pool_lost(const struct crew *crew)
     return crew->epoch != atomic_load(&epoch);
 }
 
+int pool_cpus(void)
+{
+#if defined(__linux__)
+    cpu_set_t cpus;
+    if (sched_getaffinity(0, sizeof cpus, &cpus) == 0)
+        return CPU_COUNT(&cpus);
+#endif
+    return INT_MAX;
+}
+
 unsigned pool_forks(void)
 {
     return atomic_load(&epoch);

@@ -30,6 +30,9 @@ void pool_run(struct crew *crew, void (*body)(void *job, int member), void *job)
 /* Whether this process was forked since the crew was gathered: then the caller is its only member left. */
 int pool_lost(const struct crew *crew);
 
+/* CPUs that the calling thread may run on; INT_MAX where the system does not tell. */
+int pool_cpus(void);
+
 /* How many forks made this process of the one that loaded the pool. */
 unsigned pool_forks(void);
 

@@ -10,6 +10,7 @@ cdef extern from "pool.h":
     void pool_gather(Crew *crew, int want, int limit) nogil
     void pool_run(Crew *crew, void (*body)(void *job, int member) noexcept nogil, void *job) nogil
     int pool_lost(const Crew *crew) nogil
+    int pool_cpus() nogil
     unsigned int pool_forks() nogil
     bint pool_survives(unsigned long thread, unsigned int forks) nogil
 
