@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 from alike import CELLS, LAYERS, as_tuple, compare, nn, one_thread, ours, pytestmark, rnn, run, torch, x_of  # noqa: F401
 
@@ -138,6 +139,11 @@ class Renamed(ours.LSTM):
         vars(self)["batch_first"] = value
 
 
+class Attributes(ours.GRU):
+    def __getattribute__(self, name):
+        return True if name == "batch_first" else super().__getattribute__(name)
+
+
 class Own(torch.Tensor):
     pass
 
@@ -170,6 +176,16 @@ OTHERS = {
     ),
     "a property": lambda: (Renamed(3, 4), x_of(5, 2, 3)),
     "no option": lambda: (changed("LSTM", lambda m: vars(m).pop("proj_size")), x_of(5, 2, 3)),
+    "a method of attributes": lambda: (Attributes(3, 4), x_of(5, 2, 3)),
+    "a mode that is none": lambda: (
+        changed("GRU", lambda m: vars(m).update(mode=np.array([1, 2]))), x_of(5, 2, 3),
+    ),
+    "a size that is none": lambda: (
+        changed("GRUCell", lambda m: vars(m).update(hidden_size="x")), x_of(2, 3), x_of(2, 4),
+    ),
+    "a size that is huge": lambda: (
+        changed("GRUCell", lambda m: vars(m).update(hidden_size=2**70)), x_of(2, 3), x_of(2, 4),
+    ),
     "weights of another kind": lambda: (
         changed("RNN", lambda m: setattr(m, "_flat_weights", tuple(m._flat_weights))), x_of(5, 2, 3),
     ),
@@ -187,6 +203,54 @@ OTHERS = {
 def test_it_says_nothing_of(name):
     with torch.no_grad():
         assert look(*OTHERS[name]()) == NOTHING
+
+
+class Registered:
+    """A base that keeps what its subclasses are from other bases."""
+
+    def __init_subclass__(cls, **options):
+        pass
+
+
+BATCH_FIRST = property(lambda self: True, lambda self, given: vars(self).update(batch_first=given))
+
+
+@pytest.mark.parametrize("how", ["a base", "accelerated", "later", "a mixin, later", "attributes"])
+def test_a_class_that_says_something_else(how):
+    """Of itself, of a base, and after it was made and called."""
+
+    def called(lib):
+        mixin = type("Mixin", (), {})
+        own = {"a base": lib.GRU, "accelerated": nn.GRU}.get(how)
+        if own:
+            module = type("Of", (Registered, own), {"batch_first": BATCH_FIRST})(3, 4)
+        elif how == "attributes":
+            body = {"__getattribute__": lambda m, name: name == "batch_first" or nn.Module.__getattribute__(m, name)}
+            module = type("Of", (lib.GRU,), body)(3, 4)
+        else:
+            module = type("Of", (mixin, lib.GRU), {})(3, 4)
+            module(x_of(5, 2, 3))
+            (mixin if "mixin" in how else type(module)).batch_first = BATCH_FIRST
+        if how == "accelerated" and lib is ours:
+            model = nn.Sequential(module)
+            ours.accelerate(model)
+            module = model[0]
+        with torch.no_grad():
+            quiet = module(x_of(5, 2, 3))
+        return quiet, module(x_of(5, 2, 3)), module(x_of(5, 2, 3), torch.ones(1, 5, 4))
+
+    compare(called)
+
+
+@pytest.mark.parametrize("size", ["x", None, 2**70, 4.0, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
+def test_sizes_that_are_none(kind, size):
+    def called(lib):
+        module = getattr(lib, kind)(3, 4)
+        vars(module)["hidden_size"] = size
+        return module(x_of(2, 3), None if kind == "LSTM" else x_of(2, 4))
+
+    compare(called)
 
 
 @pytest.mark.parametrize("name", ["batch_first", "hidden_size"])

@@ -20,6 +20,10 @@ from .pack cimport digest
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        unsigned int tp_version_tag  # another for each class, and whenever it or a base has changed; 0 if nobody asked yet
+
 cdef extern from *:
     """
     #include <stdlib.h>
@@ -98,6 +102,7 @@ cdef enum:
     DIMENSIONS = 4  # at most
     PLACES = 64     # tensors, for which `Exchange.places` needs no memory but its result
     PLACE = 2 + 2 * DIMENSIONS
+    CLASSES = 1000  # that are remembered
 
 
 cdef int type_of(const Look *look) noexcept:
@@ -123,7 +128,7 @@ cdef bint fits(const Look *look, tuple shape) except -1:
     if look.ndim != len(shape):
         return False
     for k in range(look.ndim):
-        if look.shape[k] != <int64_t>shape[k]:
+        if type(shape[k]) is not int or shape[k] != look.shape[k]:
             return False
     return True
 
@@ -322,13 +327,15 @@ cdef class Calls:
 
     `layer` and `cell` return what the module does, or None; and what a plan runs instead, or None: its options, input,
     states and weights. Where both are None the caller finds out in another way, as for tensors. A module's attributes are
-    looked for in its own dictionary alone; those of classes that are not `_quick` are not.
+    looked for in its own dictionary alone, as far as its class's `_hides_nothing` says that they are there.
 
     Parameters
     ----------
     exchange : Exchange
     plan_of : function
-        Of options; raises `unfit`, or TypeError, if there is none.
+        Of options; raises ValueError or TypeError if there is none.
+    unfit : type
+        Of exceptions that weights raise which there is no layer for.
     array_of, tensor_of : functions
         For tensors that do not say where they lie, and arrays that become none in this way.
     watchers : tuple of functions
@@ -342,12 +349,27 @@ cdef class Calls:
     cdef Exchange exchange
     cdef object plan_of, unfit, array_of, tensor_of, has_functions, is_grad_enabled, forward_ad
     cdef tuple watchers
+    cdef set classes    # by their versions
 
     def __init__(self, Exchange exchange not None, plan_of, unfit, array_of, tensor_of, tuple watchers not None,
                  has_functions, is_grad_enabled, forward_ad):
         self.exchange, self.plan_of, self.unfit, self.array_of, self.tensor_of = exchange, plan_of, unfit, array_of, tensor_of
         self.watchers, self.has_functions = watchers, has_functions
         self.is_grad_enabled, self.forward_ad = is_grad_enabled, forward_ad
+        self.classes = set()
+
+    cdef bint hides_nothing(self, module) except -1:
+        """Ask a module's class, unless it has said so since it last changed."""
+        kind = type(module)
+        if (<PyTypeObject *>kind).tp_version_tag in self.classes:
+            return True
+        if not kind._hides_nothing():
+            return False
+        if len(self.classes) == CLASSES:
+            self.classes.clear()
+        if (<PyTypeObject *>kind).tp_version_tag != 0:
+            self.classes.add((<PyTypeObject *>kind).tp_version_tag)
+        return True
 
     cdef bint plain(self, const Look *look, list weights) except -1:
         """Whether nothing watches, there are weights, and input and weights are numbers of one dtype."""
@@ -435,24 +457,32 @@ cdef class Calls:
             return None, (options, input, states, weights)
         try:
             plan = self.plan_of(*options)
+        except (ValueError, TypeError):
+            return None, None
+        try:
             return self.infer(plan, input, states, weights, step), None
-        except (self.unfit, TypeError):
+        except self.unfit:
             return None, None
 
     def layer(self, module, input, hx):
         """Look at a call of a layer, whose weights may be others than its list of them says."""
         cdef Look look
         cdef dict own = module.__dict__
-        if not type(module)._quick or not self.exchange.look(input, &look) or not 2 <= look.ndim <= 3:
+        if not self.hides_nothing(module) or not self.exchange.look(input, &look) or not 2 <= look.ndim <= 3:
             return None, None
         try:
             weights = own["_flat_weights"]
             size, units, layers, mode = own["input_size"], own["hidden_size"], own["num_layers"], own["mode"]
             batch_first, both, projected, bias = own["batch_first"], own["bidirectional"], own["proj_size"], own["bias"]
             refs, names, parameters = own["_flat_weight_refs"], own["_flat_weights_names"], own["_parameters"]
-            if own["training"] and own["dropout"] != 0 and layers > 1 or look.shape[look.ndim - 1] != size:
-                return None, None
+            training, dropout = own["training"], own["dropout"]
         except KeyError:
+            return None, None
+        if type(size) is not int or type(units) is not int or type(layers) is not int or type(projected) is not int:
+            return None, None
+        if type(mode) is not str or type(batch_first) is not bool or type(both) is not bool:
+            return None, None
+        if look.shape[look.ndim - 1] != size or training and layers > 1 and dropout != 0:
             return None, None
         if type(weights) is not list or type(refs) is not list or type(names) is not list:
             return None, None
@@ -472,13 +502,15 @@ cdef class Calls:
         """Look at a call of a cell, of a plan's mode, or None, and with weights that are up to date, or None."""
         cdef Look look
         cdef dict own = module.__dict__
-        if not type(module)._quick or mode is None or not self.exchange.look(input, &look) or not 1 <= look.ndim <= 2:
+        if mode is None or not self.hides_nothing(module) or not self.exchange.look(input, &look) or look.ndim > 2:
             return None, None
         try:
             size, units = own["input_size"], own["hidden_size"]
         except KeyError:
             return None, None
-        if look.shape[look.ndim - 1] != size or not self.plain(&look, weights):
+        if type(size) is not int or type(units) is not int or look.ndim == 0 or look.shape[look.ndim - 1] != size:
+            return None, None
+        if not self.plain(&look, weights):
             return None, None
         h = (units,) if look.ndim == 1 else (look.shape[0], units)
         states = self.states(&look, hx, (h, h) if mode == "LSTM" else (h,))

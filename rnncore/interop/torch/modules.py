@@ -111,7 +111,6 @@ class _Ours(nn.Module):
     """
 
     _checks_itself = False  # whether a subclass has some of PARTS beside `forward`
-    _quick = True  # whether it has none, and what an instance's own dictionary says of its options holds
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -121,7 +120,15 @@ class _Ours(nn.Module):
             cls.forward.__qualname__ = f"{cls.__name__}.forward"
         if base := _torchs(cls):
             cls._checks_itself = bool(set(parts_of(cls, base)) - {"forward"})
-        cls._quick = not (cls._checks_itself or any(hasattr(cls, name) for name in OPTIONS))
+
+    @classmethod
+    def _hides_nothing(cls) -> bool:
+        """Whether a subclass has none of PARTS beside `forward`, and its instances' options are what their dictionaries
+        say. Classes change, and of some `__init_subclass__` knows nothing."""
+        if cls.__getattribute__ is not object.__getattribute__ or any(hasattr(cls, name) for name in OPTIONS):
+            return False
+        base = _torchs(cls)
+        return base is not None and not set(parts_of(cls, base)) - {"forward"}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._release()

@@ -87,7 +87,7 @@ def recurrent(
     if looked or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
-        except (Unfit, TypeError):  # an option that is no number, say, of which PyTorch has its own opinion
+        except (ValueError, TypeError):  # an option that is no number, say, of which PyTorch has its own opinion
             return None
         try:
             if not (looked or calls.wants_gradient(input, hx, weights)):
@@ -110,7 +110,7 @@ def advance(
     if looked or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
-        except (Unfit, TypeError):
+        except (ValueError, TypeError):
             return None
         try:
             if not (looked or calls.wants_gradient(input, hx, weights)):
