@@ -361,14 +361,15 @@ cdef class Calls:
     cdef bint hides_nothing(self, module) except -1:
         """Ask a module's class, unless it has said so since it last changed."""
         kind = type(module)
-        if (<PyTypeObject *>kind).tp_version_tag in self.classes:
+        cdef unsigned int version = (<PyTypeObject *>kind).tp_version_tag  # before it is asked, for it may change meanwhile
+        if version in self.classes:
             return True
         if not kind._hides_nothing():
             return False
         if len(self.classes) == CLASSES:
             self.classes.clear()
-        if (<PyTypeObject *>kind).tp_version_tag != 0:
-            self.classes.add((<PyTypeObject *>kind).tp_version_tag)
+        if version != 0:
+            self.classes.add(version)
         return True
 
     cdef bint plain(self, const Look *look, list weights) except -1:
