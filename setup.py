@@ -28,7 +28,7 @@ if sanitizers:
     compile_args += [*flags, "-fno-sanitize-recover=all", "-g"]
     link_args += flags
 elif sys.platform == "linux" and not debug and os.environ.get("RNNCORE_PROFILE", "") != "1":
-    # a fifth of the package would be names, pages that are half empty, and what C++ needs to leave functions
+    # names, pages that are half empty, and what C++ needs to leave functions: more than a tenth of the package
     link_args += ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
     compile_args.append("-fno-asynchronous-unwind-tables")
 

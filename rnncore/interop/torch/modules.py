@@ -99,6 +99,10 @@ def parts_of(kind: type, base: type) -> list[str]:
     return [name for name in PARTS if getattr(kind, name, None) is not getattr(base, name, None)]
 
 
+def checks_itself(kind: type, base: type) -> bool:
+    return bool(set(parts_of(kind, base)) - {"forward"})
+
+
 def _torchs(kind: type) -> Any:
     """Return the class of `torch.nn` that one of ours is made from, if it is."""
     return next((base for base in kind.__mro__ if base.__module__ == nn.RNN.__module__), None)
@@ -119,7 +123,7 @@ class _Ours(nn.Module):
             cls.forward = FunctionType(forward.__code__, globals(), "forward", forward.__defaults__)
             cls.forward.__qualname__ = f"{cls.__name__}.forward"
         if base := _torchs(cls):
-            cls._checks_itself = bool(set(parts_of(cls, base)) - {"forward"})
+            cls._checks_itself = checks_itself(cls, base)
 
     @classmethod
     def _hides_nothing(cls) -> bool:
@@ -128,7 +132,7 @@ class _Ours(nn.Module):
         if cls.__getattribute__ is not object.__getattribute__ or any(hasattr(cls, name) for name in OPTIONS):
             return False
         base = _torchs(cls)
-        return base is not None and not set(parts_of(cls, base)) - {"forward"}
+        return base is not None and not checks_itself(cls, base)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._release()

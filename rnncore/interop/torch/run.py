@@ -240,8 +240,11 @@ class Plan:
     def threads(self, shape: Sequence[int]) -> int:
         """Return how many threads a pass over an input of this shape may use, as kernels take it: as many as pay, but
         no more than PyTorch may. If it is a long one of several, PyTorch's idle threads leave them the cores."""
-        n, limit = torch.get_num_threads(), get_num_threads()
-        if n > 1 and limit > 1 and self.row_work * math.prod(shape[:-1]) >= LONG_WORK:
+        n = torch.get_num_threads()
+        if n == 1:
+            return -1
+        limit = get_num_threads()
+        if limit > 1 and self.row_work * math.prod(shape[:-1]) >= LONG_WORK:
             release_idle_threads()
         return 0 if n >= limit else -n
 
