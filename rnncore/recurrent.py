@@ -60,6 +60,7 @@ NAMES = {
     "w_peephole": "weight_peephole",
     "table": "table",  # no parameter, but of tokens the gradient of what W_ih makes of each
 }
+PACKED = "W_ih", "W_hh", "b_ih", "b_hh", "W_hr", "b_hr", "w_peephole"  # what a pack is made from, in order
 
 
 def recurrent_shapes(
@@ -89,8 +90,8 @@ def packs(weights: Weights, named: Sequence[Mapping[str, str]] = (NAMES,)) -> tu
     names by those that kernels have for them."""
 
     def make() -> tuple[Pack, ...]:
-        arrays = dict(weights.items())
-        return tuple([Pack(**{short: arrays[name] for short, name in own.items() if name in arrays}) for own in named])
+        get: Any = dict(weights.items()).get
+        return tuple([Pack(*[get(own.get(short)) for short in PACKED]) for own in named])
 
     return weights.packed(make)
 

@@ -134,18 +134,28 @@ cdef Py_ssize_t bytes_of(tuple shape, Py_ssize_t item) except -1:
 
 def empty(tuple shape not None, dtype not None):
     """Return an array of float32 or float64, uninitialised."""
-    global kept, clock
     cdef int type_ = (<cnp.dtype?>dtype).type_num
     if type_ not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE):
         raise ValueError(f"expected float32 or float64, got {dtype}")
     cdef Py_ssize_t size = bytes_of(shape, 4 if type_ == cnp.NPY_FLOAT else 8)
     cdef cnp.npy_intp lengths[4]
-    cdef Block block = Block.__new__(Block)
     cdef int k
     if len(shape) > 4:
         raise ValueError(f"expected at most 4 dimensions, got {shape}")
     for k in range(len(shape)):
         lengths[k] = shape[k]
+    return of_size(<int>len(shape), lengths, type_, size)
+
+
+cdef cnp.ndarray vector_of(cnp.npy_intp n, int type_):
+    """The same, of one dimension."""
+    return of_size(1, &n, type_, n * (4 if type_ == cnp.NPY_FLOAT else 8))
+
+
+cdef cnp.ndarray of_size(int ndim, cnp.npy_intp *shape, int type_, Py_ssize_t size):
+    """The same of a size in bytes."""
+    global kept, clock
+    cdef Block block = Block.__new__(Block)
     block.place = size_of(max(size, 1), &block.size)
     clock += 1
     asked[block.place] = clock
@@ -156,9 +166,9 @@ def empty(tuple shape not None, dtype not None):
     else:
         block.start = new_memory(block.size)
         if block.start == NULL:
-            raise MemoryError(f"no memory for an array of shape {shape}")
+            raise MemoryError(f"no memory for an array of shape {tuple([shape[k] for k in range(ndim)])}")
     PyTraceMalloc_Track(TRACED, <uintptr_t>block.start, size)
-    array = cnp.PyArray_SimpleNewFromData(<int>len(shape), lengths, type_, block.start)
+    array = cnp.PyArray_SimpleNewFromData(ndim, shape, type_, block.start)
     cnp.set_array_base(array, block)
     return array
 

@@ -1,3 +1,6 @@
+cimport numpy as cnp
+
+
 cdef class Pack:
     cdef object arrays
     cdef object blas_forward, blas_backward, panels
@@ -7,7 +10,10 @@ cdef class Pack:
     cdef Pack base              # of what `over` returned
     cdef object rows            # (U, I), or None
     cdef object sums            # what W_ih makes of them, and for which engine
-    cdef object bias(self, int shift)
+    cdef cnp.ndarray zeros(self, cnp.npy_intp n)
+    cdef cnp.ndarray of_h(self)
+    cdef cnp.ndarray bias(self, Py_ssize_t gates)
+    cdef tuple make_panels(self, int width, tuple form)
     cdef tuple for_blas(self, int shift, int split)
     cdef tuple for_gradients(self, int width, bint of_x, bint of_h)
     cdef object strips_of(self, int k, int width)

@@ -3,10 +3,10 @@
 import numpy as np
 
 from .blas import blocked
-from .memory import empty
 
 from .blas cimport FLOAT32, FLOAT64
 from .leaf cimport DIGEST, Leaf, leaf_of
+from .memory cimport vector_of
 
 cimport cython
 cimport numpy as cnp
@@ -18,8 +18,32 @@ cnp.import_array()
 
 cdef enum:
     KEEP_GIL = 1 << 18  # bytes that are read before another thread could have woken up
+    MAX_GATES = 4
     STRIPS = 8          # that are written by turns: from pages of their own
     AT_ONCE = 1 << 20   # bytes that are packed before others may have the GIL, and Ctrl-C is looked for
+
+
+cdef int check_matrix(object W, str name) except -1:
+    if not cnp.PyArray_CheckExact(W) or cnp.PyArray_NDIM(<cnp.ndarray>W) != 2 or cnp.PyArray_SIZE(<cnp.ndarray>W) == 0:
+        raise ValueError(f"expected a matrix {name}, got {W!r:.80}")
+    return 0
+
+
+cdef int check_vector(object b, Py_ssize_t size, str name) except -1:
+    if b is not None and not (
+        cnp.PyArray_CheckExact(b) and cnp.PyArray_NDIM(<cnp.ndarray>b) == 1 and cnp.PyArray_DIM(<cnp.ndarray>b, 0) == size
+    ):
+        raise ValueError(f"expected {name} of shape ({size},), got {b!r:.80}")
+    return 0
+
+
+cdef void add(char *to, const char *more, Py_ssize_t n, Py_ssize_t item) noexcept:
+    cdef Py_ssize_t k
+    for k in range(n):
+        if item == sizeof(float):
+            (<float *>to)[k] += (<const float *>more)[k]
+        else:
+            (<double *>to)[k] += (<const double *>more)[k]
 
 
 cdef Py_ssize_t fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize_t item, Py_ssize_t gates, Py_ssize_t H,
@@ -42,31 +66,33 @@ cdef Py_ssize_t fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize
     return v if v < vectors else 0
 
 
-cdef object in_panels(W, scales, Py_ssize_t width, bint interleaved=False):
+cdef cnp.ndarray in_panels(cnp.ndarray source, const double *scales, Py_ssize_t gates, Py_ssize_t width,
+                           bint interleaved=False):
     """Return a matrix (gates*H, K), or a vector (gates*H,), each gate times its scale, as simd/panels.h lays it out: vectors
     of `width` units of one gate, units beyond H zero, in panels of 4, 2 or 1 vectors; all gates of the same vectors side by
     side, in a panel each or, `interleaved`, as the vectors of one."""
-    cdef Py_ssize_t gates = len(scales), H, K, k, v = 0
-    cdef double factors[4]
-    cdef cnp.ndarray source = W, out
+    cdef Py_ssize_t H, K, item = cnp.PyArray_ITEMSIZE(source), v = 0
     cdef int type_ = cnp.PyArray_TYPE(source)
     cdef const Leaf *leaf = leaf_of(FLOAT32 if type_ == cnp.NPY_FLOAT else FLOAT64)
+    cdef cnp.ndarray out
+    cdef char *to
+    cdef const char *from_ = <const char *>cnp.PyArray_DATA(source)
     H, K = cnp.PyArray_DIM(source, 0) // gates, cnp.PyArray_DIM(source, 1) if cnp.PyArray_NDIM(source) == 2 else 1
-    if gates > 4 or not cnp.PyArray_ISCARRAY_RO(source) or width != leaf.width or type_ not in (
+    if gates > MAX_GATES or not cnp.PyArray_ISCARRAY_RO(source) or width != leaf.width or type_ not in (
         cnp.NPY_FLOAT, cnp.NPY_DOUBLE
     ):
-        raise ValueError(f"expected a C-contiguous matrix of up to 4 gates, got {W!r:.80}")
-    for k in range(gates):
-        factors[k] = scales[k]
-    out = empty((gates * ((H + width - 1) // width * width) * K,), W.dtype)
+        raise ValueError(f"expected a C-contiguous matrix of up to {MAX_GATES} gates, got {source!r:.80}")
+    out = vector_of(gates * ((H + width - 1) // width * width) * K, type_)
+    to = <char *>cnp.PyArray_DATA(out)
+    if cnp.PyArray_NBYTES(source) < KEEP_GIL:
+        fill_panels(leaf, to, from_, item, gates, H, K, scales, interleaved, 0)
+        return out
     while True:
         with nogil:
-            v = fill_panels(leaf, <char *>cnp.PyArray_DATA(out), <const char *>cnp.PyArray_DATA(source),
-                            cnp.PyArray_ITEMSIZE(source), gates, H, K, factors, interleaved, v)
+            v = fill_panels(leaf, to, from_, item, gates, H, K, scales, interleaved, v)
         PyErr_CheckSignals()
         if v == 0:
-            break
-    return out
+            return out
 
 
 cdef object in_strips(W, Py_ssize_t strip):
@@ -79,7 +105,7 @@ cdef object in_strips(W, Py_ssize_t strip):
     cdef char *at
     if not cnp.PyArray_ISCARRAY_RO(source):
         raise ValueError(f"expected a C-contiguous matrix, got {W!r:.80}")
-    out = empty(((P + strip - 1) // strip * strip * K,), W.dtype)
+    out = vector_of((P + strip - 1) // strip * strip * K, cnp.PyArray_TYPE(source))
     at = <char *>cnp.PyArray_DATA(out)
     for k_0 from 0 <= k_0 < K by rows:
         k_1 = min(k_0 + rows, K)
@@ -131,29 +157,25 @@ cdef class Pack:
     """
 
     def __cinit__(self, W_ih not None, W_hh not None, b_ih=None, b_hh=None, W_hr=None, b_hr=None, w_peephole=None):
-        for name, W in (("W_ih", W_ih), ("W_hh", W_hh), ("W_hr", W_hr)):
-            if (W is not None or name != "W_hr") and (type(W) is not np.ndarray or W.ndim != 2 or W.size == 0):
-                raise ValueError(f"expected a matrix {name}, got {W!r:.80}")
-        P = W_hh.shape[1]
-        H = P if W_hr is None else W_hr.shape[1]
-        if len(W_ih) != len(W_hh) or len(W_hh) % H:
+        cdef Py_ssize_t GH, H, P
+        check_matrix(W_ih, "W_ih")
+        check_matrix(W_hh, "W_hh")
+        GH, H = cnp.PyArray_DIM(<cnp.ndarray>W_hh, 0), cnp.PyArray_DIM(<cnp.ndarray>W_hh, 1)
+        P = H
+        if W_hr is not None:
+            check_matrix(W_hr, "W_hr")
+            H = cnp.PyArray_DIM(<cnp.ndarray>W_hr, 1)
+        if cnp.PyArray_DIM(<cnp.ndarray>W_ih, 0) != GH or GH % H:
             raise ValueError(f"expected weights (G*H, I) and (G*H, P) with H = {H}, got {W_ih.shape} and {W_hh.shape}")
-        if W_hr is not None and len(W_hr) != P:
+        if W_hr is not None and cnp.PyArray_DIM(<cnp.ndarray>W_hr, 0) != P:
             raise ValueError(f"expected W_hr of shape ({P}, H), got {W_hr.shape}")
-
-        def vector(value, size, name):
-            if value is None:
-                return np.zeros(size, W_ih.dtype)
-            if type(value) is not np.ndarray or value.shape != (size,):
-                raise ValueError(f"expected {name} of shape ({size},), got {value!r:.80}")
-            return value
-
-        self.gates, self.input_size, self.hidden_size, self.state_size = len(W_hh) // H, W_ih.shape[1], H, P
+        check_vector(b_ih, GH, "b_ih")
+        check_vector(b_hh, GH, "b_hh")
+        check_vector(b_hr, P, "b_hr")
+        check_vector(w_peephole, 3 * H, "w_peephole")
+        self.gates, self.input_size, self.hidden_size, self.state_size = GH // H, cnp.PyArray_DIM(<cnp.ndarray>W_ih, 1), H, P
         self.projects, self.peeps, self.strips = W_hr is not None, w_peephole is not None, {}
-        self.arrays = (
-            W_ih, W_hh, vector(b_ih, len(W_ih), "b_ih"), vector(b_hh, len(W_ih), "b_hh"), W_hr, vector(b_hr, P, "b_hr"),
-            vector(w_peephole, 3 * H, "w_peephole"),
-        )
+        self.arrays = W_ih, W_hh, b_ih, b_hh, W_hr, b_hr, w_peephole
 
     def over(self, rows not None):
         """Return the same weights for a run that reads numbers of `rows`, a matrix (U, I), in place of rows of x: what
@@ -166,27 +188,40 @@ cdef class Pack:
         pack.peeps, pack.base, pack.rows = self.peeps, self, rows
         return pack
 
-    cdef object bias(self, int shift):
-        """The bias of the gates' columns: those of x, gate g in place (g + shift) % G, plus those of h, in g + shift."""
-        _, _, b_ih, b_hh, _, _, _ = self.arrays
-        if shift == 0:
-            return b_ih + b_hh
-        first = shift * self.hidden_size
-        bias = np.concatenate((b_ih[-first:], b_ih[:-first], np.zeros(first, b_ih.dtype)))
-        bias[first:] += b_hh
-        return bias
+    cdef cnp.ndarray zeros(self, cnp.npy_intp n):
+        return cnp.PyArray_ZEROS(1, &n, cnp.PyArray_TYPE(<cnp.ndarray>self.arrays[0]), 0)
+
+    cdef cnp.ndarray of_h(self):
+        """The biases of h."""
+        return self.zeros(self.gates * self.hidden_size) if self.arrays[3] is None else self.arrays[3]
+
+    cdef cnp.ndarray bias(self, Py_ssize_t gates):
+        """The biases of x, plus those of h of the first `gates` gates."""
+        cdef Py_ssize_t GH = self.gates * self.hidden_size, item = cnp.PyArray_ITEMSIZE(<cnp.ndarray>self.arrays[0])
+        cdef cnp.ndarray sum = self.zeros(GH)
+        cdef cnp.ndarray b
+        for given, n in ((self.arrays[2], GH), (self.arrays[3], gates * self.hidden_size)):
+            if given is not None:
+                b = given
+                if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(sum) or not cnp.PyArray_ISCARRAY_RO(b):
+                    raise ValueError(f"expected biases as weights are, {sum.dtype} and C-contiguous, got {b!r:.80}")
+                add(<char *>cnp.PyArray_DATA(sum), <const char *>cnp.PyArray_DATA(b), n, item)
+        return sum
 
     cdef tuple for_blas(self, int shift, int split):
-        """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; bias; W_hr^T in blocks; its bias; the
-        peepholes."""
+        """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; the bias of the gates' columns, of x for gate g
+        in place (g + shift) % G, and of h in g + shift; W_hr^T in blocks; its bias; the peepholes."""
         if self.base is not None:
             return self.base.for_blas(shift, split)
         W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
         if self.blas_forward is None or self.blas_forward[-1] != (shift, split):
-            cut = split * self.hidden_size
+            cut, bias, last = split * self.hidden_size, self.bias(self.gates - shift), shift * self.hidden_size
+            if shift:
+                bias = np.concatenate((bias[-last:], bias[:-last], self.of_h()[-last:]))
             W_hh_T = np.concatenate([blocked(W.T) for W in (W_hh[:cut], W_hh[cut:]) if len(W)])
             W_hr_T = None if W_hr is None else blocked(W_hr.T)
-            self.blas_forward = W_ih, W_hh_T, self.bias(shift), W_hr_T, b_hr, w_peephole, (shift, split)
+            b_hr = self.zeros(self.state_size) if b_hr is None else b_hr
+            self.blas_forward = W_ih, W_hh_T, bias, W_hr_T, b_hr, w_peephole, (shift, split)
         return self.blas_forward
 
     cdef tuple for_gradients(self, int width, bint of_x, bint of_h):
@@ -229,18 +264,30 @@ cdef class Pack:
             return self.base.for_panels(width, form)
         made = self.panels
         if made is None or made[-2:] != (width, form):
-            W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
-            scales, interleaved, shift, out_scale = form
-            bias, GH = self.bias(shift), self.gates * self.hidden_size
-            of_h = bias[GH:]
-            if shift:
-                bias = np.concatenate((bias[shift * self.hidden_size : GH], bias[: shift * self.hidden_size]))
-            made = (
-                *[in_panels(W, scales, width, interleaved) for W in (W_ih, W_hh, bias)],
-                in_panels(of_h, scales[-1:], width) if shift else None,
-                *[in_panels(W, (out_scale,), width) if self.projects else None for W in (W_hr, b_hr)],
-                in_panels(w_peephole, (scales[0],) * 3, width, True) if self.peeps else None,
-                width, form,
-            )
-            self.panels = made
+            made = self.panels = (*self.make_panels(width, form), width, form)
         return made
+
+    cdef tuple make_panels(self, int width, tuple form):
+        """The first seven of these."""
+        cdef double scales[MAX_GATES]
+        cdef double once[MAX_GATES]
+        cdef Py_ssize_t G = self.gates, k
+        cdef bint interleaved
+        cdef int shift
+        each, interleaved, shift, out_scale = form
+        if len(each) != G or G > MAX_GATES or not 0 <= shift < G:
+            raise ValueError(f"expected as many scales as there are gates, at most {MAX_GATES}, got {each}")
+        for k in range(G):
+            scales[k], once[k] = each[k], each[0]
+        W_ih, W_hh, _, _, W_hr, b_hr, w_peephole = self.arrays
+        bias, of_h, peepholes = self.bias(G - shift), None, None
+        W_ih, W_hh, bias = [in_panels(W, scales, G, width, interleaved) for W in (W_ih, W_hh, bias)]
+        if shift:
+            of_h = in_panels(self.of_h()[(G - shift) * self.hidden_size :], scales + G - 1, 1, width)
+        if self.peeps:
+            peepholes = in_panels(w_peephole, once, 3, width, True)
+        if self.projects:
+            once[0] = out_scale
+            W_hr, b_hr = [
+                in_panels(W, once, 1, width) for W in (W_hr, self.zeros(self.state_size) if b_hr is None else b_hr)]
+        return W_ih, W_hh, bias, of_h, W_hr, b_hr, peepholes

@@ -102,7 +102,7 @@ cdef class Stack:
         cdef int k
         if len(packs) == 0 or len(packs) > 1 and not stacked:
             raise ValueError(f"expected at least one pack, and one alone where states are not stacked, got {len(packs)}")
-        self.dtype = FLOAT32 if dtype == np.float32 else FLOAT64
+        self.dtype = FLOAT32 if (<cnp.dtype?>dtype).type_num == cnp.NPY_FLOAT else FLOAT64
         self.cell, self.packs, self.layers, self.stacked = cell, packs, len(packs), stacked
         self.runs = <Run *>PyMem_Calloc(self.layers, sizeof(Run))
         if self.runs == NULL:
