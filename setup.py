@@ -52,7 +52,7 @@ setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
         extension("crew", "rnncore/_kernels/pool.c"),
-        *map(extension, "driver products cell rnn lstm gru step memory tensors".split()),
+        *map(extension, "driver products cell rnn lstm gru step memory tensors calls".split()),
         # what takes its time in BLAS or leaf kernels, or is not on the way of a call
         *[extension(name, small=True) for name in "blas matmul optim pack".split()],
     ],

@@ -313,10 +313,12 @@ def test_weights_are_known_while_they_lie_where_they_did(kind):
     made = {"Parameter": nn.Parameter, "subclass": Own, "others": lambda w: w.detach().as_subclass(Foreign)}[kind]
     weights = [made(w.detach()) for w in nn.LSTM(3, 4, 2).parameters()]
     plan = run.plan_of("LSTM", 3, 4, 2, True, False, False, 0, torch.float32, 0.0)
-    known = plan.known_of(weights)
-    assert plan.known_of(weights) is known and known.now() is known.now()
+    known, held = run.calls.known(plan, weights)
+    again, held_again = run.calls.known(plan, weights)
+    assert again is known and held_again is held
     weights[5].data = weights[5].data.clone()
-    assert plan.known_of(weights) is not known and plan.known_of(weights) is plan.known_of(weights)
+    other, _ = run.calls.known(plan, weights)
+    assert other is not known and run.calls.known(plan, weights)[0] is other
 
 
 def test_memory_that_came_where_other_was():
@@ -368,7 +370,8 @@ def test_data_set_between_forward_and_backward_does_not_count(kind, what):
 def test_as_in_torch_without_a_table(name, monkeypatch):
     """As with versions of PyTorch whose tensors have none: by attributes."""
     exchange = Exchange((), None)
-    for module in (run, ours.modules):
+    for module in (ours.modules, ours.tensors):
         monkeypatch.setattr(module, "exchange", exchange)
+    for module in (ours.modules, ours.ops, run):
         monkeypatch.setattr(module, "calls", run.calls_of(exchange))
     compare(CASES[name])

@@ -64,7 +64,9 @@ def test_version():
 
 def test_types_are_shipped():
     assert resources.files("rnncore").joinpath("py.typed").is_file()
-    for module in "blas cell crew driver gru leaf lstm matmul memory optim pack products rnn step tensors".split():
+    for (
+        module
+    ) in "blas cell crew driver gru leaf lstm matmul memory optim pack products rnn step tensors calls".split():
         assert resources.files("rnncore._kernels").joinpath(f"{module}.pyi").is_file()
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from common import import_peer
 
+from rnncore._kernels.calls import same
 from rnncore._kernels.memory import address
-from rnncore._kernels.tensors import Exchange, over, same
+from rnncore._kernels.tensors import Exchange, over
 
 F4, F8 = np.dtype(np.float32), np.dtype(np.float64)
 

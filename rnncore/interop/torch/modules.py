@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from ..._kernels.tensors import same
+from ..._kernels.calls import same
 from .ops import advance, recurrent
-from .run import DTYPES, calls, exchange, is_array, is_lazy, release
+from .run import calls
+from .tensors import DTYPES, exchange, is_array, is_lazy
+from .weights import release
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 

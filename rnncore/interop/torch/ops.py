@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ...dropout import drop
-from .run import DTYPES, GATES, Plan, Unfit, calls, dropout_key, is_lazy, plan_of
+from .run import GATES, Plan, Unfit, calls, dropout_key, plan_of
+from .tensors import DTYPES, is_lazy
 
 __all__ = ["advance", "recurrent"]
 
@@ -181,16 +182,15 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
-        saved, others = iter(ctx.saved_tensors), iter(ctx.others)
+        saved = ctx.saved_tensors
         plan, states, batch_sizes, key, options, step = ctx.call
         dy, *dhx = (None, *upstream) if step else upstream
-        input, *rest = [next(saved if needed else others) for needed in ctx.needed]
-        hx, weights, tape = rest[:states], rest[states:], tuple(saved)
-        if (
-            torch.is_grad_enabled()
-            or any(d is not None and is_lazy(d) for d in upstream)
-            or torch.autograd.forward_ad._current_level >= 0
-        ):
+        differentiated = is_differentiated(upstream)
+        if ctx.kept is None or differentiated:
+            of_saved, others = iter(saved), iter(ctx.others)
+            input, *rest = [next(of_saved if needed else others) for needed in ctx.needed]
+            hx, weights, tape = rest[:states], rest[states:], tuple(of_saved)
+        if differentiated:
             if versions(ctx.others) != ctx.versions:
                 raise RuntimeError(
                     "a tensor that a gradient of a gradient depends on has been modified by an inplace operation"
@@ -213,6 +213,16 @@ class Recurrence(torch.autograd.Function):
 
 # Without what `torch.func`'s transforms need, which no call in plain view has to do with.
 apply = super(torch.autograd.Function, Recurrence).apply
+
+
+def is_differentiated(upstream: Sequence[Tensor | None]) -> bool:
+    """Whether a backward pass, whose upstream gradients these are, is differentiated in its turn, or batched."""
+    if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    for d in upstream:
+        if d is not None and is_lazy(d):
+            return True
+    return False
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import weakref
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -14,147 +12,28 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from ..._kernels.calls import Calls
 from ..._kernels.cell import Ragged
-from ..._kernels.memory import address, empty
-from ..._kernels.pack import digest
-from ..._kernels.tensors import Calls, Exchange, over
+from ..._kernels.memory import empty
+from ..._kernels.tensors import Exchange
 from ...checks import check_shape
 from ...layers import GRU, LSTM, RNN
 from ...recurrent import _Recurrent
 from ...runtime import get_num_threads
 from ...weights import Weights
 from .openmp import release_idle_threads
+from .tensors import DTYPES, array_of, exchange, is_array, laid_out, places_of, tensor_of
+from .weights import Borrowed, Forget, Known
 
-__all__ = ["DTYPES", "GATES", "Plan", "Unfit", "calls", "dropout_key", "exchange", "plan_of", "release"]
+__all__ = ["GATES", "Plan", "Unfit", "calls", "dropout_key", "plan_of"]
 
-DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 INT64 = np.dtype(np.int64)
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
-exchange = Exchange((Tensor, torch.nn.Parameter), getattr(Tensor, "__dlpack_c_exchange_api__", None))
 LONG_WORK = 2e7  # floating-point operations of a pass from which on idle threads of PyTorch's cost more than new ones
 
 
 class Unfit(ValueError):
     """Sizes, weights or lengths that rnncore has no layer for; PyTorch may make something of them all the same."""
-
-
-class Borrowed(Weights):
-    """Weights in the memory of tensors, whose owners may change them: whoever uses them asks a `Plan` each time."""
-
-    __slots__ = ()
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self._arrays, self._packed, self.stack = arrays, None, None
-
-
-class Known:
-    """The weights of a call before: where their tensors lay, what they held, and what was packed from them.
-
-    Contents are compared, not versions: a tensor's version does not move when it is changed through `.data`, through
-    an array that shares its memory or by another process, and tensors of inference mode have none.
-    """
-
-    __slots__ = ("arrays", "contents", "names", "places", "refs", "tensors", "weights")
-
-    def __init__(self, names: tuple[str, ...], tensors: Sequence[Tensor], forget: Forget) -> None:
-        self.names = names
-        self.refs = tuple([weakref.ref(tensor, forget) for tensor in tensors])
-        self.tensors = [tensor.detach() for tensor in tensors]  # which no `.data =` changes
-        self.arrays = tuple([laid_out(tensor, DTYPES[tensor.dtype]) for tensor in self.tensors])
-        where_they_lie = all(address(a) == own.data_ptr() for a, own in zip(self.arrays, self.tensors, strict=True))
-        self.places = (
-            places_of([*tensors, *self.tensors]) if where_they_lie else None
-        )  # of copies, which nobody changes
-        self.contents = b""
-
-    def lies(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these tensors, the same ones, still lie where they did, and in the same memory: what is new may lie
-        where what was freed did."""
-        return self.places is not None and places_of([*tensors, *self.tensors]) == self.places
-
-    def now(self) -> Weights:
-        """Return the weights as they are at this moment."""
-        contents = digest(self.arrays)
-        return self.weights if contents == self.contents else self.renew(contents)
-
-    def renew(self, contents: bytes) -> Weights:
-        """Return the weights of these contents, which are others than before."""
-        self.weights: Weights = Borrowed(dict(zip(self.names, self.arrays, strict=True)))
-        self.contents = contents
-        return self.weights
-
-
-def is_array(tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
-    """Whether this is a tensor of such a shape that kernels can read."""
-    return (
-        isinstance(tensor, Tensor)
-        and tensor.shape == shape
-        and tensor.dtype is dtype
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not is_lazy(tensor)
-    )
-
-
-def is_lazy(tensor: Tensor) -> bool:
-    """Whether this tensor has no memory of its own: zeros yet to be made, or one of a batch that is differentiated."""
-    if torch.compiler.is_compiling() or exchange.holds(tensor):
-        return False
-    lazy: bool = tensor._is_zerotensor() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return lazy or torch._C._functorch.is_legacy_batchedtensor(tensor)
-
-
-def places_of(tensors: Sequence[Tensor]) -> Any:
-    """Return where tensors lie, and how, as something to compare."""
-    return exchange.places(tensors) or [(t.data_ptr(), t.shape, t.stride()) for t in tensors]
-
-
-def array_of(tensor: Tensor, dtype: np.dtype[Any], step: bool = False) -> np.ndarray:
-    """A tensor's numbers where they lie, which PyTorch does not know of: after `Tensor.numpy` it would not let anybody
-    resize the tensor. Whoever keeps the array looks whether they still lie there. A cell's `step` has an axis less than
-    the array."""
-    if tensor.is_neg():
-        tensor = tensor.resolve_neg()
-    if (array := exchange.array(tensor, step)) is not None:
-        return array
-    array = over(tensor.data_ptr(), tensor.shape, tensor.stride(), dtype, tensor)
-    return array[None] if step else array
-
-
-def tensor_of(array: np.ndarray, step: bool = False) -> Tensor:
-    """An array as a tensor, of a cell's `step` without the first axis."""
-    tensor: Tensor | None = exchange.tensor(array, step)
-    return torch.from_numpy(array[0] if step else array) if tensor is None else tensor
-
-
-def laid_out(tensor: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
-    """A tensor's numbers as kernels want them, aligned and C-contiguous: where they lie, or a copy."""
-    array: np.ndarray = np.ascontiguousarray(array_of(tensor, dtype))
-    return array if array.flags.aligned else array.copy()
-
-
-class Forget:
-    """What weak references to weights call when one of these is gone: what is known of them goes with it."""
-
-    __slots__ = ("ids", "known")
-
-    def __init__(self, known: dict[tuple[int, ...], Known], ids: tuple[int, ...]) -> None:
-        self.known, self.ids = known, ids
-
-    def __call__(self, ref: Any) -> None:
-        if (found := self.known.get(self.ids)) is None:
-            return
-        for own in found.refs:  # in this frame, which Dynamo leaves alone; it would look at a generator's
-            if ref is own:
-                del self.known[self.ids]
-                return
-
-
-def release(tensor: Tensor) -> None:
-    """Let go of a tensor: PyTorch swaps none that weak references point at."""
-    for ref in weakref.getweakrefs(tensor):
-        if isinstance(ref.__callback__, Forget):
-            ref.__callback__(ref)
 
 
 class Rows(NamedTuple):
@@ -217,12 +96,8 @@ class Plan:
 
     def weights(self, tensors: Sequence[Tensor]) -> Weights:
         """Return the weights that tensors hold at this moment; packed once for as long as they hold the same."""
-        return self.known_of(tensors).now()
-
-    def known_of(self, tensors: Sequence[Tensor]) -> Known:
-        """Return what is known of weights where they lie at this moment."""
-        found: Known | None = exchange.known(self.known, tensors)
-        return self.know(tensors) if found is None else found
+        held: Weights = calls.known(self, tensors)[1]
+        return held
 
     def know(self, tensors: Sequence[Tensor]) -> Known:
         """Return what is known of weights from now on."""
@@ -332,15 +207,6 @@ class Plan:
         """Whether `Stack` knows the layer's training passes over such a sequence."""
         return key is None and not (rows.packed or rows.unbatched or self.bidirectional)
 
-    def arrays(self, hx: Sequence[Tensor | None], step: bool = False) -> Any:
-        """Return states, or their gradients, as a layer takes them; None for zeros."""
-        if not hx:
-            return None
-        arrays = [None if h is None else array_of(h, self.dtype, step) for h in hx]
-        if len(arrays) == 1:
-            return arrays[0]
-        return None if arrays[0] is None and arrays[1] is None else tuple(arrays)
-
     def tensors(self, states: Any, step: bool = False) -> list[Tensor]:
         """Return what a layer returns for states."""
         arrays = states if type(states) is tuple else (states,)
@@ -388,17 +254,16 @@ class Plan:
         step: bool = False,
     ) -> tuple[Tensor, list[Tensor], Kept]:
         """The same, or what `infer` does, with what `backward` needs."""
-        rows, known, input = self.rows(input, batch_sizes, step), self.known_of(tensors), input.detach()
-        weights, given = known.now(), [input, *known.tensors]
+        own = input.detach()
+        if batch_sizes is None and key is None and (quick := calls.taped(self, own, hx, tensors, step)) is not None:
+            y, after, known, weights, layers = quick
+            given, (T, N, _) = [own, *known.tensors], layers[0][0].shape
+            rows = Rows(T, N, None, False, False, step)
+            return y, after, Kept(rows, weights, layers, given, places_of(given))
+        rows, (known, weights) = self.rows(own, batch_sizes, step), calls.known(self, tensors)
+        given = [own, *known.tensors]
         places = places_of(given)
-        if self.plain(rows, key):
-            stack = weights.stack or self.layer._stack(weights)
-            state, threads = self.arrays(hx, step), self.threads(input.shape)
-            quick = stack.taped(self.view(input, rows), state, False, sys.maxsize, threads)
-            if quick is not None:
-                y, finals, layers = quick
-                return self.given(y, rows), self.tensors(finals, step), Kept(rows, weights, layers, given, places)
-        x, initial = np.ascontiguousarray(self.view(input, rows)), self.initial(hx, rows)
+        x, initial = np.ascontiguousarray(self.view(own, rows)), self.initial(hx, rows)
         y, finals = self.empty(x), tuple([np.empty_like(state) for state in initial])
         threads = self.threads(input.shape)
         layers = self.layer._run(weights, x, initial, finals, y, threads, rows.ragged, True, dropout_key(key))
@@ -419,15 +284,11 @@ class Plan:
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
         rows, weights, layers, *_ = kept
-        threads = self.threads(layers[0][0].shape)
         if self.plain(rows, key):
-            stack = weights.stack or self.layer._stack(weights)
-            upstream = None if dy is None else self.view(dy, rows)
-            names = self.layer._named
-            quick = stack.back(tuple(layers), upstream, self.arrays(dhx, rows.step), weights, names, False, threads)
+            quick: Any = calls.back(self, weights, layers, dy, dhx, rows.step)
             if quick is not None:
-                dx, state, grads = quick
-                return self.given(dx, rows), self.tensors(state, rows.step), list(map(tensor_of, grads.values()))
+                return quick  # type: ignore[no-any-return]
+        threads = self.threads(layers[0][0].shape)
         upstream = None if dy is None else np.ascontiguousarray(self.view(dy, rows))
         given = self.initial(dhx, rows)
         dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
