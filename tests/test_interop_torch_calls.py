@@ -264,3 +264,36 @@ def test_a_property_in_place_of_an_option(name):
         return module(x_of(5, 2, 3), (torch.ones(1, 5, 4), torch.ones(1, 5, 4)) if name == "batch_first" else None)
 
     compare(called)
+
+
+@pytest.mark.parametrize("how", ["a base", "later", "a mixin, later", "an instance"])
+@pytest.mark.parametrize("name", ["check_forward_args", "permute_hidden"])
+def test_a_check_of_ones_own(how, name):
+    """Asked as PyTorch asks it, whenever and wherever it was put there, with a gradient and without."""
+
+    def called(lib):
+        def own(*args):
+            raise KeyError("asked")
+
+        mixin = type("Mixin", (), {})
+        if how == "a base":
+            module = type("Of", (Registered, lib.LSTM), {name: own})(3, 4)
+        else:
+            module = type("Of", (mixin, lib.LSTM), {})(3, 4)
+            module(x_of(5, 2, 3))
+            setattr({"later": type(module), "a mixin, later": mixin, "an instance": module}[how], name, own)
+        said = []
+        packed = rnn.pack_sequence([x_of(5, 3), x_of(2, 3)])
+        state = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)
+        for x, hx in ((x_of(5, 2, 3), None), (x_of(5, 2, 3), state), (packed, None), (packed, state)):
+            for quiet in (torch.enable_grad(), torch.no_grad()):
+                with quiet:
+                    try:
+                        module(x, hx)
+                        said.append("nothing")
+                    except KeyError as error:
+                        said.append(str(error))
+        return said
+
+    assert called(ours) == called(nn)
+    assert "'asked'" in called(ours)

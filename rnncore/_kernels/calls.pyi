@@ -6,6 +6,8 @@ import numpy as np
 
 from .tensors import Exchange
 
+CHECKS: tuple[str, ...]
+
 @final
 class Calls:
     def __init__(

@@ -16,6 +16,9 @@ cdef extern from "Python.h":
 cdef enum:
     CLASSES = 1000  # that are remembered
 
+# Methods that a call of PyTorch's layers asks whether all is well, and with whose results it goes on.
+CHECKS = "check_input", "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "permute_hidden"
+
 
 def same(list refs not None, list names not None, parameters not None):
     """Whether each weak reference points at what a dictionary has under the name beside it."""
@@ -60,7 +63,7 @@ cdef class Calls:
     """
     cdef Exchange exchange
     cdef object plan_of, unfit, array_of, tensor_of, has_functions, is_grad_enabled, forward_ad
-    cdef tuple watchers
+    cdef tuple watchers, checks
     cdef set classes    # by their versions
 
     def __init__(self, Exchange exchange not None, plan_of, unfit, array_of, tensor_of, tuple watchers not None,
@@ -68,7 +71,7 @@ cdef class Calls:
         self.exchange, self.plan_of, self.unfit, self.array_of, self.tensor_of = exchange, plan_of, unfit, array_of, tensor_of
         self.watchers, self.has_functions = watchers, has_functions
         self.is_grad_enabled, self.forward_ad = is_grad_enabled, forward_ad
-        self.classes = set()
+        self.classes, self.checks = set(), CHECKS
 
     cdef bint hides_nothing(self, module) except -1:
         """Ask a module's class, unless it has said so since it last changed."""
@@ -238,6 +241,9 @@ cdef class Calls:
             training, dropout = own["training"], own["dropout"]
         except KeyError:
             return None, None
+        for check in self.checks:
+            if check in own:
+                return None, None
         if type(size) is not int or type(units) is not int or type(layers) is not int or type(projected) is not int:
             return None, None
         if type(mode) is not str or type(batch_first) is not bool or type(both) is not bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from ..._kernels.calls import same
+from ..._kernels.calls import CHECKS, same
 from .ops import advance, recurrent
 from .run import calls
 from .tensors import DTYPES, exchange, is_array, is_lazy
@@ -83,10 +83,8 @@ def has_functions(tensor: Any) -> bool:
     )
 
 
-# What `forward` of a module of `torch.nn` is made of: where a subclass has one of its own, that is what it wants run.
-PARTS = (
-    "forward", "check_input", "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "permute_hidden",
-)  # fmt: skip
+# What a module of `torch.nn` runs: where a subclass has one of its own, that is what it wants run.
+PARTS = "forward", *CHECKS
 
 
 # Attributes that a quick look takes from a module's own dictionary.
@@ -101,8 +99,13 @@ def parts_of(kind: type, base: type) -> list[str]:
     return [name for name in PARTS if getattr(kind, name, None) is not getattr(base, name, None)]
 
 
-def checks_itself(kind: type, base: type) -> bool:
-    return bool(set(parts_of(kind, base)) - {"forward"})
+def checks_itself(kind: type) -> bool:
+    """Whether a subclass of ours has some of PARTS beside `forward`, as it is now."""
+    base = _torchs(kind)
+    return base is None or not set(parts_of(kind, base)) <= {"forward"}
+
+
+checks_itself._dynamo_marked_constant = True  # type: ignore[attr-defined]  # which Dynamo need not look into
 
 
 def _torchs(kind: type) -> Any:
@@ -116,25 +119,20 @@ class _Ours(nn.Module):
     A `forward` that somebody has kept, such as a wrapper of it, may still be called where `restore` has been.
     """
 
-    _checks_itself = False  # whether a subclass has some of PARTS beside `forward`
-
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__module__ == __name__ and (forward := getattr(cls, "forward", None)):
             # by its own name in errors, without the time of one more call
             cls.forward = FunctionType(forward.__code__, globals(), "forward", forward.__defaults__)
             cls.forward.__qualname__ = f"{cls.__name__}.forward"
-        if base := _torchs(cls):
-            cls._checks_itself = checks_itself(cls, base)
 
     @classmethod
     def _hides_nothing(cls) -> bool:
         """Whether a subclass has none of PARTS beside `forward`, and its instances' options are what their dictionaries
-        say. Classes change, and of some `__init_subclass__` knows nothing."""
+        say, as it is now."""
         if cls.__getattribute__ is not object.__getattribute__ or any(hasattr(cls, name) for name in OPTIONS):
             return False
-        base = _torchs(cls)
-        return base is not None and not checks_itself(cls, base)
+        return not checks_itself(cls)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._release()
@@ -185,7 +183,9 @@ class _Recurrent(_Ours, nn.RNNBase):
         packed = isinstance(input, PackedSequence)
         data, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
         weights = self._current_weights()
-        if self._checks_itself or not isinstance(data, Tensor) or not runs_here(data, weights):
+        if checks_itself(type(self)) or not isinstance(data, Tensor) or not runs_here(data, weights):
+            return self._elsewhere(input, hx)
+        if not torch.compiler.is_compiling() and not vars(self).keys().isdisjoint(CHECKS):
             return self._elsewhere(input, hx)
         shape, lstm = data.shape, self.mode == "LSTM"
         batched = len(shape) == 3 or packed
