@@ -77,8 +77,13 @@ def recurrent_shapes(
     return {name + suffix: shape for name, shape in shapes.items()}
 
 
-def uniform(shapes: Mapping[str, tuple[int, ...]], H: int, dtype: np.dtype[Any], rng: RNG) -> dict[str, np.ndarray]:
-    """Return arrays of these shapes, uniform in ±1/sqrt(H), which is torch's default."""
+def uniform(
+    shapes: Mapping[str, tuple[int, ...]], H: int, dtype: np.dtype[Any], rng: RNG | Weights
+) -> Mapping[str, np.ndarray]:
+    """Return arrays of these shapes, uniform in ±1/sqrt(H), which is torch's default; or, inside the package, weights
+    that fit as they are."""
+    if isinstance(rng, Weights):
+        return rng
     for name, shape in shapes.items():
         check_bytes(shape, dtype, name)
     bound, generator = 1 / np.sqrt(H), np.random.default_rng(rng)
@@ -119,7 +124,6 @@ class _Recurrent(Module, Generic[State]):
         proj_size: int = 0,
         peephole: bool = False,
     ) -> None:
-        """`rng` may be weights that fit, inside the package: they are taken as they are."""
         self.input_size = I = positive_int(input_size, "input_size")
         self.hidden_size = H = positive_int(hidden_size, "hidden_size")
         self.num_layers = L = positive_int(num_layers, "num_layers")
@@ -139,9 +143,6 @@ class _Recurrent(Module, Generic[State]):
         if self.bidirectional and self.reverse:
             raise ValueError("expected at most one of bidirectional=True and reverse=True, got both")
         numbers = as_dtype(dtype)
-        if isinstance(rng, Weights):
-            super().__init__(numbers, rng)
-            return
         shapes = self._shapes(I, H, L, self.bias, self.bidirectional, proj_size, peephole)
         super().__init__(numbers, uniform(shapes, H, numbers, rng))
 

@@ -69,10 +69,12 @@ def write(path, arrays, about=None):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_saved_is_loaded(tmp_path, end, name, dtype):
+def test_what_is_saved_is_loaded(tmp_path, end, name, dtype, monkeypatch):
     module, path = MODULES[name](dtype=dtype, rng=3), tmp_path / f"model{end}"
     assert rc.save(path, module) is None
-    loaded = rc.load(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(np.random, "default_rng", None)  # nothing is drawn that the file's values replace
+        loaded = rc.load(path)
     path.unlink()
     assert_same(loaded, module)
     if name.startswith("Embedding"):

@@ -118,6 +118,13 @@ def test_linear_and_embedding(torch, dtype):
         assert np.array_equal(embedding([[1, 8], [0, 1]]), theirs(torch.tensor([[1, 8], [0, 1]])).detach())
 
 
+def test_a_weight_of_another_shape(torch):
+    module = torch.nn.LSTM(3, 4)
+    module.weight_hh_l0 = torch.nn.Parameter(torch.ones(16, 3))
+    with pytest.raises(ValueError, match=r"expected weight_hh_l0 of shape \(16, 4\), got \(16, 3\)"):
+        rc.from_torch(module)
+
+
 @pytest.mark.parametrize("name,value", [("padding_idx", 0), ("max_norm", 1.0), ("scale_grad_by_freq", True)])
 def test_options_of_an_embedding_that_rnncore_does_not_have(torch, name, value):
     with pytest.raises(ValueError, match=f"expected Embedding with {name}=(None|False), got {name}={value}"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..checks import from_tensor
 from ..weights import Module
-from .kinds import KINDS, common_dtype, kind_of, option_names, options_of, shapes_of
+from .kinds import KINDS, common_dtype, kind_of, made, option_names, options_of, shapes_of
 
 if TYPE_CHECKING:
     import torch
@@ -81,9 +81,7 @@ def from_torch(module: torch.nn.Module) -> Any:
     elif hasattr(module, "bias_ih"):  # a cell, which PyTorch asks for its biases, not for what it was made with
         options["bias"] = module.bias_ih is not None or module.bias_hh is not None
     arrays = {name: _array(module, name) for name in shapes_of(kind, options)}
-    layer = kind(**options, dtype=common_dtype(arrays))
-    layer.load_state_dict(arrays)
-    return layer
+    return made(kind, options, arrays, common_dtype(arrays))
 
 
 def _array(module: torch.nn.Module, name: str) -> np.ndarray:

@@ -35,7 +35,7 @@ from ..layers import GRU, LSTM, RNN
 from ..train.embedding import Embedding
 from ..train.linear import Linear
 from ..weights import Module
-from .kinds import KINDS, common_dtype, kind_of, option_names, options_of, shapes_of
+from .kinds import KINDS, common_dtype, kind_of, made, option_names, options_of, shapes_of
 
 __all__ = ["load", "save"]
 
@@ -244,9 +244,7 @@ def _module(stored: Stored, prefix: str, options: dict[str, Any]) -> Any:
             if name in shown and not np.array_equal(shown[name], value):  # whatever it is
                 raise ValueError(f"expected {name}={shown[name]!r}, as the arrays show, got {value!r:.80} in {source}")
     dtype = common_dtype(arrays) if dtype is None else as_dtype(dtype)
-    module = kind(**{**told, **options, **shown}, dtype=dtype, rng=0)
-    module.load_state_dict(arrays)
-    return module
+    return made(kind, {**told, **options, **shown}, arrays, dtype)
 
 
 def _found(stored: Stored, prefix: str, modules: Mapping[str, Any]) -> dict[str, Callable[[], np.ndarray]]:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..cells import GRUCell, LSTMCell, RNNCell
+from ..checks import as_real, check_shape
 from ..jordan import JordanRNN
 from ..layers import GRU, LSTM, RNN
 from ..train.embedding import Embedding
 from ..train.linear import Linear
+from ..weights import Weights
 
-__all__ = ["KINDS", "common_dtype", "kind_of", "option_names", "options_of", "shapes_of"]
+__all__ = ["KINDS", "common_dtype", "kind_of", "made", "option_names", "options_of", "shapes_of"]
 
 KINDS: dict[str, Any] = {
     kind.__name__: kind for kind in (RNN, LSTM, GRU, JordanRNN, RNNCell, LSTMCell, GRUCell, Linear, Embedding)
@@ -49,6 +51,21 @@ def shapes_of(kind: Any, options: Mapping[str, Any]) -> dict[str, tuple[int, ...
     """Return the names and shapes of the parameters of a module made with these options."""
     sizes = {name: options[name] for name in signature(kind._shapes).parameters if name in options}
     return kind._shapes(**sizes)  # type: ignore[no-any-return]
+
+
+def made(kind: Any, options: Mapping[str, Any], arrays: Mapping[str, np.ndarray], dtype: np.dtype[Any]) -> Any:
+    """Return a module made with these options, and with these arrays for its parameters, so that none are drawn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is wrong, or an array's shape.
+    """
+    shapes = shapes_of(kind, options)
+    own = {name: as_real(arrays[name], dtype, name) for name in shapes}
+    for name, shape in shapes.items():
+        check_shape(own[name].shape, shape, name)
+    return kind(**options, dtype=dtype, rng=Weights(own))
 
 
 def common_dtype(arrays: Mapping[str, np.ndarray]) -> np.dtype[Any]:

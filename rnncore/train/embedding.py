@@ -66,8 +66,11 @@ class Embedding(Module):
         self.embedding_dim = positive_int(embedding_dim, "embedding_dim")
         shapes = self._shapes(self.num_embeddings, self.embedding_dim)
         check_bytes(shapes["weight"], np.dtype(np.float64), "weight")
-        generator = np.random.default_rng(rng)
-        super().__init__(as_dtype(dtype), {n: generator.standard_normal(shape) for n, shape in shapes.items()})
+        arrays: Any = rng
+        if not isinstance(rng, Weights):  # inside the package, weights that fit as they are
+            generator = np.random.default_rng(rng)
+            arrays = {name: generator.standard_normal(shape) for name, shape in shapes.items()}
+        super().__init__(as_dtype(dtype), arrays)
 
     @staticmethod
     def _shapes(num_embeddings: int, embedding_dim: int) -> dict[str, tuple[int, ...]]:

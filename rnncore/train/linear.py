@@ -77,8 +77,10 @@ class Linear(Module):
         self.bias = as_bool(bias, "bias")
         shapes = self._shapes(self.in_features, self.out_features, self.bias)
         check_bytes(shapes["weight"], np.dtype(np.float64), "weight")
-        rng = np.random.default_rng(rng)
-        arrays = {name: torch_default(shape, self.in_features, rng) for name, shape in shapes.items()}
+        arrays: Any = rng
+        if not isinstance(rng, Weights):  # inside the package, weights that fit as they are
+            generator = np.random.default_rng(rng)
+            arrays = {name: torch_default(shape, self.in_features, generator) for name, shape in shapes.items()}
         super().__init__(as_dtype(dtype), arrays)
 
     @staticmethod
