@@ -170,8 +170,8 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
 }
 
 /* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), `row` elements apart, each times the scale;
-   the rest zero. Exact products, rounded once. Square blocks are transposed in registers: as often as WIDTH can be halved, the
-   vectors of the first half and those of the second are zipped. */
+   the rest zero. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the first half and
+   those of the second are zipped. */
 static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
                        double scale)
 {

@@ -209,19 +209,19 @@ static inline V NAME(zip_last)(V a, V b)
 }
 #undef SHUFFLE
 
-/* x times a number of float64, rounded once. */
+/* x times a number of float64, which for float32 is two: its first 24 bits, and the rest, whose sign is the same, so that an
+   infinite x stays infinite. Rounded once, but for about one number in 2^24. */
 static inline V NAME(scaled)(V x, double scale)
 {
-#if VECTOR_BYTES == 64 && REAL_BITS == 32
-    const __m512d s = _mm512_set1_pd(scale);
-    const __m256 first = _mm512_cvtpd_ps(_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x)) * s);
-    const __m256 last = _mm512_cvtpd_ps(_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1)) * s);
-    return (V)_mm512_insertf32x8(_mm512_castps256_ps512(first), last, 1);
-#elif VECTOR_BYTES == 32 && REAL_BITS == 32
-    const __m256d s = _mm256_set1_pd(scale);
-    const __m128 first = _mm256_cvtpd_ps(_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x)) * s);
-    const __m128 last = _mm256_cvtpd_ps(_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1)) * s);
-    return (V)_mm256_insertf128_ps(_mm256_castps128_ps256(first), last, 1);
+#if REAL_BITS == 32 && (VECTOR_BYTES > 16 || defined(__aarch64__))
+    uint64_t word;
+    double first;
+    memcpy(&word, &scale, sizeof word);
+    word &= ~(uint64_t)0 << 29;
+    memcpy(&first, &word, sizeof first);
+    if (scale == first) /* and infinity times the rest would be none */
+        return x * (real)first;
+    return NAME(fma)(x, NAME(all)((real)first), x * (real)(scale - first));
 #elif REAL_BITS == 32
     for (int k = 0; k < WIDTH; k++)
         x[k] = (real)(x[k] * scale);
