@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from alike import CELLS, LAYERS, as_tuple, compare, nn, one_thread, ours, pytestmark, rnn, run, torch, x_of  # noqa: F401
 
+from rnncore._kernels.tensors import Exchange
+
 NOTHING = None, None
 LOOKS = [*LAYERS, *CELLS]
 quick = run.calls
@@ -297,3 +299,28 @@ def test_a_check_of_ones_own(how, name):
 
     assert called(ours) == called(nn)
     assert "'asked'" in called(ours)
+
+
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_an_rnn_cell_with_gradients_is_pytorchs(nonlinearity, table, monkeypatch):
+    """Whose own is quicker, whatever wants one; other cells, and steps without, are rnncore's."""
+    if not table:
+        exchange = Exchange((torch.Tensor, nn.Parameter), None)
+        for module in (ours.modules, ours.tensors):
+            monkeypatch.setattr(module, "exchange", exchange)
+        for module in (ours.modules, ours.ops, run):
+            monkeypatch.setattr(module, "calls", run.calls_of(exchange))
+    cell, lstm = ours.RNNCell(3, 4, nonlinearity=nonlinearity), ours.LSTMCell(3, 4)
+    x, h = x_of(2, 3), x_of(2, 4)
+    assert "Recurrence" in type(lstm(x)[0].grad_fn).__name__
+    assert type(cell(x, h).grad_fn).__name__ == ("TanhBackward0" if nonlinearity == "tanh" else "ReluBackward0")
+    cell.requires_grad_(False)
+    with monkeypatch.context() as patch:
+        patch.setattr(ours.RNNCell, "_elsewhere", None)
+        quiet = cell(x, h)
+    assert quiet.grad_fn is None
+    for given in ((x.requires_grad_(), h), (x.detach(), h.requires_grad_())):
+        found = cell(*given)
+        assert found.grad_fn is not None and "Recurrence" not in type(found.grad_fn).__name__
+        torch.testing.assert_close(found, quiet)

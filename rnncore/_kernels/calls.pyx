@@ -130,6 +130,21 @@ cdef class Calls:
                     return True
         return False
 
+    def may_want_gradient(self, module, input, hx):
+        """Whether input and states are tensors and no more, and autograd has to know of the call, as far as they and the
+        module's own parameters say."""
+        if not self.is_grad_enabled():
+            return False
+        cdef bint wanted = False
+        for tensor in (input, *hx) if isinstance(hx, (tuple, list)) else (input, hx):
+            if tensor is not None:
+                if type(tensor) not in self.exchange.kinds:
+                    return False
+                wanted = wanted or tensor.requires_grad
+        for tensor in (<dict?>module.__dict__["_parameters"]).values():
+            wanted = wanted or tensor is not None and tensor.requires_grad
+        return wanted
+
     cdef object array(self, tensor, bint step):
         """A tensor's numbers where they lie, of a cell's step behind an axis of length 1."""
         array = None if tensor.is_neg() else self.exchange.array(tensor, step)
@@ -164,7 +179,7 @@ cdef class Calls:
         """Such a sequence as the caller has it."""
         return self.tensor(cnp.PyArray_SwapAxes(<cnp.ndarray?>array, 0, 1) if plan.batch_first else array, step)
 
-    def known(self, plan, weights):
+    cpdef object known(self, plan, weights):
         """Return what a plan knows of weights, and as a layer has them what they hold at this moment."""
         known = self.exchange.known(plan.known, weights)
         if known is None:

@@ -257,13 +257,17 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
     """What the three cells share."""
 
     _mode = ""
+    _with_gradients: Any = None  # PyTorch's own `forward` if it is quicker where a gradient is wanted
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self._with_gradients is not None and calls.may_want_gradient(self, input, hx):
+            return self._with_gradients(input, hx)
         weights = self._current_weights()
         mode = self._mode or CELL_MODES.get(self.nonlinearity)
-        done, call = NEITHER if torch.compiler.is_compiling() else calls.cell(self, mode, input, hx, weights)
+        done, call = NEITHER if compiling else calls.cell(self, mode, input, hx, weights)
         if done is not None:
             return done
         if call is not None and (after := advance(*call, looked=True)) is not None:
@@ -306,7 +310,12 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
 
 
 class RNNCell(_RecurrentCell, nn.RNNCell):
-    """`torch.nn.RNNCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.RNNCell.html."""
+    """`torch.nn.RNNCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.RNNCell.html.
+
+    Where a gradient is wanted PyTorch's own runs: autograd's way to functions written in Python costs more than a step.
+    """
+
+    _with_gradients = nn.RNNCell.forward
 
 
 class LSTMCell(_RecurrentCell, nn.LSTMCell):
