@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 cnp.import_array()
 
 cdef enum:
-    KEEP_GIL = 1 << 18  # bytes that are read before another thread could have woken up
+    KEEP_GIL = 1 << 18  # bytes that are read, or packed, before another thread could have woken up
     MAX_GATES = 4
     STRIPS = 8          # that are written by turns: from pages of their own
     AT_ONCE = 1 << 20   # bytes that are packed before others may have the GIL, and Ctrl-C is looked for
@@ -84,13 +84,13 @@ cdef cnp.ndarray in_panels(cnp.ndarray source, const double *scales, Py_ssize_t 
         raise ValueError(f"expected a C-contiguous matrix of up to {MAX_GATES} gates, got {source!r:.80}")
     out = vector_of(gates * ((H + width - 1) // width * width) * K, type_)
     to = <char *>cnp.PyArray_DATA(out)
-    if cnp.PyArray_NBYTES(source) < KEEP_GIL:
-        fill_panels(leaf, to, from_, item, gates, H, K, scales, interleaved, 0)
-        return out
     while True:
-        with nogil:
+        if cnp.PyArray_NBYTES(out) < KEEP_GIL:
             v = fill_panels(leaf, to, from_, item, gates, H, K, scales, interleaved, v)
-        PyErr_CheckSignals()
+        else:
+            with nogil:
+                v = fill_panels(leaf, to, from_, item, gates, H, K, scales, interleaved, v)
+            PyErr_CheckSignals()
         if v == 0:
             return out
 
@@ -198,15 +198,14 @@ cdef class Pack:
     cdef cnp.ndarray bias(self, Py_ssize_t gates):
         """The biases of x, plus those of h of the first `gates` gates."""
         cdef Py_ssize_t GH = self.gates * self.hidden_size, item = cnp.PyArray_ITEMSIZE(<cnp.ndarray>self.arrays[0])
-        cdef cnp.ndarray sum = self.zeros(GH)
-        cdef cnp.ndarray b
+        cdef cnp.ndarray bias = self.zeros(GH), b
         for given, n in ((self.arrays[2], GH), (self.arrays[3], gates * self.hidden_size)):
             if given is not None:
                 b = given
-                if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(sum) or not cnp.PyArray_ISCARRAY_RO(b):
-                    raise ValueError(f"expected biases as weights are, {sum.dtype} and C-contiguous, got {b!r:.80}")
-                add(<char *>cnp.PyArray_DATA(sum), <const char *>cnp.PyArray_DATA(b), n, item)
-        return sum
+                if cnp.PyArray_TYPE(b) != cnp.PyArray_TYPE(bias) or not cnp.PyArray_ISCARRAY_RO(b):
+                    raise ValueError(f"expected biases as weights are, {bias.dtype} and C-contiguous, got {b!r:.80}")
+                add(<char *>cnp.PyArray_DATA(bias), <const char *>cnp.PyArray_DATA(b), n, item)
+        return bias
 
     cdef tuple for_blas(self, int shift, int split):
         """W_ih; W_hh^T in blocks, of the first `split` gates and of the others; the bias of the gates' columns, of x for gate g
