@@ -482,6 +482,19 @@ INLINE void NAME(gate_sums)(const struct panel_step *s, const int g, real *sums,
                      (r + TILE_ROWS - 1) / TILE_ROWS);
 }
 
+/* Those of r and z, the second a `gate` behind the first, in the step's direction. */
+INLINE void NAME(gates_sums)(const struct panel_step *s, real *sums, ptrdiff_t gate, ptrdiff_t r, ptrdiff_t rows,
+                             ptrdiff_t v, ptrdiff_t count)
+{
+    if (rows == 1 && count == 4 && NAME(begun)(s, 3 * v) == NAME(begun)(s, 3 * v + 4))
+        NAME(pair_sums)(s, sums, r, 3 * v);
+    else
+        for (int k = 0; k < 2; k++) {
+            const int g = s->backwards ? 1 - k : k;
+            NAME(gate_sums)(s, g, sums + g * gate, r, rows, v, count);
+        }
+}
+
 /* The two sums of n, which meet after the reset alone: s_n of h_before, and a_n of x, if the step forms that itself. */
 INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
                            ptrdiff_t count)
@@ -560,13 +573,11 @@ static void NAME(gru_step)(const struct panel_step *s)
         FOR_BLOCKS(s, {
             const ptrdiff_t gate = count * rows * WIDTH;
             real *a = sums + 4 * p * rows * WIDTH;
-            for (int k = 0; k < 3; k++) {                                                       /* (1) (2) */
-                const int g = s->backwards ? 2 - k : k;
-                if (g == 2)
-                    NAME(new_sums)(s, a + 2 * gate, a + 3 * gate, r, rows, v + p, count);
-                else
-                    NAME(gate_sums)(s, g, a + g * gate, r, rows, v + p, count);
-            }
+            if (!s->backwards)
+                NAME(gates_sums)(s, a, gate, r, rows, v + p, count);                            /* (1) (2) */
+            NAME(new_sums)(s, a + 2 * gate, a + 3 * gate, r, rows, v + p, count);
+            if (s->backwards)
+                NAME(gates_sums)(s, a, gate, r, rows, v + p, count);
         });
         FOR_BLOCKS(s, {
             const ptrdiff_t gate = count * rows * WIDTH;
@@ -603,10 +614,7 @@ static void NAME(gru_reset_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
         FOR_BLOCKS(s, {
-            for (int k = 0; k < 2; k++) {                                                       /* (1) (2) */
-                const int g = s->backwards ? 1 - k : k;
-                NAME(gate_sums)(s, g, sums + (2 * p + g * count) * rows * WIDTH, r, rows, v + p, count);
-            }
+            NAME(gates_sums)(s, sums + 2 * p * rows * WIDTH, count * rows * WIDTH, r, rows, v + p, count); /* (1) (2) */
         });
         FOR_BLOCKS(s, {
             const real *a = sums + 2 * p * rows * WIDTH;

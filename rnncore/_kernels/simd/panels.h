@@ -64,6 +64,23 @@ TILE(2, 4, 4, _whole) TILE(3, 4, 4, _whole) TILE(4, 4, 4, _whole) TILE(5, 4, 4, 
 #undef TILE
 #undef TILES
 
+/* One row and two whole panels, the second's `init` so far apart from the first's: a chain of sums takes four cycles a term, in
+   which a core can do eight. */
+static __attribute__((noinline)) void NAME(tile_pair)(real *out, const real *init, ptrdiff_t apart, const real *a, ptrdiff_t K,
+                                                      const real *panel, ptrdiff_t half)
+{
+    V sum[8];
+    UNROLL for (int v = 0; v < 8; v++)
+        sum[v] = NAME(load)(init + v / 4 * apart + v % 4 * WIDTH);
+    if (K < 1)
+        __builtin_unreachable();
+    UNROLL_TERMS
+    for (ptrdiff_t k = 0; k < K; k++, panel += ABREAST * WIDTH)
+        NAME(add_term)(1, 8, sum, a + k, 0, panel, half);
+    UNROLL for (int v = 0; v < 8; v++)
+        NAME(store)(out + v * WIDTH, sum[v]);
+}
+
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row,
                                     ptrdiff_t K, const real *panel, ptrdiff_t half, const real *ahead);
 
@@ -233,6 +250,12 @@ INLINE const real *NAME(ahead)(const struct panel_step *s, const real *panels, p
     return next < 0 || (REGISTERS == 16 && s->n <= TILE_ROWS && !s->far) ? NULL : panels + next * WIDTH * K;
 }
 
+/* How many terms of h_before `begin` has added to the panel at vector `at`. */
+INLINE ptrdiff_t NAME(begun)(const struct panel_step *s, ptrdiff_t at)
+{
+    return at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
+}
+
 /* Sums over one panel of `vectors`, the at-th of all, for `rows` rows from r on: z, or bias + x W^T if the step has x, and
    then + h_before U^T if `recurrent`. `next` is the panel whose weights are fetched meanwhile, or negative. */
 INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, real *out, ptrdiff_t r, ptrdiff_t rows,
@@ -248,10 +271,27 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
             NAME(fetch)((const real *)s->z + (next * s->rows + (s->row + r) * 4) * WIDTH, rows * 4 * WIDTH);
     }
     if (recurrent) {
-        const ptrdiff_t k = at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
+        const ptrdiff_t k = NAME(begun)(s, at);
         NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->K - k,
                    panels + at * WIDTH * s->K, k, s->K, NAME(ahead)(s, panels, next, s->K), s->n, tile);
     }
+}
+
+/* The same for one row, and the panel behind as well, both of 4 vectors. */
+INLINE void NAME(pair_sums)(const struct panel_step *s, real *out, ptrdiff_t r, ptrdiff_t at)
+{
+    const real *z = out;
+    const ptrdiff_t k = NAME(begun)(s, at);
+    ptrdiff_t apart = 4 * WIDTH;
+    if (s->x)
+        NAME(tile_pair)(out, (const real *)s->bias + at * WIDTH, apart, (const real *)s->x + r * s->I, s->I,
+                        (const real *)s->panels_ih + at * WIDTH * s->I, ABREAST * WIDTH * s->I);
+    else {
+        z = (const real *)s->z + (at * s->rows + (s->row + r) * 4) * WIDTH;
+        apart *= s->rows;
+    }
+    NAME(tile_pair)(out, z, apart, (const real *)s->h_before + r * s->K + k, s->K - k,
+                    (const real *)s->panels + (at * s->K + k * ABREAST) * WIDTH, ABREAST * WIDTH * s->K);
 }
 
 /* z += the first `begun` terms of h_before: the step of the same rows goes on from there. The last panel's sums are the
@@ -303,6 +343,13 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
     for (ptrdiff_t k = 0; k < count; k++) {
         const ptrdiff_t p = NAME(panel_start)(vectors, s->backwards ? count - 1 - k : k);
         const ptrdiff_t width = NAME(panel_vectors)(vectors - p), next = v + p + (s->backwards ? -4 : 4);
+        const ptrdiff_t first = s->backwards ? p - 4 : p; /* of this panel and the next one */
+        if (rows == 1 && s->panels && first >= 0 && first + 8 <= vectors &&
+            NAME(begun)(s, v + first) == NAME(begun)(s, v + first + 4)) {
+            NAME(pair_sums)(s, sums + first * WIDTH, r, v + first);
+            k++;
+            continue;
+        }
         NAME(panel_sums)(s, s->panels != NULL, sums + p * rows * WIDTH, r, rows, v + p, width,
                          next >= s->v_0 && next + 4 <= s->v_1 ? next : -1, tile);
     }

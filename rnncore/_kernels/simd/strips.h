@@ -213,6 +213,24 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
     }
 }
 
+/* One row and two strips, `apart` from each other: as many sums as a core has products at work at a time. */
+static __attribute__((noinline)) void NAME(inner_pair)(real *out, const real *a, const real *b, ptrdiff_t b_row, ptrdiff_t apart,
+                                                       ptrdiff_t K, int add)
+{
+    V sum[8];
+    UNROLL for (int v = 0; v < 8; v++)
+        sum[v] = ALL(0);
+    if (K < 1)
+        __builtin_unreachable();
+    UNROLL_PLAIN
+    for (ptrdiff_t k = 0; k < K; k++, b += b_row) {
+        NAME(add_term)(1, 4, sum, a + k, 0, b, ABREAST * WIDTH);
+        NAME(add_term)(1, 4, sum + 4, a + k, 0, b + apart, ABREAST * WIDTH);
+    }
+    UNROLL for (int v = 0; v < 8; v++)
+        NAME(store)(out + v * WIDTH, add ? NAME(load)(out + v * WIDTH) + sum[v] : sum[v]);
+}
+
 /* out (n, P) = a (n, K) b (K, P), or += it, and of out the columns from p_0 to p_1: the gradient of x, or of h. A strip of b
    begins b_step elements after the one before. Every sum is one chain over the K, or over PART of them at a time. */
 static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
@@ -227,6 +245,13 @@ static void NAME(inner)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
         for (ptrdiff_t s = 0; s < strips; s++) {
             const ptrdiff_t at = first + (backwards ? strips - 1 - s : s);
             const ptrdiff_t j = at * STRIP > p_0 ? at * STRIP : p_0, end = (at + 1) * STRIP < p_1 ? (at + 1) * STRIP : p_1;
+            const ptrdiff_t pair = backwards ? at - 1 : at; /* this strip and the next one */
+            if (n == 1 && s + 1 < strips && pair * STRIP >= p_0 && (pair + 2) * STRIP <= p_1) {
+                NAME(inner_pair)(out + pair * STRIP, a + k, b + pair * b_step + k * b_row, b_row, b_step,
+                                 K - k < step ? K - k : step, add || k);
+                s++;
+                continue;
+            }
             for (ptrdiff_t r = 0, rows; r < n; r += rows) {
                 rows = NAME(plain_rows)(n - r, end - j);
                 NAME(plain)(whole, few, rows, out + r * out_row + j, out_row, a + r * a_row + k, a_row, 1,

@@ -43,7 +43,7 @@ enum { NAME(abreast) = REGISTERS == 32 ? 4 : 2 };
 INLINE void NAME(add_term)(const int ROWS, const int VECTORS, V *sum, const real *a, ptrdiff_t a_row, const real *w,
                            ptrdiff_t half)
 {
-    V a_k[8], w_k[4];
+    V a_k[8], w_k[8];
     if (REGISTERS == 16 && ROWS < VECTORS) { /* the fewer wait: all sums of 3 x 4 and what these need are 16 */
         UNROLL for (int r = 0; r < ROWS; r++) {
             a_k[r] = ALL(a[r * a_row]);
