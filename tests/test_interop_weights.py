@@ -118,6 +118,24 @@ def test_linear_and_embedding(torch, dtype):
         assert np.array_equal(embedding([[1, 8], [0, 1]]), theirs(torch.tensor([[1, 8], [0, 1]])).detach())
 
 
+def test_an_rnn_is_what_its_mode_says(torch):
+    """As PyTorch runs it, whatever its other attribute says."""
+    x = torch.randn(5, 2, 3)
+    for name, value in (("nonlinearity", "relu"), ("mode", "RNN_RELU"), ("nonlinearity", "sigmoid")):
+        module = torch.nn.RNN(3, 4)
+        setattr(module, name, value)
+        assert_close(rc.from_torch(module)(x.numpy())[0], module(x)[0].detach().numpy(), "float32", "forward")
+    module.mode = "RNN_SIGN"
+    with pytest.raises(ValueError, match="expected nonlinearity"):
+        rc.from_torch(module)
+
+
+def test_a_module_of_two_kinds(torch):
+    both = type("Both", (torch.nn.LSTM, torch.nn.GRU), {"__init__": lambda self: torch.nn.Module.__init__(self)})
+    with pytest.raises(TypeError, match=r"expected one of .* of torch\.nn, got LSTM and GRU"):
+        rc.from_torch(both())
+
+
 def test_a_weight_of_another_shape(torch):
     module = torch.nn.LSTM(3, 4)
     module.weight_hh_l0 = torch.nn.Parameter(torch.ones(16, 3))

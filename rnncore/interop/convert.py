@@ -68,14 +68,17 @@ def from_torch(module: torch.nn.Module) -> Any:
     """
     torch = _torch()
     found = {name: kind for name, kind in KINDS.items() if isinstance(module, getattr(torch.nn, name, ()))}
-    if not found:
+    if len(found) != 1:
         known = ", ".join(name for name in KINDS if hasattr(torch.nn, name))
-        raise TypeError(f"expected one of {known} of torch.nn, got {type(module).__name__}")
+        got = " and ".join(found) or type(module).__name__
+        raise TypeError(f"expected one of {known} of torch.nn, got {got}")
     ((name, kind),) = found.items()
     for option, value in OURS.items():
         if getattr(module, option, value) != value:
             raise ValueError(f"expected {name} with {option}={value}, got {option}={getattr(module, option)}")
     options = {option: getattr(module, option) for option in option_names(kind) if hasattr(module, option)}
+    if name == "RNN":  # which looks at its mode
+        options["nonlinearity"] = str(module.mode).removeprefix("RNN_").lower()
     if name == "Linear":
         options["bias"] = module.bias is not None
     elif hasattr(module, "bias_ih"):  # a cell, which PyTorch asks for its biases, not for what it was made with

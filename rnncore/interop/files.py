@@ -416,7 +416,7 @@ def read_npz(data: bytes, key: str = ABOUT) -> Stored:
     arrays = _once([(member.filename.removesuffix(".npy"), partial(_npy, archive, member)) for member in members])
     about = arrays.pop(key, None)
     text = about and about().tobytes()
-    if text and len(text) > len(data) + BRIEF:  # of which JSON makes twenty times as much
+    if text and len(text) > len(data) + BRIEF:  # of which JSON makes fifty times as much
         raise ValueError(
             f"expected at most {len(data) + BRIEF} bytes of metadata in a file of {len(data)}, got {len(text)}"
         )
