@@ -238,10 +238,11 @@ class JordanRNN(_Recurrent[np.ndarray]):
         first: int = 0,
         part: Part | None = None,
         dx: np.ndarray | None = None,
+        of_x: bool = True,
     ) -> np.ndarray:
         if not isinstance(ragged, Forced):
             return super()._run_back(
-                weights, kept, upstream, dstates, grads, ragged, key, n_threads, row_norms, fresh, first, part, dx
+                weights, kept, upstream, dstates, grads, ragged, key, n_threads, row_norms, fresh, first, part, dx, of_x
             )
         (do,) = dstates
         dy = np.zeros((ragged.rows, self.output_size), self.dtype) if upstream is None else packed(upstream, ragged)

@@ -878,10 +878,12 @@ class _Recurrent(Module, Generic[State]):
         first: int = 0,
         part: Part | None = None,
         dx: np.ndarray | None = None,
+        of_x: bool = True,
     ) -> np.ndarray:
         """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
-        parameters' are added to `grads`, or written there where these are `fresh`, `row_norms` are filled in; return
-        the gradient of the input, of one direction in `dx` if there is one. Padded sequences may be views."""
+        parameters' are added to `grads`, those that are there, or written where these are `fresh`, `row_norms` are
+        filled in; return the gradient of the input, of one direction in `dx` if there is one, or None unless it is
+        wanted, `of_x`. Padded sequences may be views."""
         layers, directions, _ = part or self._whole
         D, P = len(self._directions), self._widths[0]
         reverses = tuple(self._directions[d] for d in directions)
@@ -891,7 +893,8 @@ class _Recurrent(Module, Generic[State]):
             k = layer * D + directions[0]
             padded = ragged is not None and x.ndim == 3
             new = np.zeros if padded or x.dtype != self.dtype else empty  # tokens have no gradient
-            dxs = tuple(new(x.shape, self.dtype) if dx is None or layer > layers[0] else dx for _ in directions)
+            given = layer == layers[0] and (dx is not None or not of_x)
+            dxs: Any = tuple(dx if given else new(x.shape, self.dtype) for _ in directions)
             these = slice(k, k + len(directions))
             self._cell.backward(
                 self._packs(weights)[these], x, states, upstream, directions[0] * P, dstates, k, dxs,
@@ -903,7 +906,8 @@ class _Recurrent(Module, Generic[State]):
             )  # fmt: skip
             upstream = dxs[0]
             for other in dxs[1:]:
-                upstream += other
+                if upstream is not None:
+                    upstream += other
         return upstream  # type: ignore[return-value]
 
     # --- norms, and what is not finite --------------------------------------------------------------------------------

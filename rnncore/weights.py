@@ -327,7 +327,7 @@ class Module:
         return arrays
 
     def _grads(
-        self, weights: Weights, accumulate: Mapping[str, np.ndarray] | None, fresh: bool = False
+        self, weights: Mapping[str, np.ndarray], accumulate: Mapping[str, np.ndarray] | None, fresh: bool = False
     ) -> dict[str, np.ndarray]:
         """Return the arrays that gradients are added to; of matrices, if `fresh`, written to."""
         if accumulate is None:

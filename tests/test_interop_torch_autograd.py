@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 from alike import (  # noqa: F401
+    CELLS,
+    LAYERS,
     CellNet,
     Net,
     as_tuple,
@@ -344,6 +346,38 @@ def test_memory_that_came_where_other_was():
     assert torch.equal(found, known) and len(others) == 3
 
 
+@case
+def inputs_batch_first_that_change(lib):
+    """PyTorch keeps a copy in order of time: of a residual, a buffer that is filled again, what inference mode made."""
+    results = []
+    for kind in LAYERS:
+        module, linear = getattr(lib, kind)(6, 6, 2, batch_first=True), nn.Linear(6, 6)
+        start = x_of(4, 5, 6, requires_grad=True)
+        x = linear(start)
+        x += module(x)[0]
+        x.square().sum().backward()
+        results += [*grads(module, start), linear.weight.grad]
+        x = x_of(4, 5, 6)
+        y, _ = module(x)
+        x.add_(1)
+        y.square().sum().backward()
+        with torch.inference_mode():
+            x = x_of(4, 5, 6)
+        module(x)[0].square().sum().backward()
+        results += grads(module)
+    return results
+
+
+@case
+def inputs_of_one_sequence_that_change(lib):
+    """Which it keeps as they are."""
+    x = x_of(1, 5, 6)
+    y, _ = lib.GRU(6, 6, batch_first=True)(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_as_in_torch(name):
     compare(CASES[name])
@@ -375,3 +409,51 @@ def test_as_in_torch_without_a_table(name, monkeypatch):
     for module in (ours.modules, ours.ops, run):
         monkeypatch.setattr(module, "calls", run.calls_of(exchange))
     compare(CASES[name])
+
+
+WANTED = {
+    **{kind: (kind, {"num_layers": 2}) for kind in LAYERS},
+    **{kind: (kind, {}) for kind in ("LSTMCell", "GRUCell")},
+    "projections": ("LSTM", {"num_layers": 2, "proj_size": 3}),
+    "both directions": ("GRU", {"bidirectional": True, "num_layers": 2}),
+    "packed": ("LSTM", {"bias": False}),
+    "batch first": ("RNN", {"batch_first": True}),
+    "dropout": ("GRU", {"num_layers": 2, "dropout": 0.5}),
+    "unbatched": ("LSTM", {}),
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+@pytest.mark.parametrize("seed", range(6))
+def test_gradients_that_nobody_wants_are_not_formed(name, seed, engine, monkeypatch):
+    """The others have the same bits."""
+    torch.manual_seed(seed)
+    kind, options = WANTED[name]
+    module = getattr(ours, kind)(5, 7, **options)
+    x = x_of(*((2, 5) if kind in CELLS else (6, 5) if name == "unbatched" else (6, 2, 5)))
+
+    def call():
+        torch.manual_seed(1)  # the same dropout each time
+        result = as_tuple(module(rnn.pack_padded_sequence(x, [6, 4]) if name == "packed" else x))[0]
+        return result.data if name == "packed" else result
+
+    upstream, formed, back = torch.randn_like(call()), [], run.Plan.backward
+    monkeypatch.setattr(run.Plan, "backward", lambda *arguments: formed.append(back(*arguments)) or formed[-1])
+
+    def gradients(wanted):
+        tensors = [x, *module.parameters()]
+        for tensor, one in zip(tensors, wanted, strict=True):
+            tensor.requires_grad_(bool(one)).grad = None
+        call().backward(upstream)
+        return [tensor.grad for tensor in tensors]
+
+    count = 1 + len(list(module.parameters()))
+    expected = gradients([True] * count)
+    for wanted in torch.rand(8, count) < 0.5:
+        if not wanted.any():
+            continue
+        found = gradients(wanted)
+        for one, exact, got in zip(wanted, expected, found, strict=True):
+            assert torch.equal(got, exact) if one else got is None
+        dx, _, dweights = formed[-1]
+        assert [dx is not None, *(d is not None for d in dweights)] == wanted.tolist()

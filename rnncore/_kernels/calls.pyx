@@ -1,5 +1,7 @@
 """Plain calls of PyTorch's recurrent modules: which they are, and what runs them."""
 
+import numpy as np
+
 cimport cython
 cimport numpy as cnp
 
@@ -32,6 +34,13 @@ cdef bint are_same(list refs, list names, parameters) except -1:
         if ref is None or found is None or ref() is not found:
             return False
     return True
+
+
+cdef object in_order(array):
+    """An array as kernels take it, aligned and C-contiguous: itself or a copy."""
+    if cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>array):
+        return array
+    return cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
 
 
 @cython.final
@@ -163,7 +172,7 @@ cdef class Calls:
 
     cdef object state(self, states, bint step):
         """States, or their gradients, as a layer takes them; None for zeros."""
-        arrays = tuple([None if tensor is None else self.array(tensor, step) for tensor in states])
+        arrays = tuple([None if tensor is None else in_order(self.array(tensor, step)) for tensor in states])
         if len(arrays) == 2 and (arrays[0] is not None or arrays[1] is not None):
             return arrays
         return arrays[0] if len(arrays) == 1 else None
@@ -171,9 +180,9 @@ cdef class Calls:
     cdef object sequence(self, plan, tensor, bint step):
         """A sequence (T, N, ·) as training takes it, of one step where a cell takes it."""
         array = self.array(tensor, step)
-        if not cnp.PyArray_ISALIGNED(<cnp.ndarray?>array):
-            array = array.copy()
-        return cnp.PyArray_SwapAxes(array, 0, 1) if plan.batch_first else array
+        if plan.batch_first:
+            array = cnp.PyArray_SwapAxes(<cnp.ndarray?>array, 0, 1)
+        return in_order(array)
 
     cdef object result(self, plan, array, bint step):
         """Such a sequence as the caller has it."""
@@ -217,18 +226,30 @@ cdef class Calls:
         y, after, layers = found
         return None if step else self.result(plan, y, False), self.each(after, step), known, held, layers
 
-    def back(self, plan, held, layers, dy, dstates, bint step):
-        """Return the gradients of input, states and weights, from those of y and the states after it, None for zeros; None
-        where no stack knows this way."""
+    def back(self, plan, held, layers, dy, dstates, bint step, bint of_x, tuple of_weights not None):
+        """Return the gradients of input, states and weights, from those of y and the states after it, None for zeros; None for
+        an input's or a weight's that is not wanted, and where no stack knows this way."""
         threads, upstream = plan.threads(layers[0][0].shape), None
         if dy is not None:
             upstream = self.sequence(plan, dy, step)
+        state = self.state(dstates, step)
+        if type(state) is tuple and (state[0] is None or state[1] is None):
+            shape = (state[0] if state[1] is None else state[1]).shape[:-1]
+            state = tuple([
+                np.zeros((*shape, width), plan.dtype) if array is None else array
+                for array, width in zip(state, plan.widths)])
+        names = tuple(held)
+        if len(of_weights) != len(names):
+            raise ValueError(f"expected to hear of {len(names)} weights whether their gradients are wanted, got {of_weights}")
+        wanted = {name: held[name] for name, given in zip(names, of_weights) if given}
         found = self.stack(plan, held).back(
-            tuple(layers), upstream, self.state(dstates, step), held, plan.layer._named, False, threads)
+            tuple(layers), upstream, state, wanted, plan.layer._named, False, threads, False, of_x)
         if found is None:
             return None
         dx, before, grads = found
-        return self.result(plan, dx, step), self.each(before, step), self.each(tuple((<dict?>grads).values()), False)
+        return (
+            self.result(plan, dx, step) if of_x else None, self.each(before, step),
+            [self.tensor(grads[name], False) if name in grads else None for name in names])
 
     cdef object finish(self, options, input, states, weights, bint step):
         if self.wants_gradient(input, states, weights):

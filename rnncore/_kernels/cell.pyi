@@ -64,7 +64,7 @@ class Cell:
         column: int,
         dstates: tuple[np.ndarray, ...],
         k: int,
-        dxs: tuple[np.ndarray, ...],
+        dxs: tuple[np.ndarray | None, ...],
         grads: tuple[dict[str, np.ndarray], ...],
         reverses: tuple[bool, ...],
         fresh: bool = False,

@@ -580,8 +580,8 @@ cdef class Cell:
         """Run backwards from `kept`, as `forward` returned it.
 
         `column` is the first direction's first in dy. `dstates`, in the order of `ragged`, hold the final states' gradients
-        and get the initial states'. Each direction has its own `dxs`, which is written, and `grads`, keyed like its pack's
-        arrays, which are added to, or if they are `fresh`, matrices are written; and, if wanted, `row_norms`: per state,
+        and get the initial states'. Each direction has its own `dxs`, which is written, or None, and `grads`, keyed like its
+        pack's arrays: those that are there are added to, or if they are `fresh`, matrices are written; and, if wanted, `row_norms`: per state,
         float64 (rows,) for the norm of each row's gradient. Of tokens, dx is left as it is, and `grads` has no
         gradient of W_ih but `table`, as `dtable` makes it, which is added to.
         """
@@ -649,7 +649,7 @@ cdef class Cell:
         rows = min(rows, all_rows)
         strips = all_rows >= (FAR_STRIP_ROWS if max(run.I, P) * run.item >= FAR_BYTES else STRIP_ROWS)
         weights = pack.for_backward(run.cell.split) if blocked else pack.for_gradients(
-            run.leaf.width, strips and pack.rows is None, strips or run.schedule.T >= STRIP_STEPS)
+            run.leaf.width, strips and pack.rows is None and dx is not None, strips or run.schedule.T >= STRIP_STEPS)
         matrix_in(weights[0], run, &run.W_ih, GH, run.I)
         matrix_in(weights[1], run, &run.W_hh, GH, P)
         run.tape = True
@@ -660,11 +660,12 @@ cdef class Cell:
             run.gates = data(kept[0], run, False, all_rows, CH)
         run.dy = column_of(dy, run, ragged, column, False)
         if pack.rows is None:
-            run.dx = padded_in(dx, run, ragged, True, run.I, &run.dx_step, &run.dx_sequence)
-            run.dW_ih = data(grads["W_ih"], run, True, GH, run.I)
+            if dx is not None:
+                run.dx = padded_in(dx, run, ragged, True, run.I, &run.dx_step, &run.dx_sequence)
+            run.dW_ih = data(grads["W_ih"], run, True, GH, run.I) if "W_ih" in grads else NULL
         else:
             run.dtable = data(grads["table"], run, True, len(pack.rows), CH)
-        run.dW_hh = data(grads["W_hh"], run, True, GH, P)
+        run.dW_hh = data(grads["W_hh"], run, True, GH, P) if "W_hh" in grads else NULL
         run.db_ih = data(grads["b_ih"], run, True, GH) if "b_ih" in grads else NULL
         run.db_hh = data(grads["b_hh"], run, True, GH) if "b_hh" in grads else NULL
         alive = [weights]
@@ -677,7 +678,7 @@ cdef class Cell:
         if run.projects:
             matrix_in(weights[2], run, &run.W_hr, P, H)
             run.dout = workspace(alive, run, rows, P)
-            run.dW_hr = data(grads["W_hr"], run, True, P, H)
+            run.dW_hr = data(grads["W_hr"], run, True, P, H) if "W_hr" in grads else NULL
             run.db_hr = data(grads["b_hr"], run, True, P) if "b_hr" in grads else NULL
         if pack.peeps:
             run.peephole = data(weights[3], run, False, 3 * H)

@@ -260,6 +260,8 @@ cdef void bias_gradients(const Run *run, const char *a, Py_ssize_t a_row, Py_ssi
                          Member *who) noexcept nogil:
     """The same of a block's, SUM_ROWS at a time: a sum of very many rows one by one would lose digits."""
     cdef Py_ssize_t r
+    if run.db_hr == NULL if a == run.dout else run.db_ih == NULL and run.db_hh == NULL:
+        return
     for r from 0 <= r < n by SUM_ROWS:
         add_sums(run, a + r * a_row * run.item, a_row, m, min(<Py_ssize_t>SUM_ROWS, n - r), a == run.dout, who)
         if not look(who, TOUCH * m * SUM_ROWS):
@@ -270,6 +272,8 @@ cdef void input_weight_gradient(const Run *run, const char *dgates, Py_ssize_t a
                                 Member *who) noexcept nogil:
     """Write what n rows dgates are to W_ih, or add it: (1'), of a GRU (1') and (2'). A member's share."""
     cdef Py_ssize_t I = run.I, shift = run.cell.shift * run.H, most = run.cell.G * run.H - shift, item = run.item
+    if run.dW_ih == NULL:
+        return
     weight_gradient(run, run.dW_ih, dgates + shift * item, a_row, most, x, I, n, add, who)
     if shift:
         weight_gradient(run, run.dW_ih + most * I * item, dgates, a_row, shift, x, I, n, add, who)
@@ -308,6 +312,8 @@ cdef void block_inputs(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, Member *w
     """Write a block's dx: a member's share. Where it is padded, by way of the gathered rows of x, which nobody needs then."""
     cdef const Schedule *schedule = &run.schedule
     cdef Py_ssize_t row = row_at(schedule, t_0), n = row_at(schedule, t_1) - row, width = run.I * run.item, first, count
+    if run.dx == NULL:
+        return
     input_gradient(run, run.dgates, run.dgates_row, run.x_rows if run.dx_step else run.dx + row * width, n, who)
     if run.dx_step:
         count = share(n, 6, who.member, who.size, &first)  # the rows that this member has just written
@@ -334,13 +340,15 @@ cdef void block_weights(const Run *run, Py_ssize_t t_0, Py_ssize_t t_1, bint add
         table_gradients(run, <const Py_ssize_t *>run.x_rows if run.x_step else run.tokens + row, n, who)
     else:
         input_weight_gradient(run, run.dgates, a_row, run.x_rows if run.x_step else run.x + row * run.I * item, n, add, who)
-    weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, who)
-    if run.cell.split < run.cell.G:
+    if run.dW_hh != NULL:
+        weight_gradient(run, run.dW_hh, run.dgates + shift * item, a_row, cut, h_before, P, n, add, who)
+    if run.dW_hh != NULL and run.cell.split < run.cell.G:
         weight_gradient(run, run.dW_hh + cut * H * item, run.dgates + cut * item, a_row, run.cell.G * H - cut, inner, H, n, add,
                         who)
     bias_gradients(run, run.dgates, a_row, CH, n, who)
     if run.projects:
-        weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, who)
+        if run.dW_hr != NULL:
+            weight_gradient(run, run.dW_hr, run.dout, P, P, inner, H, n, add, who)
         bias_gradients(run, run.dout, P, P, n, who)
     for k in range(run.cell.states):
         if flow and run.row_norms[k] != NULL:

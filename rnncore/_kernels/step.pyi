@@ -27,6 +27,7 @@ class Stack:
         reverse: bool,
         n_threads: int = 0,
         flow: bool = False,
+        of_x: bool = True,
     ) -> Any: ...
     def advance(self, x: object, state: object, n_threads: int = 0) -> Any: ...
 

@@ -302,10 +302,11 @@ cdef class Stack:
         return y, self.result(final), tuple(kept)
 
     def back(self, tuple layers not None, dy, dstate, weights not None, tuple names not None, bint reverse, int n_threads=0,
-             bint flow=False):
+             bint flow=False, bint of_x=True):
         """What a layer's `backward` returns for what `taped` keeps of each layer: dx, the initial state's gradient, those of
         the `weights` and, if wanted, of each state their norms at each time (layers, T); None for what needs a conversion, and
-        no steps at all. `names` are these gradients', layer by layer, by the names that kernels have for them."""
+        no steps at all. `names` are these gradients', layer by layer, by the names that kernels have for them. Of weights that are
+        not there none is formed, nor dx but `of_x`, which is None then."""
         cdef cnp.npy_intp shape[MOST_DIMENSIONS]
         cdef Py_ssize_t T, N
         cdef int k, l, typenum = cnp.NPY_FLOAT if self.dtype == FLOAT32 else cnp.NPY_DOUBLE
@@ -330,14 +331,16 @@ cdef class Stack:
                 grads[name] = empty(array.shape, array.dtype)
             else:
                 grads[name] = cnp.PyArray_ZEROS(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), typenum, 0)
+        owns = [{short: grads[name] for short, name in (<dict?>own).items() if name in grads} for own in names]
+        if sum([len(own) for own in owns]) != len(grads):
+            raise ValueError(f"expected weights by names among {names}, got {tuple(grads)}")
         norms = tuple([np.empty((self.layers, T)) for k in range(self.states)]) if flow else None
         row_norms = tuple([empty((T * N,), FLOAT) for k in range(self.states)]) if flow else None
         for l in range(self.layers - 1, -1, -1):
             x, directions = layers[l]
-            dx = empty(x.shape, x.dtype)
-            own = {short: grads[name] for short, name in (<dict?>names[l]).items() if name in grads}
+            dx = empty(x.shape, x.dtype) if l or of_x else None
             self.cell.backward(
-                self.packs[l : l + 1], x, directions, dy, 0, dstates, l, (dx,), (own,), (reverse,), True, n_threads, None,
+                self.packs[l : l + 1], x, directions, dy, 0, dstates, l, (dx,), (owns[l],), (reverse,), True, n_threads, None,
                 None if row_norms is None else (row_norms,))
             dy = dx
             for k in range(self.states if flow else 0):

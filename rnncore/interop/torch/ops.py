@@ -85,6 +85,14 @@ def recurrent(
 
     None where rnncore cannot, though the modules' own checks say nothing against it.
     """
+    if (
+        options[5] and batch_sizes is None and input.dim() == 3 and not torch.compiler.is_compiling()
+        and (looked or calls.wants_gradient(input, hx, weights))
+    ):  # fmt: skip
+        # a copy in order of time, as PyTorch keeps: who has the input may change it, or have it from inference mode
+        turned = input.transpose(0, 1).contiguous()
+        found = recurrent((*options[:5], False, *options[6:]), turned, hx, weights, None, key, looked=looked)
+        return None if found is None else (found[0].transpose(0, 1), found[1])
     if looked or in_plain_view(weights, input, *hx):
         try:
             plan = plan_of(*options)
@@ -203,7 +211,7 @@ class Recurrence(torch.autograd.Function):
                 kept = plan.at_present(ctx.kept)
             if not torch._C._autograd._get_current_graph_task_keep_graph():
                 ctx.kept, ctx.others = None, ()
-            dinput, dstates, dweights = plan.backward(kept, dy, dhx, key)
+            dinput, dstates, dweights = plan.backward(kept, dy, dhx, key, ctx.needs_input_grad[1:])
         else:
             dinput, dstates, dweights = ops.backward.default(
                 dy, dhx, tape, input, hx, weights, batch_sizes, key, *options

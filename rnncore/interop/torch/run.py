@@ -280,12 +280,19 @@ class Plan:
         return Kept(kept.rows, self.weights(tensors), ((x, lowest), *above))
 
     def backward(
-        self, kept: Kept, dy: Tensor | None, dhx: Sequence[Tensor | None], key: Tensor | None
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return the gradients of input, states and weights, from those of y and the final states, None for zeros."""
+        self,
+        kept: Kept,
+        dy: Tensor | None,
+        dhx: Sequence[Tensor | None],
+        key: Tensor | None,
+        wanted: tuple[bool, ...] = (),
+    ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor | None]]:
+        """Return the gradients of input, states and weights, from those of y and the final states, None for zeros.
+        Input's and weights' that are not `wanted` may be None; of these it has the first and the last."""
         rows, weights, layers, *_ = kept
+        of_x, of_weights = (wanted[0], wanted[-len(self.shapes) :]) if wanted else (True, (True,) * len(self.shapes))
         if self.plain(rows, key):
-            quick: Any = calls.back(self, weights, layers, dy, dhx, rows.step)
+            quick: Any = calls.back(self, weights, layers, dy, dhx, rows.step, of_x, of_weights)
             if quick is not None:
                 return quick  # type: ignore[no-any-return]
         threads = self.threads(layers[0][0].shape)
@@ -293,11 +300,13 @@ class Plan:
         given = self.initial(dhx, rows)
         dstates = tuple([state if d is None else state.copy() for d, state in zip(dhx, given, strict=True)])
         fresh = layers[0][0].size > 0
-        grads = self.layer._grads(weights, None, fresh)
+        some = {name: weights[name] for name, one in zip(weights, of_weights, strict=True) if one}
+        grads = self.layer._grads(some, None, fresh)
         dx = self.layer._run_back(
-            weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key), threads, fresh=fresh
+            weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key), threads, fresh=fresh, of_x=of_x
         )
-        return self.given(dx, rows), self.states(dstates, rows), list(map(tensor_of, grads.values()))
+        dweights = [tensor_of(grads[name]) if name in grads else None for name in weights]
+        return self.given(dx, rows) if of_x else None, self.states(dstates, rows), dweights
 
     def tape(self, kept: Kept) -> list[Tensor]:
         """Return what `forward` kept as tensors: layer by layer, its input but for the first's, then what each
