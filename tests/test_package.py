@@ -119,7 +119,7 @@ def test_build_flags(monkeypatch, switches, flags, names):
     runpy.run_path(str(ROOT / "setup.py"))
     assert len(built) >= 6
     for name, compile_args, link_args in built:
-        small = name in {"blas", "matmul", "optim", "pack"} and "-O3" in flags
+        small = name in {"blas", "calls", "matmul", "optim", "pack"} and "-O3" in flags
         assert [a for a in compile_args if a.startswith(("-O", "-g", "-fsanitize"))] == flags + ["-Os"] * small
         assert ("-Wl,--strip-all" not in link_args) == (names or sys.platform != "linux")
 

@@ -238,10 +238,10 @@ cdef class Calls:
             state = tuple([
                 np.zeros((*shape, width), plan.dtype) if array is None else array
                 for array, width in zip(state, plan.widths)])
-        names = tuple(held)
-        if len(of_weights) != len(names):
-            raise ValueError(f"expected to hear of {len(names)} weights whether their gradients are wanted, got {of_weights}")
-        wanted = {name: held[name] for name, given in zip(names, of_weights) if given}
+        cdef dict arrays = dict(held.items())
+        if len(of_weights) != len(arrays):
+            raise ValueError(f"expected to hear of {len(arrays)} weights whether their gradients are wanted, got {of_weights}")
+        wanted = {name: array for (name, array), one in zip(arrays.items(), of_weights) if one}
         found = self.stack(plan, held).back(
             tuple(layers), upstream, state, wanted, plan.layer._named, False, threads, False, of_x)
         if found is None:
@@ -249,7 +249,7 @@ cdef class Calls:
         dx, before, grads = found
         return (
             self.result(plan, dx, step) if of_x else None, self.each(before, step),
-            [self.tensor(grads[name], False) if name in grads else None for name in names])
+            [self.tensor(grads[name], False) if name in grads else None for name in arrays])
 
     cdef object finish(self, options, input, states, weights, bint step):
         if self.wants_gradient(input, states, weights):
