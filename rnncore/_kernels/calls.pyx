@@ -47,7 +47,7 @@ cdef object in_order(array):
 @cython.auto_pickle(False)
 cdef class Calls:
     """Calls of PyTorch's recurrent modules, as far as they are plain ones: a quick look whether nothing watches operators
-    and all is well, and what runs them if nobody wants a gradient.
+    and all is well; what runs them if nobody wants a gradient; and, if somebody does, a plan's two passes.
 
     `layer` and `cell` return what the module does, or None; and what a plan runs instead, or None: its options, input,
     states and weights. Where both are None the caller finds out in another way, as for tensors. A module's attributes are
@@ -72,7 +72,7 @@ cdef class Calls:
     """
     cdef Exchange exchange
     cdef object plan_of, unfit, array_of, tensor_of, has_functions, is_grad_enabled, forward_ad
-    cdef tuple watchers, checks
+    cdef tuple watchers
     cdef set classes    # by their versions
 
     def __init__(self, Exchange exchange not None, plan_of, unfit, array_of, tensor_of, tuple watchers not None,
@@ -80,7 +80,7 @@ cdef class Calls:
         self.exchange, self.plan_of, self.unfit, self.array_of, self.tensor_of = exchange, plan_of, unfit, array_of, tensor_of
         self.watchers, self.has_functions = watchers, has_functions
         self.is_grad_enabled, self.forward_ad = is_grad_enabled, forward_ad
-        self.classes, self.checks = set(), CHECKS
+        self.classes = set()
 
     cdef bint hides_nothing(self, module) except -1:
         """Ask a module's class, unless it has said so since it last changed."""
@@ -277,7 +277,7 @@ cdef class Calls:
             training, dropout = own["training"], own["dropout"]
         except KeyError:
             return None, None
-        for check in self.checks:
+        for check in CHECKS:
             if check in own:
                 return None, None
         if type(size) is not int or type(units) is not int or type(layers) is not int or type(projected) is not int:
