@@ -19,6 +19,8 @@ cdef extern from "simd/leaf.h":
         CHAINS
         DIGEST
 
+    ctypedef void (*Digest "digest_function")(void *state, const void *x, Py_ssize_t n) noexcept nogil
+
     cdef struct PanelStep "panel_step":
         void *h
         void *c
@@ -97,7 +99,7 @@ cdef extern from "simd/leaf.h":
         void (*adam)(void *w, void *m, void *v, const void *w_before, const void *g, Py_ssize_t n,
                      const Adam *s) noexcept nogil
         double (*sum_of_squares)(const void *x, Py_ssize_t n, double scale) noexcept nogil
-        void (*digest)(void *state, const void *x, Py_ssize_t n) noexcept nogil
+        Digest digest
         double (*multiply_add)(void *chains, Py_ssize_t rounds) noexcept nogil
         void (*read)(void *sink, const void *x, Py_ssize_t n, Py_ssize_t times) noexcept nogil
 
@@ -107,5 +109,8 @@ cdef extern from "simd/leaf.h":
         SMALL_BYTES
 
     const Leaf *leaf_tables(int k) nogil
+    Digest digest_by_aes() nogil
 
 cdef const Leaf *leaf_of(int dtype) noexcept nogil
+
+cdef Digest quickest_digest() noexcept nogil

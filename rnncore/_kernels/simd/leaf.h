@@ -151,6 +151,9 @@ typedef double (*sum_of_squares_function)(const void *x, ptrdiff_t n, double sca
 enum { DIGEST = 512 };
 typedef void (*digest_function)(void *state, const void *x, ptrdiff_t n);
 
+/* A quicker one, by AES's rounds; NULL where the processor has none. */
+digest_function digest_by_aes(void);
+
 /* The machine's limits: what a loop of nothing but multiply-adds, or of nothing but loads, reaches. */
 
 /* `rounds` of independent multiply-adds on `chains` (CHAINS * width); returns their floating-point operations */
