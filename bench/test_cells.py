@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 KINDS = ("RNNCell", "LSTMCell", "GRUCell")
-SHAPES = ((1, 64), (1, 128), (1, 256), (16, 64), (16, 256))  # N, I = H
+SHAPES = ((1, 64), (1, 128), (1, 256), (1, 512), (16, 64), (16, 256))  # N, I = H
 STEPS = 20
 
 

@@ -1,5 +1,6 @@
 """The quick look at calls of PyTorch's recurrent modules: what it says of which."""
 
+from collections import OrderedDict
 from functools import partial
 
 import numpy as np
@@ -324,3 +325,44 @@ def test_an_rnn_cell_with_gradients_is_pytorchs(nonlinearity, table, monkeypatch
         found = cell(*given)
         assert found.grad_fn is not None and "Recurrence" not in type(found.grad_fn).__name__
         torch.testing.assert_close(found, quiet)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_one_row_through_large_weights_is_pytorchs(kind, dtype, monkeypatch):
+    """Which reads them once, where rnncore would take their digest too; more rows, and smaller ones, are rnncore's."""
+    calls, theirs = [], getattr(ours, kind)._theirs
+    monkeypatch.setattr(getattr(ours, kind), "_theirs", lambda *args: calls.append(len(calls)) or theirs(*args))
+    least, gates = getattr(ours, kind)._theirs_from, {"RNNCell": 1, "LSTMCell": 4, "GRUCell": 3}[kind]
+    units = int((least / gates / 2 / dtype.itemsize) ** 0.5)
+    for H, large in ((units - 2, False), (units + 2, True)):
+        cell = getattr(ours, kind)(H, H, dtype=dtype).requires_grad_(False)
+        twin = getattr(nn, kind)(H, H, dtype=dtype)
+        twin.load_state_dict(cell.state_dict())
+        for shape, left in (((H,), large), ((1, H), large), ((2, H), False)):
+            x = torch.randn(shape, dtype=dtype)
+            before = len(calls)
+            torch.testing.assert_close(cell(x), twin.requires_grad_(False)(x))
+            assert len(calls) - before == left, (H, shape)
+    cell, x = cell.requires_grad_(), torch.randn(1, H, dtype=dtype)
+    found = cell(x)
+    assert "Recurrence" not in type((found[0] if kind == "LSTMCell" else found).grad_fn).__name__
+    for wrong in (x[:, 1:], x[None, None], x.int()):
+        with pytest.raises((RuntimeError, ValueError)) as said:
+            cell(wrong)
+        with pytest.raises(type(said.value)) as expected:
+            twin(wrong)
+        assert str(said.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+def test_parameters_may_be_kept_in_another_dictionary(kind):
+    """As in modules that older versions of PyTorch have pickled."""
+    module = getattr(ours, kind)(3, 4)
+    x = x_of(5, 3)
+    expected = as_tuple(module(x))
+    module._parameters = OrderedDict(module._parameters)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            for found, same in zip(as_tuple(module(x)), expected, strict=True):
+                torch.testing.assert_close(found, same)

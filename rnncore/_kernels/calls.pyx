@@ -139,7 +139,22 @@ cdef class Calls:
                     return True
         return False
 
-    def may_want_gradient(self, module, input, hx):
+    def better_theirs(self, module, input, hx, bint with_gradients, Py_ssize_t least):
+        """Whether a step of a cell is left to PyTorch's own: where a gradient is wanted, if `with_gradients`; and where one
+        row meets weights of so many bytes or more, which a digest would read once more."""
+        return self.is_one_row(module, input, least) or with_gradients and self.may_want_gradient(module, input, hx)
+
+    cdef bint is_one_row(self, module, input, Py_ssize_t least) except -1:
+        cdef Look look
+        cdef Py_ssize_t size = 0
+        if not self.exchange.look(input, &look) or not 1 <= look.ndim <= 2 or look.ndim == 2 and look.shape[0] != 1:
+            return False
+        for tensor in module.__dict__["_parameters"].values():
+            if self.exchange.look(tensor, &look) and look.ndim == 2:
+                size += look.shape[0] * look.shape[1] * (look.dtype.bits // 8)
+        return size >= least
+
+    cdef bint may_want_gradient(self, module, input, hx) except -1:
         """Whether input and states are tensors and no more, and autograd has to know of the call, as far as they and the
         module's own parameters say."""
         if not self.is_grad_enabled():
@@ -150,7 +165,7 @@ cdef class Calls:
                 if type(tensor) not in self.exchange.kinds:
                     return False
                 wanted = wanted or tensor.requires_grad
-        for tensor in (<dict?>module.__dict__["_parameters"]).values():
+        for tensor in module.__dict__["_parameters"].values():
             wanted = wanted or tensor is not None and tensor.requires_grad
         return wanted
 

@@ -257,14 +257,16 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
     """What the three cells share."""
 
     _mode = ""
-    _with_gradients: Any = None  # PyTorch's own `forward` if it is quicker where a gradient is wanted
+    _theirs: Any = None  # PyTorch's own `forward`, which is quicker
+    _theirs_with_gradients = False  # where a gradient is wanted, and
+    _theirs_from = 4 << 20  # for one row through so many bytes of weights, which a digest reads once more
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
         compiling = torch.compiler.is_compiling()
-        if not compiling and self._with_gradients is not None and calls.may_want_gradient(self, input, hx):
-            return self._with_gradients(input, hx)
+        if not compiling and calls.better_theirs(self, input, hx, self._theirs_with_gradients, self._theirs_from):
+            return self._theirs(input, hx)
         weights = self._current_weights()
         mode = self._mode or CELL_MODES.get(self.nonlinearity)
         done, call = NEITHER if compiling else calls.cell(self, mode, input, hx, weights)
@@ -315,19 +317,23 @@ class RNNCell(_RecurrentCell, nn.RNNCell):
     Where a gradient is wanted PyTorch's own runs: autograd's way to functions written in Python costs more than a step.
     """
 
-    _with_gradients = nn.RNNCell.forward
+    _theirs = nn.RNNCell.forward
+    _theirs_with_gradients = True
+    _theirs_from = 3 << 18
 
 
 class LSTMCell(_RecurrentCell, nn.LSTMCell):
     """`torch.nn.LSTMCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.LSTMCell.html."""
 
     _mode = "LSTM"
+    _theirs = nn.LSTMCell.forward
 
 
 class GRUCell(_RecurrentCell, nn.GRUCell):
     """`torch.nn.GRUCell`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRUCell.html."""
 
     _mode = "GRU"
+    _theirs = nn.GRUCell.forward
 
 
 def _plain(module: nn.Module) -> nn.Module:
