@@ -15,6 +15,7 @@ from ._kernels.matmul import matmul
 from .checks import as_array, as_bool, as_integers, as_real, as_scalar, as_threads, check_shape, positive_int
 from .layers import GRU, LSTM, RNN
 from .recurrent import RNG
+from .tape import open_tape
 from .train import AdamW, Embedded, Embedding, Linear, clip_grad_norm, mean_squared_error, softmax_cross_entropy
 from .weights import once
 
@@ -513,8 +514,11 @@ class SequenceModel:
 
     def _read_back(self, tape: Any, dy: np.ndarray | None, dstate: Any, n_threads: int | None) -> list[Any]:
         """Return the gradients of what reads, module by module."""
-        others: list[Any] = [*self._reader.backward(tape, dy, dstate, n_threads=n_threads)[1:]]
-        return others if "embedding" in self.modules else others[1:]  # a layer's are dx, dstate, grads
+        if "embedding" in self.modules:
+            return [*self._reader.backward(tape, dy, dstate, n_threads=n_threads)[1:]]
+        layer = self._reader
+        kept, threads = open_tape(tape, layer), as_threads(n_threads)
+        return [layer._back(layer._weights, kept, dy, dstate, None, False, False, threads, of_x=False)[2]]
 
     def _gradients(
         self, sequences: list[np.ndarray], targets: np.ndarray, rng: np.random.Generator, n_threads: int | None

@@ -825,9 +825,10 @@ class _Recurrent(Module, Generic[State]):
         check_finite: bool,
         threads: int,
         tables: Mapping[str, np.ndarray] | None = None,
+        of_x: bool = True,
     ) -> Any:
         """Do what `backward` does, with these weights and what `_taped` returned for a tape; `tables`, of tokens, are
-        added to, and stand among the gradients."""
+        added to, and stand among the gradients. dx is None unless it is wanted, `of_x`."""
         unbatched, (T, N), ragged, key, steps, *kept = taped
         flows, finite = as_bool(flow, "flow"), as_bool(check_finite, "check_finite")
         dy, dstate = None if dy is None else as_array(dy, "dy"), open_state(dstate, self._state_names, "d{}_n")
@@ -850,12 +851,14 @@ class _Recurrent(Module, Generic[State]):
             )
         else:
             upstream = given if given is None or ragged else np.ascontiguousarray(given)
-            dx = self._run_back(weights, kept, upstream, dstates, grads, ragged, key, threads, row_norms, fresh)
+            dx = self._run_back(
+                weights, kept, upstream, dstates, grads, ragged, key, threads, row_norms, fresh, of_x=of_x
+            )
         if ragged is not None:
-            if dx.ndim == 2:
+            if of_x and dx.ndim == 2:
                 dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
             dstates = tuple(unsorted(s, ragged) for s in dstates)
-        results = self._as_given(dx, unbatched), self._state_as_given(dstates, unbatched), grads
+        results = self._as_given(dx, unbatched) if of_x else None, self._state_as_given(dstates, unbatched), grads
         if row_norms is None:
             return results
         norms = self._norms(row_norms, T, ragged)

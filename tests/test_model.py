@@ -74,6 +74,15 @@ def test_gradients_are_derivatives(variant, per_step, loss):
             assert relative_error(grad, expected) < 1e-7, name
 
 
+@pytest.mark.parametrize("variant", [{}, {"layers": 2}, {"bidirectional": True}])
+def test_no_gradient_of_what_is_data_is_formed(variant, monkeypatch):
+    model, X, y = make(**variant)
+    formed, run_back = [], rc.LSTM._run_back
+    monkeypatch.setattr(rc.LSTM, "_run_back", lambda *args, **options: formed.append(run_back(*args, **options)))
+    model._gradients(X, y, np.random.default_rng(0), None)
+    assert formed == [None]
+
+
 @pytest.mark.parametrize("per_step", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_outputs_are_those_of_its_modules(variant, per_step):
