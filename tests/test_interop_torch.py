@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import gc
-import importlib
-import io
 import os
-import pickle
 import subprocess
 import sys
 import weakref
@@ -16,86 +12,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from common import import_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity import (  # noqa: F401
+    CELLS,
+    LAYERS,
+    assert_close,
+    assert_twins,
+    interop,
+    nn,
+    pytestmark,
+    random_state,
+    seeded,
+    tensors,
+    torch,
+    twins,
+)
 from test_properties import EXAMPLES
 
-torch = import_peer("torch")
-nn = torch.nn
-
-import rnncore as rc  # noqa: E402
-import rnncore.interop.torch as interop  # noqa: E402
-from rnncore.interop.torch import accelerate, restore, run  # noqa: E402
-from rnncore.interop.torch.ops import without_onednn  # noqa: E402
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
-    pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning"),
-]
-
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-LAYERS = ("RNN", "LSTM", "GRU")
-CELLS = ("RNNCell", "LSTMCell", "GRUCell")
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    torch.set_num_threads(1)  # more only wait for each other here
-
-
-def twins(name, *sizes, **options):
-    """PyTorch's module and rnncore's, with the same parameters."""
-    theirs = getattr(nn, name)(*sizes, **options)
-    ours = getattr(interop, name)(*sizes, **options)
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours
-
-
-def tensors(result):
-    """All tensors of a result, in order."""
-    if isinstance(result, torch.Tensor):
-        return [result]
-    return [t for part in result if part is not None for t in tensors(part)]
-
-
-def random_state(module, N, lstm, batched=True):
-    k = module.num_layers * (2 if module.bidirectional else 1)
-    widths = (module.proj_size or module.hidden_size, module.hidden_size)[: 1 + lstm]
-    dtype = module.weight_ih_l0.dtype
-    states = tuple(torch.randn(k, *((N,) if batched else ()), w, dtype=dtype, requires_grad=True) for w in widths)
-    return states if lstm else states[0]
-
-
-def results(module, *inputs):
-    """Outputs, and gradients of all inputs and parameters, from random gradients on all outputs."""
-    outputs = tensors(module(*inputs))
-    smooth = [t for t in outputs if t.is_floating_point()]  # a PackedSequence has integers, too
-    generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in smooth]
-    wanted = [t for t in (*tensors([i for i in inputs if i is not None]), *module.parameters()) if t.requires_grad]
-    return outputs, torch.autograd.grad(smooth, wanted, upstream, allow_unused=True)
-
-
-def assert_close(actual, expected):
-    assert len(actual) == len(expected)
-    for a, e in zip(actual, expected, strict=True):
-        assert (a is None) == (e is None)
-        if e is not None:
-            assert a.shape == e.shape and a.dtype == e.dtype
-            scale = max(1.0, float(e.detach().abs().max())) if e.numel() else 1.0
-            torch.testing.assert_close(a, e, rtol=0, atol=TOLERANCE.get(e.dtype, 0) * scale)
-
-
-def assert_twins(theirs, ours, *inputs):
-    for actual, expected in zip(results(ours, *inputs), results(theirs, *inputs), strict=True):
-        assert_close(actual, expected)
-    with torch.no_grad():
-        assert_close(tensors(ours(*inputs)), tensors(theirs(*inputs)))
-    with torch.inference_mode():
-        assert_close(tensors(ours(*inputs)), tensors(theirs(*inputs)))
-
+import rnncore as rc
+from rnncore.interop.torch import run
+from rnncore.interop.torch.ops import without_onednn
 
 # --- the same as PyTorch ----------------------------------------------------------------------------------------------
 
@@ -363,174 +300,6 @@ def test_gradients_of_gradients_in_float32():
     assert torch._C._get_mkldnn_enabled() == enabled
 
 
-# --- compilers and exporters ------------------------------------------------------------------------------------------
-
-
-class Model(nn.Module):
-    """A layer, a cell in a loop, and a head."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        self.rnn = interop.GRU(3, 4, num_layers=2, batch_first=True, dropout=dropout)
-        self.cell, self.head = interop.LSTMCell(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x, h=None):
-        y, h = self.rnn(x, h)
-        state = None
-        for t in range(3):
-            state = self.cell(y[:, t], state)
-        return self.head(state[0]), h
-
-
-@pytest.fixture
-def dynamo():
-    """Without what an earlier test compiled."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_compile(dynamo):
-    model = Model().eval()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    for T in (4, 6, 9):  # the second makes T a symbol
-        x = torch.randn(2, T, 3)
-        with torch.no_grad():
-            assert_close(tensors(compiled(x)), tensors(model(x)))
-        for a, b in zip(results(compiled, x), results(model, x), strict=True):
-            assert_close(a, b)
-    model.rnn.weight_hh_l0.data.mul_(2)
-    with torch.no_grad():
-        assert_close(tensors(compiled(x)), tensors(model(x)))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_compile_to_code(dynamo):
-    """By Inductor, which needs a C++ compiler; training, with dropout."""
-    model = Model(dropout=0.5)
-    compiled = torch.compile(model, fullgraph=True)
-    x = torch.randn(2, 5, 3)
-    y, _ = compiled(x)
-    y.square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    model.eval()
-    assert_close(tensors(compiled(x)), tensors(model(x)))
-
-
-@pytest.fixture
-def graphs(dynamo):
-    """The operators of the graphs that Dynamo hands to `record`, a backend."""
-    found = []
-
-    def record(graph, inputs):
-        found.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
-        return graph
-
-    return found, record
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_compile_leaves_pytorchs_layers_alone(graphs, name):
-    """As without rnncore: Inductor fails at some LSTMs, and unrolls GRUs."""
-    (theirs, ours), (found, record), x = twins(name, 3, 4), graphs, torch.randn(5, 2, 3)
-    assert_close(tensors(torch.compile(theirs, backend=record)(x)), tensors(theirs(x)))
-    assert found == [] and not torch._dynamo.config.allow_rnn
-    assert_close(tensors(torch.compile(ours, backend=record, fullgraph=True)(x)), tensors(theirs(x)))
-    assert torch.ops.rnncore.recurrent.default in found
-
-
-def test_compile_breaks_the_graph_where_pytorch_takes_over(graphs):
-    (theirs, ours), (found, record) = twins("LSTM", 3, 4), graphs
-    compiled = torch.compile(ours, backend=record)
-    with without_onednn(), torch.autocast("cpu", torch.bfloat16):
-        assert_close(tensors(compiled(torch.ones(5, 2, 3))), tensors(theirs(torch.ones(5, 2, 3))))
-    with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0 in RNN"):
-        compiled(torch.randn(0, 2, 3))
-    empty = torch.randn(5, 0, 3)
-    assert_close(tensors(compiled(empty)), tensors(theirs(empty)))
-
-    def gradients(parameters, x):
-        return torch.func.grad(lambda p: torch.func.functional_call(ours, p, (x,))[0].sum())(parameters)
-
-    given = {name: p.detach() for name, p in ours.named_parameters()}, torch.randn(5, 2, 3)
-    expected = list(gradients(*given).values())
-    assert_close(list(torch.compile(gradients, backend=record)(*given).values()), expected)
-    assert not any("lstm" in str(target) for target in found)
-    x = torch.randn(5, 2, 3).bfloat16()
-    with without_onednn():
-        assert_close(tensors(torch.export.export(ours.bfloat16(), (x,), strict=True).module()(x)), tensors(ours(x)))
-    with pytest.raises(torch._dynamo.exc.Unsupported):
-        torch.compile(ours, backend=record, fullgraph=True)(x)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("strict", [False, True])
-def test_export(dynamo, strict):
-    model = Model().eval()
-    x = torch.randn(2, 5, 3)
-    steps = torch.export.Dim("T", min=3, max=100)
-    program = torch.export.export(model, (x,), dynamic_shapes=({1: steps},), strict=strict)
-    targets = [str(node.target) for node in program.graph.nodes]
-    assert "rnncore.recurrent.default" in targets and not any("aten.gru" in t or "aten.lstm" in t for t in targets)
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    loaded = torch.export.load(file).module()
-    for T in (5, 8):
-        x = torch.randn(2, T, 3)
-        assert_close(tensors(loaded(x)), tensors(model(x)))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_an_exported_program_under_autocast(dynamo, kind):
-    """Its operator gets bfloat16 from others, or has bfloat16 for weights; and says so outside of autocast."""
-    model, x = nn.Sequential(nn.Linear(3, 3), getattr(interop, kind)(3, 4)), torch.randn(5, 2, 3)
-    expected = tensors(model(x))
-    program = torch.export.export(model, (x,), strict=False).module()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for k in range(2):
-            program.zero_grad()
-            found = tensors(program(x))
-            for a, b in zip(found, expected, strict=True):
-                assert a.dtype == torch.float32
-                torch.testing.assert_close(a, b, rtol=0.05, atol=0.05)
-            found[0].sum().backward()
-            assert all(p.grad.dtype == p.dtype and p.grad.abs().sum() > 0 for p in program.parameters())
-            if k == 0:
-                program.to(torch.bfloat16)
-    with pytest.raises(RuntimeError, match=r"all float64, got torch\.bfloat16 and torch\.bfloat16"):
-        program(x.bfloat16())
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_export_to_code(dynamo, tmp_path):
-    """By AOTInductor, which hands on an empty list of tensors, as of states that were not given, as None."""
-    if not hasattr(torch._inductor, "aoti_compile_and_package"):
-        pytest.skip("came with PyTorch 2.6")
-    model, x = interop.GRU(3, 4).eval(), torch.randn(5, 2, 3)
-    package = torch._inductor.aoti_compile_and_package(
-        torch.export.export(model, (x,)), package_path=str(tmp_path / "model.pt2")
-    )
-    assert_close(tensors(torch._inductor.aoti_load_package(package)(x)), tensors(model(x)))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_torchscript_gets_pytorchs_own():
-    model = nn.Sequential(interop.LSTM(3, 4, batch_first=True))
-    x = torch.randn(2, 5, 3)
-    scripted, traced = torch.jit.script(model), torch.jit.trace(model, x)
-    file = io.BytesIO()
-    torch.jit.save(scripted, file)
-    assert b"rnncore" not in file.getvalue()
-    for other in (scripted, traced):
-        assert_close(tensors(other(x)), tensors(model(x)))
-    assert type(model[0]) is nn.LSTM  # PyTorch puts what it scripts in its place
-    assert accelerate(model).replaced
-    assert_close(tensors(scripted(x)), tensors(model(x)))
-
-
 # --- weights are always those of now ----------------------------------------------------------------------------------
 
 
@@ -612,166 +381,6 @@ def test_a_tape_is_gone_after_its_backward_pass():
     y.sum().backward()
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         y.sum().backward()
-
-
-# --- accelerate and restore -------------------------------------------------------------------------------------------
-
-
-class Own(nn.LSTM):
-    def forward(self, input, hx=None):
-        return super().forward(input * 2, hx)
-
-
-class Named(nn.LSTM):
-    """A subclass with no forward of its own."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.note = "kept"
-
-
-def mixed():
-    model = nn.ModuleDict({
-        "rnn": nn.RNN(3, 4), "deep": nn.Sequential(nn.GRU(4, 4), nn.Linear(4, 4)), "cell": nn.LSTMCell(3, 4),
-        "own": Own(3, 4), "named": Named(3, 4), "patched": nn.GRUCell(3, 4), "ours": interop.GRU(3, 4),
-        "normed": nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0"),
-    })  # fmt: skip
-    model["patched"].forward = lambda x: x
-    return model
-
-
-def test_accelerate_and_restore():
-    model = mixed()
-    kinds = {name: type(m) for name, m in model.named_modules()}
-    before = {name: p for name, p in model.named_parameters()}
-    children = dict(model.named_modules())
-    report = accelerate(model)
-    assert report.replaced == {
-        "rnn": "RNN", "deep.0": "GRU", "cell": "LSTMCell", "named": "Named", "normed": "LSTM"
-    }  # fmt: skip
-    assert set(report.left) == {"own", "patched", "ours"} and "forward of its own" in report.left["own"]
-    assert "rnn: RNN, run by rnncore" in str(report) and "own: left alone: Own has a forward" in str(report)
-    assert {name: id(m) for name, m in model.named_modules()} == {name: id(m) for name, m in children.items()}
-    assert all(p is before[name] for name, p in model.named_parameters())
-    assert type(model["rnn"]) is interop.RNN and isinstance(model["named"], (Named, interop.LSTM))
-    assert model["named"].note == "kept"
-    assert accelerate(model).replaced == {}
-
-    restore(model)
-    assert {name: type(m) for name, m in model.named_modules() if name != "normed"} == {
-        name: kind for name, kind in kinds.items() if name != "normed"
-    }
-    assert not isinstance(model["normed"], interop.LSTM) and isinstance(model["normed"], nn.LSTM)
-    assert type(model["ours"]) is interop.GRU
-
-
-def test_subclasses_that_nobody_may_subclass_are_left_alone():
-    class Tagged(nn.LSTM):
-        def __init_subclass__(cls, *, tag):
-            super().__init_subclass__()
-
-    model = nn.Sequential(Tagged(3, 4), nn.GRU(4, 4))
-    report = accelerate(model)
-    assert report.replaced == {"1": "GRU"} and "no subclass of Tagged can be made: " in report.left["0"]
-    assert type(model[0]) is Tagged and "_accelerated_from" not in vars(model[0])
-
-
-def test_accelerated_models_compute_the_same():
-    model = mixed()
-    x = torch.randn(5, 2, 3)
-    names = ("rnn", "named", "normed")
-    expected = [results(model[name], x) for name in names]
-    accelerate(model)
-    for name, (outputs, gradients) in zip(names, expected, strict=True):
-        actual = results(model[name], x)
-        assert_close(actual[0], outputs)
-        assert_close(actual[1], gradients)
-
-
-def test_wrappers_of_forward_outlive_restore():
-    """Hooks of some libraries keep a module's forward and put one of their own in its place."""
-    model = nn.ModuleDict({"layer": nn.LSTM(3, 4), "named": Named(3, 4), "cell": nn.GRUCell(3, 4)})
-    x = torch.randn(5, 3)
-    expected = [tensors(module(x)) for module in model.values()]
-    accelerate(model)
-    for module in model.values():
-        module.forward = lambda *inputs, kept=module.forward: kept(*inputs)
-    restore(model)
-    for module, results in zip(model.values(), expected, strict=True):
-        assert not isinstance(module, (interop.LSTM, interop.GRUCell))
-        assert_close(tensors(module(x)), results)
-
-
-@pytest.mark.parametrize("first", ["parametrize", "accelerate"])
-def test_parametrizations_come_and_go(first):
-    model = nn.Sequential(nn.LSTM(3, 4))
-    steps = [
-        lambda: nn.utils.parametrizations.weight_norm(model[0], "weight_hh_l0"), lambda: accelerate(model)
-    ]  # fmt: skip
-    for step in steps if first == "parametrize" else steps[::-1]:
-        step()
-    x = torch.randn(5, 2, 3)
-    assert isinstance(model[0], interop.LSTM)
-    y = model(x)[0]
-    nn.utils.parametrize.remove_parametrizations(model[0], "weight_hh_l0")
-    assert type(model[0]) is interop.LSTM
-    torch.testing.assert_close(model(x)[0], y)
-    restore(model)
-    assert type(model[0]) is nn.LSTM
-    torch.testing.assert_close(model(x)[0], y)
-
-
-@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies(copy_of):
-    model = nn.ModuleDict({"plain": nn.LSTM(3, 4), "named": Named(3, 4), "cell": nn.GRUCell(3, 4)})
-    accelerate(model)
-    x = torch.randn(5, 2, 3)
-    other = copy_of(model)
-    for name in ("plain", "named"):
-        assert type(other[name]) is type(model[name]) and isinstance(other[name], interop.LSTM)
-        assert torch.equal(other[name](x)[0], model[name](x)[0])
-        with torch.no_grad():
-            other[name].weight_hh_l0.mul_(2)
-        assert not torch.equal(other[name](x)[0], model[name](x)[0])
-    restore(other)
-    assert [type(m) for m in other.values()] == [nn.LSTM, Named, nn.GRUCell]
-    assert isinstance(model["plain"], interop.LSTM)
-
-
-def test_optimisers_go_on():
-    """An accelerated model, half-way through training, takes the same way as before."""
-
-    def train(accelerated):
-        torch.manual_seed(0)
-        model = nn.ModuleDict({"rnn": nn.LSTM(3, 8), "head": nn.Linear(8, 1)}).double()
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for step in range(6):
-            if accelerated and step == 3:
-                accelerate(model)
-            x, target = torch.randn(5, 4, 3).double(), torch.randn(4, 1).double()
-            loss = (model["head"](model["rnn"](x)[0][-1]) - target).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return [p.detach() for p in model.parameters()]
-
-    assert_close(train(True), train(False))
-
-
-def test_the_model_itself_and_what_is_none():
-    module = nn.LSTM(3, 4)
-    assert str(accelerate(module)) == "the model itself: LSTM, run by rnncore" and type(module) is interop.LSTM
-    assert str(accelerate(nn.Linear(2, 2))) == "no recurrent module found"
-    for wrong in (None, nn.LSTM, [module]):
-        with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
-            accelerate(wrong)
-        with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
-            restore(wrong)
-
-
-def test_docstrings():
-    for module in map(importlib.import_module, [f"rnncore.interop.torch.{name}" for name in ("accelerate", "modules")]):
-        assert doctest.testmod(module).failed == 0
 
 
 # --- processes and imports --------------------------------------------------------------------------------------------
