@@ -2,8 +2,8 @@
 
     pytest bench/test_cells.py          # one thread; groups of contenders on the same work
 
-"step" is one call in inference mode; "training" 20 steps and their gradients. Results are compared before anything is
-timed.
+"step" is one call in inference mode; "decoding" 20 of them, a linear layer after each; "training" 20 steps and their
+gradients. Results are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def contenders(kind: str, N: int, H: int, mode: str) -> dict[str, Callable[[], A
     theirs = getattr(torch.nn, kind)(H, H)
     own = getattr(ours, kind)(H, H)
     own.load_state_dict(theirs.state_dict())
+    head = torch.nn.Linear(H, H)
     x = torch.randn(STEPS, N, H, requires_grad=mode == "training")
     state = torch.randn(N, H), torch.randn(N, H)
     before: Any = state if kind == "LSTMCell" else state[0]
@@ -34,6 +35,14 @@ def contenders(kind: str, N: int, H: int, mode: str) -> dict[str, Callable[[], A
         with torch.inference_mode():
             return cell(x[0], before)
 
+    def decoding(cell: Any) -> Any:
+        h, outputs = before, []
+        with torch.inference_mode():
+            for t in range(STEPS):
+                h = cell(x[t], h)
+                outputs.append(head(h[0] if kind == "LSTMCell" else h))
+        return outputs
+
     def training(cell: Any) -> Any:
         h, total = before, 0
         for t in range(STEPS):
@@ -41,7 +50,7 @@ def contenders(kind: str, N: int, H: int, mode: str) -> dict[str, Callable[[], A
             total = total + (h[0] if kind == "LSTMCell" else h).sum()
         return torch.autograd.grad(total, [x, *cell.parameters()])
 
-    run = {"step": step, "training": training}[mode]
+    run = {"step": step, "decoding": decoding, "training": training}[mode]
     for found, expected in zip(run(own), run(theirs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     return {"rnncore": lambda: run(own), "torch": lambda: run(theirs)}
@@ -49,7 +58,7 @@ def contenders(kind: str, N: int, H: int, mode: str) -> dict[str, Callable[[], A
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     shapes = SHAPES[:1] if metafunc.config.getoption("--quick") else SHAPES
-    cases = [(kind, *shape, mode) for mode in ("step", "training") for kind in KINDS for shape in shapes]
+    cases = [(kind, *shape, mode) for mode in ("step", "decoding", "training") for kind in KINDS for shape in shapes]
     metafunc.parametrize("case,contender", [(case, name) for case in cases for name in ("rnncore", "torch")])
 
 

@@ -259,7 +259,7 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
     _mode = ""
     _theirs: Any = None  # PyTorch's own `forward`, which is quicker
     _theirs_with_gradients = False  # where a gradient is wanted, and
-    _theirs_from = 4 << 20  # for one row through so many bytes of weights, which a digest reads once more
+    _theirs_from = 3 << 20  # for one row through so many bytes of weights, which a digest reads once more
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
