@@ -366,3 +366,22 @@ def test_parameters_may_be_kept_in_another_dictionary(kind):
         with torch.set_grad_enabled(grad):
             for found, same in zip(as_tuple(module(x)), expected, strict=True):
                 torch.testing.assert_close(found, same)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_one_step_of_one_sequence_through_large_weights_is_pytorchs(kind, monkeypatch):
+    """But an LSTM's, which PyTorch takes longer for."""
+    calls, elsewhere = [], getattr(ours, kind)._elsewhere
+    monkeypatch.setattr(getattr(ours, kind), "_elsewhere", lambda *args: calls.append(args) or elsewhere(*args))
+    module = getattr(ours, kind)(5, 7, 2, bidirectional=True)
+    size = sum(weight.nbytes for weight in module.parameters() if weight.dim() == 2)
+    for least, large in ((size + 1, False), (size, True)):
+        if kind != "LSTM":
+            monkeypatch.setattr(getattr(ours, kind), "_theirs_from", least)
+        for shape, left in (((1, 5), large), ((1, 1, 5), large), ((2, 1, 5), False), ((1, 2, 5), False)):
+            for grad in (True, False):
+                calls.clear()
+                with torch.set_grad_enabled(grad):
+                    found = module(torch.ones(shape))
+                    assert len(calls) == (left and kind != "LSTM"), (least, shape, grad)
+                    torch.testing.assert_close(found, super(ours.modules._Recurrent, module).forward(torch.ones(shape)))

@@ -140,15 +140,20 @@ cdef class Calls:
         return False
 
     def better_theirs(self, module, input, hx, bint with_gradients, Py_ssize_t least):
-        """Whether a step of a cell is left to PyTorch's own: where a gradient is wanted, if `with_gradients`; and where one
-        row meets weights of so many bytes or more, which a digest would read once more."""
+        """Whether a step of a cell is left to PyTorch's own: of one row, as below; and where a gradient is wanted, if
+        `with_gradients`."""
         return self.is_one_row(module, input, least) or with_gradients and self.may_want_gradient(module, input, hx)
 
-    cdef bint is_one_row(self, module, input, Py_ssize_t least) except -1:
+    cpdef bint is_one_row(self, module, input, Py_ssize_t least) except -1:
+        """Whether a call is one step of one sequence, and the module's weights have at least so many bytes."""
         cdef Look look
         cdef Py_ssize_t size = 0
-        if not self.exchange.look(input, &look) or not 1 <= look.ndim <= 2 or look.ndim == 2 and look.shape[0] != 1:
+        cdef int k
+        if not self.exchange.look(input, &look):
             return False
+        for k in range(look.ndim - 1):
+            if look.shape[k] != 1:
+                return False
         for tensor in module.__dict__["_parameters"].values():
             if self.exchange.look(tensor, &look) and look.ndim == 2:
                 size += look.shape[0] * look.shape[1] * (look.dtype.bits // 8)

@@ -162,7 +162,13 @@ class _Ours(nn.Module):
 
 
 class _Recurrent(_Ours, nn.RNNBase):
-    """What the three layers share."""
+    """What the three layers share.
+
+    One step of one row through weights of `_theirs_from` bytes or more is left to PyTorch's own code, which reads them
+    once, where rnncore's would take a digest of them besides; never with 0.
+    """
+
+    _theirs_from = 0
 
     def _elsewhere(self, input: Any, hx: Any) -> Any:
         """The same, with a break in the graph of `torch.compile`, as at PyTorch's layers: it cannot compile all."""
@@ -174,7 +180,10 @@ class _Recurrent(_Ours, nn.RNNBase):
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
-        done, call = NEITHER if torch.compiler.is_compiling() else calls.layer(self, input, hx)
+        compiling = torch.compiler.is_compiling()
+        if self._theirs_from and not compiling and calls.is_one_row(self, input, self._theirs_from):
+            return self._elsewhere(input, hx)
+        done, call = NEITHER if compiling else calls.layer(self, input, hx)
         if done is not None:
             return done
         if call is not None and (result := recurrent(*call, looked=True)) is not None:
@@ -240,6 +249,8 @@ class _Recurrent(_Ours, nn.RNNBase):
 class RNN(_Recurrent, nn.RNN):
     """`torch.nn.RNN`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.RNN.html."""
 
+    _theirs_from = 4 << 20
+
 
 class LSTM(_Recurrent, nn.LSTM):
     """`torch.nn.LSTM`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html."""
@@ -248,18 +259,24 @@ class LSTM(_Recurrent, nn.LSTM):
 class GRU(_Recurrent, nn.GRU):
     """`torch.nn.GRU`, run by rnncore: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
 
+    _theirs_from = 4 << 20
+
 
 CELL_MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
 CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class _RecurrentCell(_Ours, nn.RNNCellBase):
-    """What the three cells share."""
+    """What the three cells share.
+
+    `_theirs` is PyTorch's own `forward`, which runs where it is quicker: with gradients, if `_theirs_with_gradients`,
+    and for one row, as in layers.
+    """
 
     _mode = ""
-    _theirs: Any = None  # PyTorch's own `forward`, which is quicker
-    _theirs_with_gradients = False  # where a gradient is wanted, and
-    _theirs_from = 3 << 20  # for one row through so many bytes of weights, which a digest reads once more
+    _theirs: Any = None
+    _theirs_with_gradients = False
+    _theirs_from = 3 << 20
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if not isinstance(self, _Ours):
