@@ -86,16 +86,18 @@ def back_checkpointed(
     n_threads: int,
     row_norms: RowNorms | None,
     fresh: bool,
-) -> np.ndarray:
+    of_x: bool,
+) -> np.ndarray | None:
     """Run backwards from `kept`, as `_Recurrent._run_back` does, and dy (T, N, D*P), a view; return dx (T, N, I), or
-    packed."""
+    packed, or None unless it is wanted, `of_x`."""
     _, N, _ = dstates[0].shape
     upstream = dy
     parts = parts_of(layer)
     initial, finals = tuple(np.empty_like(s) for s in dstates), tuple(np.empty_like(s) for s in dstates)
     for part, (x, saved) in reversed(list(zip(parts, kept, strict=True))):
         if part.directions[-1] + 1 == len(layer._directions):  # of a layer's directions, the second comes first
-            dx = np.zeros(x.shape, layer.dtype)
+            wanted = of_x or part.layers[0] > 0
+            dx = np.zeros(x.shape, layer.dtype) if wanted else None
             if key is not None and part.layers[-1] + 1 < layer.num_layers and upstream is not None:
                 drop(upstream, layer.dropout, key, part.layers[-1])
         T, new = len(x) if ragged is None else ragged.T, fresh
@@ -104,16 +106,17 @@ def back_checkpointed(
             first, end = first_row(N, ragged, t_0), first_row(N, ragged, t_1)
             for state, states in zip(initial, saved, strict=True):
                 state[part.entries] = states[i]
-            x_part, dx_part = piece(x, ragged, t_0, t_1), piece(dx, ragged, t_0, t_1)
+            x_part = piece(x, ragged, t_0, t_1)
+            dx_part = None if dx is None else piece(dx, ragged, t_0, t_1)
             dy_part = None if upstream is None else piece(upstream, ragged, t_0, t_1)
             tapes = layer._run(weights, x_part, initial, finals, None, n_threads, cut, True, key, first, part)
             rows = None if row_norms is None else tuple(tuple(s[first:end] for s in of_k) for of_k in row_norms)
             into = dx_part if len(parts) == 1 else None
             back = layer._run_back(
-                weights, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part, into
+                weights, tapes, dy_part, dstates, grads, cut, key, n_threads, rows, new, first, part, into, wanted
             )
             new = False
-            if into is None:
+            if dx_part is not None and into is None:
                 dx_part += back
         if part.directions[0] == 0:
             upstream = dx

@@ -845,9 +845,10 @@ class _Recurrent(Module, Generic[State]):
         if flows or finite:
             k = self.num_layers * len(self._directions)
             row_norms = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
+        dx: Any
         if steps:
             dx = back_checkpointed(
-                self, weights, kept, given, dstates, grads, ragged, key, steps, threads, row_norms, fresh
+                self, weights, kept, given, dstates, grads, ragged, key, steps, threads, row_norms, fresh, of_x
             )
         else:
             upstream = given if given is None or ragged else np.ascontiguousarray(given)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from common import import_peer
-
-torch = import_peer("torch")
-nn = torch.nn
-
-import rnncore.interop.torch as interop  # noqa: E402
+from alike import CELLS, LAYERS, nn, torch
+from alike import ours as interop
 
 __all__ = [
     "CELLS", "LAYERS", "assert_close", "assert_twins", "interop", "nn", "pytestmark", "random_state", "results",
@@ -21,8 +17,6 @@ pytestmark = [
 ]
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-LAYERS = ("RNN", "LSTM", "GRU")
-CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 
 
 @pytest.fixture(autouse=True)

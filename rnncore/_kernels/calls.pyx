@@ -139,12 +139,7 @@ cdef class Calls:
                     return True
         return False
 
-    def better_theirs(self, module, input, hx, bint with_gradients, Py_ssize_t least):
-        """Whether a step of a cell is left to PyTorch's own: of one row, as below; and where a gradient is wanted, if
-        `with_gradients`."""
-        return self.is_one_row(module, input, least) or with_gradients and self.may_want_gradient(module, input, hx)
-
-    cpdef bint is_one_row(self, module, input, Py_ssize_t least) except -1:
+    def is_one_row(self, module, input, Py_ssize_t least):
         """Whether a call is one step of one sequence, and the module's weights have at least so many bytes."""
         cdef Look look
         cdef Py_ssize_t size = 0
@@ -159,7 +154,7 @@ cdef class Calls:
                 size += look.shape[0] * look.shape[1] * (look.dtype.bits // 8)
         return size >= least
 
-    cdef bint may_want_gradient(self, module, input, hx) except -1:
+    def may_want_gradient(self, module, input, hx):
         """Whether input and states are tensors and no more, and autograd has to know of the call, as far as they and the
         module's own parameters say."""
         if not self.is_grad_enabled():

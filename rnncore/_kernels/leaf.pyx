@@ -18,7 +18,9 @@ cdef const Leaf *leaf_of(int dtype) noexcept nogil:
 
 
 cdef Digest quickest_digest() noexcept nogil:
-    return chosen.digest if by_aes == NULL else by_aes
+    if by_aes != NULL and chosen.width * sizeof(float) >= 32:  # by_aes wants AVX2
+        return by_aes
+    return chosen.digest
 
 
 cdef const Leaf *find(str isa) except NULL:

@@ -117,7 +117,12 @@ class _Ours(nn.Module):
     """What layers and cells share. Comes before the class of `torch.nn` in their bases.
 
     A `forward` that somebody has kept, such as a wrapper of it, may still be called where `restore` has been.
+
+    One step of one row through weights of `_theirs_from` bytes or more is left to PyTorch's own code, which reads them
+    once, where rnncore's would take a digest of them besides; never with 0.
     """
+
+    _theirs_from = 0
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -162,13 +167,7 @@ class _Ours(nn.Module):
 
 
 class _Recurrent(_Ours, nn.RNNBase):
-    """What the three layers share.
-
-    One step of one row through weights of `_theirs_from` bytes or more is left to PyTorch's own code, which reads them
-    once, where rnncore's would take a digest of them besides; never with 0.
-    """
-
-    _theirs_from = 0
+    """What the three layers share."""
 
     def _elsewhere(self, input: Any, hx: Any) -> Any:
         """The same, with a break in the graph of `torch.compile`, as at PyTorch's layers: it cannot compile all."""
@@ -194,7 +193,7 @@ class _Recurrent(_Ours, nn.RNNBase):
         weights = self._current_weights()
         if checks_itself(type(self)) or not isinstance(data, Tensor) or not runs_here(data, weights):
             return self._elsewhere(input, hx)
-        if not torch.compiler.is_compiling() and not vars(self).keys().isdisjoint(CHECKS):
+        if not compiling and not vars(self).keys().isdisjoint(CHECKS):
             return self._elsewhere(input, hx)
         shape, lstm = data.shape, self.mode == "LSTM"
         batched = len(shape) == 3 or packed
@@ -269,8 +268,8 @@ CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 class _RecurrentCell(_Ours, nn.RNNCellBase):
     """What the three cells share.
 
-    `_theirs` is PyTorch's own `forward`, which runs where it is quicker: with gradients, if `_theirs_with_gradients`,
-    and for one row, as in layers.
+    `_theirs` is PyTorch's own `forward`, which runs one row through large weights, and where a gradient may be wanted,
+    if `_theirs_with_gradients`.
     """
 
     _mode = ""
@@ -282,7 +281,10 @@ class _RecurrentCell(_Ours, nn.RNNCellBase):
         if not isinstance(self, _Ours):
             return type(self).forward(self, input, hx)
         compiling = torch.compiler.is_compiling()
-        if not compiling and calls.better_theirs(self, input, hx, self._theirs_with_gradients, self._theirs_from):
+        if not compiling and (
+            calls.is_one_row(self, input, self._theirs_from)
+            or (self._theirs_with_gradients and calls.may_want_gradient(self, input, hx))
+        ):
             return self._theirs(input, hx)
         weights = self._current_weights()
         mode = self._mode or CELL_MODES.get(self.nonlinearity)
