@@ -83,23 +83,6 @@ def test_no_gradient_of_what_is_data_is_formed(variant, monkeypatch):
     assert formed == [None]
 
 
-@pytest.mark.parametrize("checkpoint", [None, 3])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("lengths", [None, [7, 0, 4]])
-def test_other_gradients_need_none_of_the_input(lengths, num_layers, bidirectional, checkpoint):
-    layer = rc.LSTM(2, 3, num_layers, bidirectional=bidirectional, dtype="float64", rng=0)
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((7, 3, 2))
-    y, state, tape = layer.forward(x, lengths=lengths, checkpoint=checkpoint)
-    dy, dstate = rng.standard_normal(y.shape), tuple(rng.standard_normal(s.shape) for s in state)
-    dx, dinitial, grads = layer.backward(tape, dy, dstate)
-    none, *others = layer._back(layer._weights, tape.open(layer), dy, dstate, None, False, False, 1, of_x=False)
-    assert dx.any() and none is None
-    assert equal(others[0], dinitial) and set(others[1]) == set(grads)
-    assert all(equal(others[1][name], grads[name]) for name in grads)
-
-
 @pytest.mark.parametrize("per_step", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_outputs_are_those_of_its_modules(variant, per_step):

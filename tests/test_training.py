@@ -190,6 +190,22 @@ def test_a_checkpointed_tape_is_a_tape():
     assert equal(layer.backward(tape, dy), before)
 
 
+@pytest.mark.parametrize("checkpoint", [None, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("lengths", [None, [7, 0, 4]])
+def test_other_gradients_need_none_of_the_input(lengths, num_layers, bidirectional, checkpoint):
+    layer = rc.LSTM(2, 3, num_layers, bidirectional=bidirectional, dtype="float64", rng=0)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((7, 3, 2))
+    y, state, tape = layer.forward(x, lengths=lengths, checkpoint=checkpoint)
+    dy, dstate = rng.standard_normal(y.shape), tuple(rng.standard_normal(s.shape) for s in state)
+    dx, dinitial, grads = layer.backward(tape, dy, dstate)
+    none, *others = layer._back(layer._weights, tape.open(layer), dy, dstate, None, False, False, 1, of_x=False)
+    assert none is None and dx.any() and all(grad.any() for grad in grads.values())
+    assert equal(others[0], dinitial) and set(others[1]) == set(grads) and equal(others[1], grads)
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
