@@ -432,6 +432,79 @@ static void check_gru_original_steps(int H, int I)
     release(0);
 }
 
+/* Several steps at once have the bits of one after the other: in either direction of time, of sums over x and of x itself, with states
+   that are kept or take turns. Some rows of all do, as a crew would have it. */
+static void check_steps(const char *what, panel_step_function f, const struct panel_step *of_cell, int columns)
+{
+    enum { STEPS = 3, FIRST = 5, ROWS = 6, REVERSE = 1, FUSED = 2, KEPT = 4 };
+    const int H = l.H, I = l.I, mark = used, slots = STEPS + 1;
+    const void *x = draw((long)STEPS * N * I, 2), *h_0 = draw(N * H, 1), *c_0 = draw(N * H, 2);
+    const int gates = l.interleaved ? 1 : l.G;
+    const long z_size = (long)l.vectors * gates * STEPS * ROWS * leaf->width;
+    void *z = array(z_size);
+    for (int t = 0; t < STEPS; t++)
+        leaf->project(z, l.bias, at(x, ((long)t * N + FIRST) * I), l.panels_ih, gates, I, 0, l.vectors, ROWS, t * ROWS, STEPS * ROWS);
+    for (int way = 0; way < 8; way++) {
+        const int reverse = (way & REVERSE) != 0, kept = (way & KEPT) != 0, begin = used;
+        void *y[2], *h[2], *c[2], *all_gates[2];
+        for (int once = 0; once < 2; once++) {
+            y[once] = array((long)STEPS * N * (H + GAP));
+            h[once] = array((long)slots * N * H), c[once] = array((long)slots * N * H);
+            all_gates[once] = array((long)STEPS * N * columns * H + 1);
+            for (int k = 0; k < (once ? 1 : STEPS); k++) {
+                const int t = reverse ? STEPS - 1 - k : k;
+                const int before = !kept ? k % 2 : reverse ? t + 1 : t, after = !kept ? (k + 1) % 2 : reverse ? t : t + 1;
+                const long row = (long)t * N + FIRST, old = ((long)before * N + FIRST) * H, new = ((long)after * N + FIRST) * H;
+                struct panel_step s = *of_cell;
+                s.n = ROWS, s.v_0 = 0, s.v_1 = l.vectors, s.backwards = (k + reverse) % 2;
+                s.x = way & FUSED ? at(x, row * I) : NULL;
+                s.z = way & FUSED ? NULL : z, s.rows = STEPS * ROWS, s.row = (long)t * ROWS;
+                s.y = at(y[once], row * (H + GAP)), s.y_stride = H + GAP;
+                s.gates = columns ? at(all_gates[once], row * columns * H) : NULL;
+                if (k == 0) {
+                    memcpy(at(h[once], old), at(h_0, FIRST * H), bytes(ROWS * H));
+                    memcpy(at(c[once], old), at(c_0, FIRST * H), bytes(ROWS * H));
+                }
+                s.h_before = at(h[once], old), s.h = at(h[once], new);
+                if (of_cell->c)
+                    s.c_before = at(c[once], old), s.c = at(c[once], new);
+                s.steps = once ? STEPS : k % 2, s.apart = reverse ? -N : N, s.kept = kept;
+                f(&s);
+            }
+        }
+        check_true(what, !isnan(get(y[0], FIRST * (H + GAP))) && !isnan(get(y[0], ((STEPS - 1) * N + FIRST + ROWS) * (long)(H + GAP) - GAP - 1)));
+        check_true(what, !memcmp(y[0], y[1], bytes((long)STEPS * N * (H + GAP))));
+        check_true(what, !memcmp(h[0], h[1], bytes((long)slots * N * H)) && !memcmp(c[0], c[1], bytes((long)slots * N * H)));
+        check_true(what, !memcmp(all_gates[0], all_gates[1], bytes((long)STEPS * N * columns * H)));
+        release(begin);
+    }
+    release(mark);
+}
+
+static void check_all_steps(int H, int I)
+{
+    struct panel_step step = {.I = I, .H = H, .K = H};
+    for (int function = 0; function < NONLINEARITIES; function++) {
+        draw_layer(&rnn_scales[function], 1, 0, H, I, H);
+        step.bias = l.bias, step.panels = l.panels_hh, step.panels_ih = l.panels_ih;
+        check_steps("rnn_step, steps", leaf->rnn_step[function], &step, 0);
+        release(0);
+    }
+    draw_layer(gru_scales, 3, 0, H, I, H);
+    step.bias = l.bias, step.panels = l.panels_hh, step.panels_ih = l.panels_ih;
+    step.bias_hh = pack(draw(H, 1), gru_scales + 2, 1, H, 1, 0);
+    check_steps("gru_step, steps", leaf->gru_step, &step, 4);
+    release(0);
+    for (int peephole = 0; peephole < 2; peephole++) {
+        const double scales[] = {-LOG2E, -LOG2E, -LOG2E};
+        draw_layer(lstm_scales, 4, 1, H, I, H);
+        step.bias = l.bias, step.panels = l.panels_hh, step.panels_ih = l.panels_ih, step.c = (void *)l.bias; /* it has one */
+        step.peephole = peephole ? pack(draw(3 * H, 1), scales, 3, H, 1, 1) : NULL;
+        check_steps("lstm_step, steps", leaf->lstm_step, &step, 4);
+        release(0);
+    }
+}
+
 /* --- without panels: forwards from sums, and backwards ------------------------------------------------------------ */
 
 static void check_rnn(int function, int H)
@@ -844,6 +917,7 @@ int main(void)
                     check_lstm(H, peephole);
                 }
                 check_gru_step(H, I);
+                check_all_steps(H, I);
                 check_gru_original_steps(H, I);
                 check_gru(H);
                 check_gru_original(H);

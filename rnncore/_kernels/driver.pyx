@@ -359,6 +359,22 @@ cdef void begin(const Run *run, Step *s, Py_ssize_t v_0, Py_ssize_t v_1, Py_ssiz
     run.leaf.begin(&step, run.gate_panels, min(run.gate_panels, 2))
 
 
+cdef Py_ssize_t steps_at_once(const Job *job, const Part *part, Py_ssize_t t, Py_ssize_t most, Py_ssize_t n) noexcept nogil:
+    """Of the `most` steps of n rows that begin with time t, those that a cell's phase may do without coming back: nobody waits
+    for one of them, and each finds its rows as far on as the one before."""
+    cdef const Run *run = part.run
+    cdef const Schedule *schedule = &run.schedule
+    if run.engine != PANELS or part.who.team != NULL or run.phases > 1 or schedule.offsets != NULL or (
+        run.y_step and run.y != NULL or job.fused and run.x_step
+    ):
+        return 1
+    if not run.tape:  # states of the first step and the last are the caller's arrays
+        most = min(most, t if schedule.reverse else schedule.T - 1 - t)
+        if t == (schedule.T - 1 if schedule.reverse else 0):
+            return 1
+    return max(min(most, <Py_ssize_t>(SLICE_WORK / work(run, n))), <Py_ssize_t>1)
+
+
 cdef void forward_part(Job *job, Part *part) noexcept nogil:
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
@@ -377,6 +393,7 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
     cdef Step s
     memset(&s, 0, sizeof(s))
     s.who = part.who
+    s.apart = -schedule.N if schedule.reverse else schedule.N
     begins = first_units(job, part)
     for b in range(blocks(schedule, job.block)):
         t_0 = (blocks(schedule, job.block) - 1 - b if schedule.reverse else b) * job.block
@@ -405,9 +422,11 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                 if not look(&part.who, 2.0 * n * run.I * CH):
                     return
         row = rows if schedule.reverse else 0  # of the block's
-        for i in range(t_1 - t_0):
+        i = 0
+        while i < t_1 - t_0:
             t = t_1 - 1 - i if schedule.reverse else t_0 + i
             all_n = rows_of(part, t)
+            s.steps = 1
             if schedule.reverse:
                 row -= all_n
             for n_0 from 0 <= n_0 < all_n by most:
@@ -425,6 +444,8 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                     for p in range(run.phases):
                         slices[p] = cut_phase(job, part, p, n, &v_0[p], &v_1[p])
                         count[p] = (v_1[p] - v_0[p] + slices[p] - 1) // slices[p]
+                if count[0] == 1:
+                    s.steps = steps_at_once(job, part, t, t_1 - t_0 - i, n)
                 if waits:
                     waits = False
                     begin(run, &s, v_0[0], v_1[0], begins)
@@ -436,7 +457,7 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                         s.v_1 = min(s.v_0 + slices[p], v_1[p])
                         run.phase[p](run, &s)
                         if part.who.number == 0 and job.watch.interruptible:
-                            look(&part.who, work(run, n) / (run.phases * count[p]))
+                            look(&part.who, s.steps * work(run, n) / (run.phases * count[p]))
                     if begins:
                         arrive(&part.who)
                         waits = True
@@ -451,8 +472,8 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                 elif run.engine == BLAS and s.y != NULL:
                     for r in range(n):
                         memcpy(<char *>s.y + r * run.y_stride * run.item, <char *>s.after[0] + r * P * run.item, P * run.item)
-            if not schedule.reverse:
-                row += all_n
+            row += (1 - s.steps if schedule.reverse else s.steps) * all_n
+            i += s.steps
         if waits:
             waits = False
             if not complete(&part.who):

@@ -36,8 +36,8 @@ cdef extern from "simd/leaf.h":
         const void *panels_ih
         const void *bias_hh
         const void *peephole
-        Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1
-        bint backwards, shared, far
+        Py_ssize_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1, steps, apart
+        bint backwards, shared, far, kept
 
     cdef struct Sgd "sgd":
         double rate, decay, momentum, gain

@@ -131,6 +131,7 @@ cdef void panel_step(const Run *run, const Step *s, PanelStep *step) noexcept no
     step.panels, step.panels_ih, step.bias = run.panels_hh, run.panels_ih, run.panels_bias
     step.bias_hh, step.peephole = run.panels_bias_hh, run.panels_peephole
     step.n, step.H, step.v_0, step.v_1, step.backwards = s.n, run.H, s.v_0, s.v_1, s.backwards
+    step.steps, step.apart, step.kept = s.steps, s.apart, run.tape
     step.shared = s.who.size > 1
     step.far = term_bytes(run) * (run.width[0] + (run.I if s.x != NULL else 0)) >= LAST_LEVEL_BYTES
 

@@ -125,7 +125,7 @@ static inline V NAME(identity_slope)(V dh, V h)
 /* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
    side by side: one vector's function is a chain that waits for itself most of the time. */
 #define RNN_STEP(stem, function)                                                                                       \
-    static void NAME(stem##_step)(const struct panel_step *s)                                                          \
+    static __attribute__((noinline)) void NAME(one_##stem##_step)(const struct panel_step *s)                                                          \
     {                                                                                                                  \
         FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {                                                                 \
             NAME(recur)(s, sums, r, rows, v, vectors, v * WIDTH, vectors * WIDTH);                                     \
@@ -153,7 +153,8 @@ static inline V NAME(identity_slope)(V dh, V h)
                 }                                                                                                      \
             }                                                                                                          \
         });                                                                                                            \
-    }
+    }                                                                                                                  \
+    STEPS(stem##_step)
 
 RNN(tanh)
 RNN(relu)
@@ -316,13 +317,15 @@ static __attribute__((noinline)) void NAME(lstm_peephole_step)(const struct pane
     NAME(lstm_step_of)(1, s);
 }
 
-static void NAME(lstm_step)(const struct panel_step *s)
+static __attribute__((noinline)) void NAME(one_lstm_step)(const struct panel_step *s)
 {
     if (s->peephole)
         NAME(lstm_peephole_step)(s);
     else
         NAME(lstm_step_of)(0, s);
 }
+
+STEPS(lstm_step)
 
 static void NAME(lstm_backward)(void *dgates_, ptrdiff_t row, void *dc_, void *flow_, const void *dh_, const void *gates_,
                                 const void *c_, const void *c_before_, const void *peephole, ptrdiff_t n, ptrdiff_t H,
@@ -566,7 +569,7 @@ INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const
             pass(0, s, __VA_ARGS__, count * WIDTH, r, rows, u, (s)->H - u);                                            \
     }
 
-static void NAME(gru_step)(const struct panel_step *s)
+static __attribute__((noinline)) void NAME(one_gru_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
         NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), v * WIDTH, vectors * WIDTH);
@@ -595,6 +598,8 @@ static void NAME(gru_step)(const struct panel_step *s)
         });
     });
 }
+
+STEPS(gru_step)
 
 /* The original: r and z, and r * h_before for the product that n waits for. z is kept as it comes out of the sum. */
 INLINE void NAME(gru_gates)(const int WHOLE, const struct panel_step *s, const real *a_r, const real *a_z,
@@ -661,6 +666,7 @@ static void NAME(gru_new_step)(const struct panel_step *s)
 #undef MAP
 #undef RNN
 #undef RNN_STEP
+#undef STEPS
 #undef FOR_BATCHES
 #undef FOR_BLOCKS
 #undef FOR_UNITS

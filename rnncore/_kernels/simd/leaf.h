@@ -84,15 +84,19 @@ typedef void (*project_function)(void *z, const void *bias, const void *a, const
    gates. A GRU's bias_hh is that of s_n. `inner` (n, H) is r * h_before of a GRU that resets before the product.
    `backwards` takes the units from the last to the first: steps that do so by turns find the weights that the one before
    read last still in the cache. `shared`: other threads do other units of the same rows. `far`: panels come from memory at each
-   step, as those of LAST_LEVEL_BYTES do. */
+   step, as those of LAST_LEVEL_BYTES do.
+
+   If `steps` are more than one, as many more follow of the same rows, `apart` rows on in x, y and gates, n rows on or, if
+   `apart` is negative, back in z; in h and c as far on if `kept`, else each writes what the one before has read. They go
+   backwards by turns, and need H = K, and no `inner`. */
 enum { LAST_LEVEL_BYTES = 12 << 20 };
 struct panel_step {
     void *h, *c, *gates, *y, *inner;
     void *z;
     const void *h_before, *c_before, *panels;
     const void *x, *bias, *panels_ih, *bias_hh, *peephole;
-    ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1;
-    int backwards, shared, far;
+    ptrdiff_t n, I, H, K, v_0, v_1, row, rows, y_stride, begun, begun_0, begun_1, steps, apart;
+    int backwards, shared, far, kept;
 };
 typedef void (*panel_step_function)(const struct panel_step *step);
 

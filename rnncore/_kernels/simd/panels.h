@@ -369,3 +369,36 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
             }                                                                                                          \
         }                                                                                                              \
     } while (0)
+
+/* The next step of the same rows. */
+INLINE void NAME(next_step)(struct panel_step *s)
+{
+    real *h = s->h, *c = s->c, *h_before = (real *)s->h_before, *c_before = (real *)s->c_before;
+    const ptrdiff_t state = s->apart * s->H;
+    s->h = s->kept ? h + state : h_before;
+    s->h_before = h;
+    if (c) {
+        s->c = s->kept ? c + state : c_before;
+        s->c_before = c;
+    }
+    if (s->x)
+        s->x = (const real *)s->x + s->apart * s->I;
+    if (s->y)
+        s->y = (real *)s->y + s->apart * s->y_stride;
+    if (s->gates)
+        s->gates = (real *)s->gates + 4 * state;
+    s->row += s->apart > 0 ? s->n : -s->n;
+    s->backwards = !s->backwards;
+}
+
+/* All steps that `all` asks for, from a function of one. */
+#define STEPS(stem)                                                                                                    \
+    static void NAME(stem)(const struct panel_step *all)                                                               \
+    {                                                                                                                  \
+        struct panel_step s = *all;                                                                                    \
+        NAME(one_##stem)(&s);                                                                                          \
+        while (--s.steps > 0) {                                                                                        \
+            NAME(next_step)(&s);                                                                                       \
+            NAME(one_##stem)(&s);                                                                                      \
+        }                                                                                                              \
+    }
