@@ -8,34 +8,47 @@
    other. (An LSTM's vectors are its gates' by turns: four of the same units make a panel.) Sums of R rows over a panel are
    stored [R][vectors][WIDTH]. */
 
-/* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, all
-   constants: the sums are registers. A half of the panel has `half` elements. Meanwhile as many bytes as AHEAD vectors a term have
-   are fetched from `ahead` into the second-level cache: weights that do not fit there arrive while the ones before them are at
-   work. With 16 registers, where instructions count, a line at a time: those of the next panel where this tile reads its own. */
-INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int AHEAD, real *out,
-                          const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
-                          const real *panel, ptrdiff_t half, const real *ahead)
+/* What is added to a tile's sums: the terms of a (rows, K) times a panel, whose halves are `half` elements apart. Meanwhile as many
+   bytes as AHEAD vectors a term have are fetched from `ahead` into the second-level cache: weights that do not fit there arrive
+   while the ones before them are at work. With 16 registers, where instructions count, a line at a time: those of the next panel
+   where this tile reads its own. */
+struct NAME(terms) {
+    const real *a, *panel, *ahead;
+    ptrdiff_t a_row, K, half;
+};
+
+/* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, from the at-th
+   on, all but that constants: the sums are registers, and with 32 of them stay there for `more` terms, unless NULL. */
+INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int FETCH, int at, real *out,
+                          const real *init, ptrdiff_t init_row, struct NAME(terms) terms, const struct NAME(terms) *more)
 {
-    const int step = STRIDE < ABREAST ? STRIDE : ABREAST;
+    const int step = STRIDE < ABREAST ? STRIDE : ABREAST, AHEAD = FETCH * VECTORS / 4;
     V sum[24];
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
-            sum[r * VECTORS + v] = NAME(load)(init + r * init_row + v * WIDTH);
-    if (K < 1)
-        __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
-    UNROLL_TERMS /* less to do beside the products, where two start in a cycle */
-    for (ptrdiff_t k = 0; k < K; k++, panel += step * WIDTH) {
-        if (REGISTERS == 32)
-            UNROLL for (int v = 0; v < AHEAD; v++)
-                __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
-        else
-            UNROLL for (int v = 0; v < AHEAD; v += ABREAST)
-                __builtin_prefetch(ahead + v / ABREAST * half + k * step * WIDTH, 0, 2);
-        NAME(add_term)(ROWS, VECTORS, sum, a + k, a_row, panel, half);
+            sum[r * VECTORS + v] = NAME(load)(init + r * init_row + (at + v) * WIDTH);
+    for (;; terms = *more, more = NULL) {
+        const real *a = terms.a, *panel = terms.panel + (ABREAST < STRIDE && at ? terms.half : at * WIDTH), *ahead = terms.ahead;
+        if (AHEAD)
+            ahead += REGISTERS == 32 ? at * WIDTH * FETCH / 4 * terms.K : at ? terms.half : 0;
+        if (terms.K < 1)
+            __builtin_unreachable(); /* or the sums of no terms at all would be kept in memory beside the others */
+        UNROLL_TERMS /* less to do beside the products, where two start in a cycle */
+        for (ptrdiff_t k = 0; k < terms.K; k++, panel += step * WIDTH) {
+            if (REGISTERS == 32)
+                UNROLL for (int v = 0; v < AHEAD; v++)
+                    __builtin_prefetch(ahead + (k * AHEAD + v) * WIDTH, 0, 2);
+            else
+                UNROLL for (int v = 0; v < AHEAD; v += ABREAST)
+                    __builtin_prefetch(ahead + v / ABREAST * terms.half + k * step * WIDTH, 0, 2);
+            NAME(add_term)(ROWS, VECTORS, sum, a + k, terms.a_row, panel, terms.half);
+        }
+        if (REGISTERS == 16 || !more)
+            break;
     }
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
-            NAME(store)(out + (r * STRIDE + v) * WIDTH, sum[r * VECTORS + v]);
+            NAME(store)(out + (r * STRIDE + at + v) * WIDTH, sum[r * VECTORS + v]);
 }
 
 /* Of a whole panel; or, where that takes too many registers, of one half after the other. Functions of their own: those
@@ -43,13 +56,12 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
 #define TILE(ROWS, VECTORS, FETCH, TAIL)                                                                               \
     static __attribute__((noinline)) void NAME(tile_##ROWS##x##VECTORS##TAIL)(                                         \
         real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,                  \
-        const real *panel, ptrdiff_t half, const real *ahead)                                                          \
+        const real *panel, ptrdiff_t half, const real *ahead, const struct NAME(terms) *more)                          \
     {                                                                                                                  \
         enum { AT_ONCE = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };               \
-        for (int at = 0; at < (VECTORS) * WIDTH; at += AT_ONCE * WIDTH)                                                \
-            NAME(tile_of)(ROWS, AT_ONCE, VECTORS, FETCH * AT_ONCE / 4, out + at, init + at, init_row, a, a_row, K,     \
-                          panel + (ABREAST < (VECTORS) && at ? half : at), half,                                       \
-                          !FETCH ? NULL : REGISTERS == 32 ? ahead + at * FETCH / 4 * K : at ? ahead + half : ahead);   \
+        for (int at = 0; at < (VECTORS); at += AT_ONCE)                                                                \
+            NAME(tile_of)(ROWS, AT_ONCE, VECTORS, FETCH, at, out, init, init_row,                                      \
+                          (struct NAME(terms)){a, panel, ahead, a_row, K, half}, more);                                \
     }
 #define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -81,23 +93,27 @@ static __attribute__((noinline)) void NAME(tile_pair)(real *out, const real *ini
         NAME(store)(out + v * WIDTH, sum[v]);
 }
 
-typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row,
-                                    ptrdiff_t K, const real *panel, ptrdiff_t half, const real *ahead);
+typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
+                                    const real *panel, ptrdiff_t half, const real *ahead, const struct NAME(terms) *more);
 
-/* The same for any 1 to LAST_ROWS rows of a (rows, K) and K terms from k on of any panel of `length` terms: the at-th tile of n
-   rows. With 32 registers, if `next` is not NULL, tiles of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each,
-   or where they are few a half; one of 7 or 8 fetches all of it; smaller ones are too fast for it. More at once, and what this
-   tile needs itself waits behind what comes from far. With 16, instructions are what takes longest, and the processor fetches
-   what comes next of itself: halves are read from front to back. There that panel is fetched by the second of several tiles, which
-   waits for nothing from far, unless it has so few rows that it is too fast for it; of a panel that stays in the first level, two
-   tiles of 3 rows are faster than one of 6. */
-INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row, const real *a,
-                       ptrdiff_t a_row, ptrdiff_t K, const real *panel, ptrdiff_t k, ptrdiff_t length, const real *next,
-                       ptrdiff_t n, ptrdiff_t at)
+/* Terms from k on of the K of a panel of so many vectors */
+INLINE struct NAME(terms) NAME(terms_of)(const real *a, ptrdiff_t a_row, ptrdiff_t K, ptrdiff_t k, const real *panel,
+                                         ptrdiff_t vectors, const real *ahead)
 {
-    const ptrdiff_t half = ABREAST * WIDTH * length;
-    panel += k * (vectors < ABREAST ? vectors : ABREAST) * WIDTH;
-    a += k;
+    return (struct NAME(terms)){.a = a + k, .panel = panel + k * (vectors < ABREAST ? vectors : ABREAST) * WIDTH, .ahead = ahead,
+                                .a_row = a_row, .K = K - k, .half = ABREAST * WIDTH * K};
+}
+
+/* The same for any 1 to LAST_ROWS rows, and any panel: the at-th tile of n rows. With 32 registers, if there is a panel `ahead`,
+   tiles of 4 to 6 rows fetch that panel of 4 vectors between them, a quarter each, or where they are few a half; one of 7 or 8
+   fetches all of it; smaller ones are too fast for it. More at once, and what this tile needs itself waits behind what comes from
+   far. With 16, instructions are what takes longest, and the processor fetches what comes next of itself: halves are read from
+   front to back. There that panel is fetched by the second of several tiles, which waits for nothing from far, unless it has so few
+   rows that it is too fast for it; of a panel that stays in the first level, two tiles of 3 rows are faster than one of 6.
+   With 32 registers there may be `more` terms, which may change. */
+INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row,
+                       struct NAME(terms) t, struct NAME(terms) *more, ptrdiff_t n, ptrdiff_t at)
+{
 #define TILES(ROWS) {NAME(tile_##ROWS##x1), NAME(tile_##ROWS##x2), NAME(tile_##ROWS##x4)}
     static const NAME(tile_function) tiles[LAST_ROWS][3] = {
         TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6),
@@ -106,34 +122,36 @@ INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real 
 #endif
     };
 #undef TILES
+    NAME(tile_function) f = tiles[rows - 1][vectors / 2];
 #if REGISTERS == 32
     static const NAME(tile_function) whole[2] = {NAME(tile_7x4_whole), NAME(tile_8x4_whole)},
-                                     ahead[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
-                                                    {NAME(tile_4x4_quarter), NAME(tile_5x4_quarter), NAME(tile_6x4_quarter)}};
-    const int parts = n > 3 * TILE_ROWS ? 4 : 2, fetches = next && vectors == 4 && n > TILE_ROWS;
+                                     part[2][3] = {{NAME(tile_4x4_half), NAME(tile_5x4_half), NAME(tile_6x4_half)},
+                                                   {NAME(tile_4x4_quarter), NAME(tile_5x4_quarter), NAME(tile_6x4_quarter)}};
+    const int parts = n > 3 * TILE_ROWS ? 4 : 2, fetches = t.ahead && vectors == 4 && n > TILE_ROWS;
     if (fetches && rows > TILE_ROWS && at == 0)
-        whole[rows - 7](out, init, init_row, a, a_row, K, panel, half, next);
-    else if (fetches && rows >= 4 && rows <= TILE_ROWS && at < parts)
-        ahead[parts == 4][rows - 4](out, init, init_row, a, a_row, K, panel, half, next + at * K * (4 / parts) * WIDTH);
-    else
+        f = whole[rows - 7];
+    else if (fetches && rows >= 4 && rows <= TILE_ROWS && at < parts) {
+        f = part[parts == 4][rows - 4];
+        t.ahead += at * t.K * (4 / parts) * WIDTH;
+        if (more)
+            more->ahead += at * more->K * (4 / parts) * WIDTH;
+    }
 #else
-    const int small = length * 4 * WIDTH * (ptrdiff_t)sizeof(real) <= SMALL_BYTES;
+    const int small = t.half * 4 / ABREAST * (ptrdiff_t)sizeof(real) <= SMALL_BYTES;
 #if VECTOR_BYTES == 32
     static const NAME(tile_function) whole[5] = {NAME(tile_2x4_whole), NAME(tile_3x4_whole), NAME(tile_4x4_whole),
                                                  NAME(tile_5x4_whole), NAME(tile_6x4_whole)};
-    if (next && !small && vectors == 4 && rows > 1 && (n <= TILE_ROWS || (at == 1 && rows > 3))) {
-        whole[rows - 2](out, init, init_row, a, a_row, K, panel, half, next);
-        return;
-    }
+    if (t.ahead && !small && vectors == 4 && rows > 1 && (n <= TILE_ROWS || (at == 1 && rows > 3)))
+        f = whole[rows - 2];
 #else
-    (void)next, (void)n, (void)at;
+    (void)n, (void)at;
 #endif
     if (rows > 4 && vectors == 4 && small) {
-        tiles[2][2](out, init, init_row, a, a_row, K, panel, half, NULL);
-        rows -= 3, out += 3 * 4 * WIDTH, init += 3 * init_row, a += 3 * a_row;
+        tiles[2][2](out, init, init_row, t.a, t.a_row, t.K, t.panel, t.half, NULL, NULL);
+        f = tiles[rows - 4][2], out += 3 * 4 * WIDTH, init += 3 * init_row, t.a += 3 * t.a_row;
     }
 #endif
-        tiles[rows - 1][vectors / 2](out, init, init_row, a, a_row, K, panel, half, NULL);
+    f(out, init, init_row, t.a, t.a_row, t.K, t.panel, t.half, t.ahead, more);
 }
 
 /* Vectors of the panel that begins where `left` are left. */
@@ -178,9 +196,9 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
                 tile = NAME(tile_rows)(n - r);
                 if (at == v_0 * gates) /* a comes from far: the next tile's rows */
                     NAME(fetch)(a + (r + tile) * K, (n - r - tile < TILE_ROWS ? n - r - tile : TILE_ROWS) * K);
-                NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, a + r * K, K, K,
-                           panel, 0, K,
-                           at + 8 <= v_1 * gates && n > TILE_ROWS ? panel + 4 * WIDTH * K : NULL, n, k);
+                struct NAME(terms) terms = NAME(terms_of)(
+                    a + r * K, K, K, 0, panel, count, at + 8 <= v_1 * gates && n > TILE_ROWS ? panel + 4 * WIDTH * K : NULL);
+                NAME(tile)(tile, count, z + (at * rows + (row + r) * count) * WIDTH, bias + at * WIDTH, 0, terms, NULL, n, k);
             }
         }
     }
@@ -256,25 +274,44 @@ INLINE ptrdiff_t NAME(begun)(const struct panel_step *s, ptrdiff_t at)
     return at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
 }
 
-/* Sums over one panel of `vectors`, the at-th of all, for `rows` rows from r on: z, or bias + x W^T if the step has x, and
-   then + h_before U^T if `recurrent`. `next` is the panel whose weights are fetched meanwhile, or negative. */
+/* Terms of sums over one panel of `vectors`, the at-th of all, for the rows from r on: those of x, and those of h_before. `next` is
+   the panel whose weights are fetched meanwhile, or negative. */
+INLINE struct NAME(terms) NAME(terms_x)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t at, ptrdiff_t vectors, ptrdiff_t next)
+{
+    const real *panels = s->panels_ih;
+    return NAME(terms_of)((const real *)s->x + r * s->I, s->I, s->I, 0, panels + at * WIDTH * s->I, vectors,
+                          NAME(ahead)(s, panels, next, s->I));
+}
+
+INLINE struct NAME(terms) NAME(terms_h)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t at, ptrdiff_t vectors, ptrdiff_t next)
+{
+    const real *panels = s->panels;
+    return NAME(terms_of)((const real *)s->h_before + r * s->K, s->K, s->K, NAME(begun)(s, at), panels + at * WIDTH * s->K, vectors,
+                          NAME(ahead)(s, panels, next, s->K));
+}
+
+/* Sums over one panel for `rows` rows from r on: z, or bias + x W^T if the step has x, and then + h_before U^T if `recurrent`.
+   With 32 registers those of both are one tile's. */
 INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, real *out, ptrdiff_t r, ptrdiff_t rows,
                              ptrdiff_t at, ptrdiff_t vectors, ptrdiff_t next, ptrdiff_t tile)
 {
-    const real *panels = s->panels, *panels_ih = s->panels_ih, *z = out;
-    if (s->x)
-        NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, (const real *)s->x + r * s->I, s->I, s->I,
-                   panels_ih + at * WIDTH * s->I, 0, s->I, NAME(ahead)(s, panels_ih, next, s->I), s->n, tile);
-    else {
+    const real *z = out;
+    if (s->x) {
+        struct NAME(terms) more;
+        const int both = REGISTERS == 32 && recurrent;
+        if (both)
+            more = NAME(terms_h)(s, r, at, vectors, next);
+        NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, NAME(terms_x)(s, r, at, vectors, next),
+                   both ? &more : NULL, s->n, tile);
+        if (both)
+            return;
+    } else {
         z = (const real *)s->z + (at * s->rows + (s->row + r) * vectors) * WIDTH;
         if (REGISTERS == 16 && next >= 0 && vectors == 4)
             NAME(fetch)((const real *)s->z + (next * s->rows + (s->row + r) * 4) * WIDTH, rows * 4 * WIDTH);
     }
-    if (recurrent) {
-        const ptrdiff_t k = NAME(begun)(s, at);
-        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->K - k,
-                   panels + at * WIDTH * s->K, k, s->K, NAME(ahead)(s, panels, next, s->K), s->n, tile);
-    }
+    if (recurrent)
+        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, NAME(terms_h)(s, r, at, vectors, next), NULL, s->n, tile);
 }
 
 /* The same for one row, and the panel behind as well, both of 4 vectors. */
@@ -307,8 +344,10 @@ static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t s
                     for (ptrdiff_t q = r; q < r + rows; q++)
                         NAME(fetch)((const real *)s->h_before + q * s->K + s->begun, s->K - s->begun);
                 real *z = (real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH;
-                NAME(tile)(rows, count, z, z, count * WIDTH, (const real *)s->h_before + r * s->K, s->K, s->begun,
-                           (const real *)s->panels + at * WIDTH * s->K, 0, s->K, NULL, s->n, 0);
+                struct NAME(terms) terms = NAME(terms_of)((const real *)s->h_before + r * s->K, s->K, s->K, 0,
+                                                          (const real *)s->panels + at * WIDTH * s->K, count, NULL);
+                terms.K = s->begun;
+                NAME(tile)(rows, count, z, z, count * WIDTH, terms, NULL, s->n, 0);
             }
     }
 }
