@@ -69,8 +69,10 @@ cdef bint by_columns(const Run *run, char *out, Py_ssize_t P, const char *a, Py_
     blas engine W is in blocks, and `first` at the beginning of one. Returns whether to go on."""
     cdef double column = (2.0 * n + TOUCH) * K
     cdef Py_ssize_t strip = 4 * run.leaf.width if run.engine == PANELS else COLUMNS
-    cdef Py_ssize_t step = max(<Py_ssize_t>(MOST_WORK / column) // strip, 1) * strip
-    cdef Py_ssize_t start = first // strip * strip, slices = max((last - start + step - 1) // step, 1), q, p_0, p_1
+    cdef Py_ssize_t start = first // strip * strip, step = last - start, slices = 1, q, p_0, p_1
+    if column * step > MOST_WORK:
+        step = max(<Py_ssize_t>(MOST_WORK / column) // strip, 1) * strip
+        slices = (last - start + step - 1) // step
     for q in range(slices):
         p_0 = max(first, start + (slices - 1 - q if backwards else q) * step)
         p_1 = min(last, start + (slices - q if backwards else q + 1) * step)

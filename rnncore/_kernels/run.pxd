@@ -203,7 +203,11 @@ cdef inline char *state_at(const Run *run, int k, Py_ssize_t slot) noexcept nogi
 
 cdef inline Py_ssize_t share(Py_ssize_t n, Py_ssize_t unit, int member, int size, Py_ssize_t *first) noexcept nogil:
     """A member's share of n, in multiples of `unit`: where it begins, and how many."""
-    cdef Py_ssize_t units = (n + unit - 1) // unit
+    cdef Py_ssize_t units
+    if size == 1:  # at each step: no divisions
+        first[0] = 0
+        return n
+    units = (n + unit - 1) // unit
     first[0] = min(units * member // size * unit, n)
     return min(units * (member + 1) // size * unit, n) - first[0]
 
