@@ -125,7 +125,7 @@ static inline V NAME(identity_slope)(V dh, V h)
 /* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
    side by side: one vector's function is a chain that waits for itself most of the time. */
 #define RNN_STEP(stem, function)                                                                                       \
-    static __attribute__((noinline)) void NAME(one_##stem##_step)(const struct panel_step *s)                                                          \
+    static void NAME(one_##stem##_step)(const struct panel_step *s)                                                          \
     {                                                                                                                  \
         FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {                                                                 \
             NAME(recur)(s, sums, r, rows, v, vectors, v * WIDTH, vectors * WIDTH);                                     \
@@ -317,7 +317,7 @@ static __attribute__((noinline)) void NAME(lstm_peephole_step)(const struct pane
     NAME(lstm_step_of)(1, s);
 }
 
-static __attribute__((noinline)) void NAME(one_lstm_step)(const struct panel_step *s)
+static void NAME(one_lstm_step)(const struct panel_step *s)
 {
     if (s->peephole)
         NAME(lstm_peephole_step)(s);
@@ -569,7 +569,7 @@ INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const
             pass(0, s, __VA_ARGS__, count * WIDTH, r, rows, u, (s)->H - u);                                            \
     }
 
-static __attribute__((noinline)) void NAME(one_gru_step)(const struct panel_step *s)
+static void NAME(one_gru_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
         NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), v * WIDTH, vectors * WIDTH);

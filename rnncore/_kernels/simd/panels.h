@@ -59,9 +59,12 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
         const real *panel, ptrdiff_t half, const real *ahead, const struct NAME(terms) *more)                          \
     {                                                                                                                  \
         enum { AT_ONCE = (ROWS) * (VECTORS) > (REGISTERS == 32 ? 24 : 12) ? (VECTORS) / 2 : (VECTORS) };               \
-        for (int at = 0; at < (VECTORS); at += AT_ONCE)                                                                \
+        for (int at = 0; at < (VECTORS); at += AT_ONCE) {                                                              \
+            if (AT_ONCE < (VECTORS))                                                                                   \
+                __asm__("" : "+r"(at)); /* or there would be a copy of it all for each half */                         \
             NAME(tile_of)(ROWS, AT_ONCE, VECTORS, FETCH, at, out, init, init_row,                                      \
                           (struct NAME(terms)){a, panel, ahead, a_row, K, half}, more);                                \
+        }                                                                                                              \
     }
 #define TILES(ROWS) TILE(ROWS, 1, 0, ) TILE(ROWS, 2, 0, ) TILE(ROWS, 4, 0, )
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
@@ -431,13 +434,15 @@ INLINE void NAME(next_step)(struct panel_step *s)
 }
 
 /* All steps that `all` asks for, from a function of one. */
+static __attribute__((noinline)) void NAME(take_steps)(const struct panel_step *all, panel_step_function one)
+{
+    struct panel_step s = *all;
+    for (one(&s); --s.steps > 0; one(&s))
+        NAME(next_step)(&s);
+}
+
 #define STEPS(stem)                                                                                                    \
     static void NAME(stem)(const struct panel_step *all)                                                               \
     {                                                                                                                  \
-        struct panel_step s = *all;                                                                                    \
-        NAME(one_##stem)(&s);                                                                                          \
-        while (--s.steps > 0) {                                                                                        \
-            NAME(next_step)(&s);                                                                                       \
-            NAME(one_##stem)(&s);                                                                                      \
-        }                                                                                                              \
+        NAME(take_steps)(all, NAME(one_##stem));                                                                       \
     }
