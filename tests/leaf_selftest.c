@@ -773,6 +773,26 @@ static void check_wide_product(int P, int M, int n)
     release(0);
 }
 
+/* A product that is taken in parts, because its matrix would not stay in the last level. */
+static void check_large_product(void)
+{
+    enum { n = 2, K = 300, P = 70 };
+    const int out_row = 2 * LAST_LEVEL_BYTES / K / (int)bytes(1);
+    const void *a = draw(n * K, 1), *b = draw((long)K * P, 1);
+    void *out = array((n - 1) * out_row + P);
+    for (int add = 0; add < 2; add++) {
+        leaf->inner(out, out_row, a, K, b, P, 4 * leaf->width, 0, P, n, K, add, 0);
+        for (int r = 0; r < n; r++)
+            for (int j = 0; j < P; j++) {
+                double sum = 0;
+                for (int k = 0; k < K; k++)
+                    sum += get(a, r * K + k) * get(b, (long)k * P + j);
+                check("inner, large", get(out, (long)r * out_row + j), (1 + add) * sum);
+            }
+    }
+    release(0);
+}
+
 /* Rows added, their sums, and their products with a vector. */
 static void check_rows(int n, int m)
 {
@@ -933,6 +953,7 @@ int main(void)
             check_wide_product(261, 71, 40);
             check_wide_product(1101, 67, 20);
             check_wide_product(1101, 67, SIDE_ROWS + 44);
+            check_large_product();
             for (int n = 0; n < 140; n++) {
                 check_training(n < 139 ? n : 997);
                 check_digest(leaf->digest, n);
