@@ -239,7 +239,7 @@ class JordanRNN(_Recurrent[np.ndarray]):
         part: Part | None = None,
         dx: np.ndarray | None = None,
         of_x: bool = True,
-    ) -> np.ndarray:
+    ) -> np.ndarray | None:
         if not isinstance(ragged, Forced):
             return super()._run_back(
                 weights, kept, upstream, dstates, grads, ragged, key, n_threads, row_norms, fresh, first, part, dx, of_x
@@ -249,10 +249,12 @@ class JordanRNN(_Recurrent[np.ndarray]):
         last = ragged.times == ragged.lengths[ragged.places] - 1  # the final state is the last output
         dy[last] += do[0, ragged.places[last]]
         before = np.zeros((1, len(dy), self.output_size), self.dtype)
-        dx = super()._run_back(weights, kept, dy[None], (before,), grads, None, key, n_threads, row_norms, fresh)
+        dx = super()._run_back(
+            weights, kept, dy[None], (before,), grads, None, key, n_threads, row_norms, fresh, of_x=of_x
+        )
         first = ragged.times == 0
         do[0, ragged.places[first]] = before[0, first]
-        return dx[0]  # type: ignore[no-any-return]
+        return None if dx is None else dx[0]
 
 
 class Forced:

@@ -845,7 +845,7 @@ class _Recurrent(Module, Generic[State]):
         if flows or finite:
             k = self.num_layers * len(self._directions)
             row_norms = tuple(tuple(np.empty(rows) for _ in self._widths) for _ in range(k))
-        dx: Any
+        dx: np.ndarray | None
         if steps:
             dx = back_checkpointed(
                 self, weights, kept, given, dstates, grads, ragged, key, steps, threads, row_norms, fresh, of_x
@@ -856,15 +856,16 @@ class _Recurrent(Module, Generic[State]):
                 weights, kept, upstream, dstates, grads, ragged, key, threads, row_norms, fresh, of_x=of_x
             )
         if ragged is not None:
-            if of_x and dx.ndim == 2:
+            if dx is not None and dx.ndim == 2:
                 dx = unpack(dx, ragged, np.zeros((T, N, self.input_size), self.dtype))
             dstates = tuple(unsorted(s, ragged) for s in dstates)
-        results = self._as_given(dx, unbatched) if of_x else None, self._state_as_given(dstates, unbatched), grads
+        given_dx = None if dx is None else self._as_given(dx, unbatched)
+        results = given_dx, self._state_as_given(dstates, unbatched), grads
         if row_norms is None:
             return results
         norms = self._norms(row_norms, T, ragged)
         if finite:
-            self._check_finite({"dx": dx}, dstates, grads, norms)
+            self._check_finite({} if dx is None else {"dx": dx}, dstates, grads, norms)
         return (*results, norms if len(norms) > 1 else norms[0]) if flows else results
 
     def _run_back(
@@ -883,7 +884,7 @@ class _Recurrent(Module, Generic[State]):
         part: Part | None = None,
         dx: np.ndarray | None = None,
         of_x: bool = True,
-    ) -> np.ndarray:
+    ) -> np.ndarray | None:
         """Run a part of the stack, or all of it, backwards: final states' gradients in `dstates` become initial ones',
         parameters' are added to `grads`, those that are there, or written where these are `fresh`, `row_norms` are
         filled in; return the gradient of the input, of one direction in `dx` if there is one, or None unless it is
@@ -912,7 +913,7 @@ class _Recurrent(Module, Generic[State]):
             for other in dxs[1:]:
                 if upstream is not None:
                     upstream += other
-        return upstream  # type: ignore[return-value]
+        return upstream
 
     # --- norms, and what is not finite --------------------------------------------------------------------------------
 

@@ -306,7 +306,7 @@ class Plan:
             weights, layers, upstream, dstates, grads, rows.ragged, dropout_key(key), threads, fresh=fresh, of_x=of_x
         )
         dweights = [tensor_of(grads[name]) if name in grads else None for name in weights]
-        return self.given(dx, rows) if of_x else None, self.states(dstates, rows), dweights
+        return None if dx is None else self.given(dx, rows), self.states(dstates, rows), dweights
 
     def tape(self, kept: Kept) -> list[Tensor]:
         """Return what `forward` kept as tensors: layer by layer, its input but for the first's, then what each
