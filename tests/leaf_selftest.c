@@ -433,37 +433,35 @@ static void check_gru_original_steps(int H, int I)
 }
 
 /* Several steps at once have the bits of one after the other: in either direction of time, of sums over x and of x itself, with states
-   that are kept or take turns. Some rows of all do, as a crew would have it. */
-static void check_steps(const char *what, panel_step_function f, const struct panel_step *of_cell, int columns)
+   that are kept or take turns. Some rows of all do, as a crew would have it: one, a tile of them, or two. */
+static void check_steps(const char *what, panel_step_function f, const struct panel_step *of_cell, int columns, int rows)
 {
-    enum { STEPS = 3, FIRST = 5, ROWS = 6, REVERSE = 1, FUSED = 2, KEPT = 4 };
-    const int H = l.H, I = l.I, mark = used, slots = STEPS + 1;
+    enum { STEPS = 3, FIRST = 5, REVERSE = 1, FUSED = 2, KEPT = 4 };
+    const int H = l.H, I = l.I, mark = used, slots = STEPS + 1, gates = l.interleaved ? 1 : l.G, y_stride = H + GAP;
+    const long y_size = (long)STEPS * N * y_stride, state_size = (long)slots * N * H, gates_size = (long)STEPS * N * columns * H;
     const void *x = draw((long)STEPS * N * I, 2), *h_0 = draw(N * H, 1), *c_0 = draw(N * H, 2);
-    const int gates = l.interleaved ? 1 : l.G;
-    const long z_size = (long)l.vectors * gates * STEPS * ROWS * leaf->width;
-    void *z = array(z_size);
+    void *z = array((long)l.vectors * gates * STEPS * rows * leaf->width);
     for (int t = 0; t < STEPS; t++)
-        leaf->project(z, l.bias, at(x, ((long)t * N + FIRST) * I), l.panels_ih, gates, I, 0, l.vectors, ROWS, t * ROWS, STEPS * ROWS);
+        leaf->project(z, l.bias, at(x, ((long)t * N + FIRST) * I), l.panels_ih, gates, I, 0, l.vectors, rows, t * rows, STEPS * rows);
     for (int way = 0; way < 8; way++) {
         const int reverse = (way & REVERSE) != 0, kept = (way & KEPT) != 0, begin = used;
         void *y[2], *h[2], *c[2], *all_gates[2];
         for (int once = 0; once < 2; once++) {
-            y[once] = array((long)STEPS * N * (H + GAP));
-            h[once] = array((long)slots * N * H), c[once] = array((long)slots * N * H);
-            all_gates[once] = array((long)STEPS * N * columns * H + 1);
+            y[once] = array(y_size), h[once] = array(state_size), c[once] = array(state_size);
+            all_gates[once] = array(gates_size + 1);
             for (int k = 0; k < (once ? 1 : STEPS); k++) {
                 const int t = reverse ? STEPS - 1 - k : k;
                 const int before = !kept ? k % 2 : reverse ? t + 1 : t, after = !kept ? (k + 1) % 2 : reverse ? t : t + 1;
                 const long row = (long)t * N + FIRST, old = ((long)before * N + FIRST) * H, new = ((long)after * N + FIRST) * H;
                 struct panel_step s = *of_cell;
-                s.n = ROWS, s.v_0 = 0, s.v_1 = l.vectors, s.backwards = (k + reverse) % 2;
+                s.n = rows, s.v_0 = 0, s.v_1 = l.vectors, s.backwards = (k + reverse) % 2;
                 s.x = way & FUSED ? at(x, row * I) : NULL;
-                s.z = way & FUSED ? NULL : z, s.rows = STEPS * ROWS, s.row = (long)t * ROWS;
-                s.y = at(y[once], row * (H + GAP)), s.y_stride = H + GAP;
+                s.z = way & FUSED ? NULL : z, s.rows = STEPS * rows, s.row = (long)t * rows;
+                s.y = at(y[once], row * y_stride), s.y_stride = y_stride;
                 s.gates = columns ? at(all_gates[once], row * columns * H) : NULL;
                 if (k == 0) {
-                    memcpy(at(h[once], old), at(h_0, FIRST * H), bytes(ROWS * H));
-                    memcpy(at(c[once], old), at(c_0, FIRST * H), bytes(ROWS * H));
+                    memcpy(at(h[once], old), at(h_0, FIRST * H), bytes(rows * H));
+                    memcpy(at(c[once], old), at(c_0, FIRST * H), bytes(rows * H));
                 }
                 s.h_before = at(h[once], old), s.h = at(h[once], new);
                 if (of_cell->c)
@@ -472,35 +470,36 @@ static void check_steps(const char *what, panel_step_function f, const struct pa
                 f(&s);
             }
         }
-        check_true(what, !isnan(get(y[0], FIRST * (H + GAP))) && !isnan(get(y[0], ((STEPS - 1) * N + FIRST + ROWS) * (long)(H + GAP) - GAP - 1)));
-        check_true(what, !memcmp(y[0], y[1], bytes((long)STEPS * N * (H + GAP))));
-        check_true(what, !memcmp(h[0], h[1], bytes((long)slots * N * H)) && !memcmp(c[0], c[1], bytes((long)slots * N * H)));
-        check_true(what, !memcmp(all_gates[0], all_gates[1], bytes((long)STEPS * N * columns * H)));
+        for (int t = 0; t < STEPS; t++) /* the first row's first number, the last one's last */
+            check_true(what, !isnan(get(y[0], ((long)t * N + FIRST) * y_stride)) &&
+                                 !isnan(get(y[0], ((long)t * N + FIRST + rows - 1) * y_stride + H - 1)));
+        check_true(what, !memcmp(y[0], y[1], bytes(y_size)) && !memcmp(h[0], h[1], bytes(state_size)));
+        check_true(what, !memcmp(c[0], c[1], bytes(state_size)) && !memcmp(all_gates[0], all_gates[1], bytes(gates_size)));
         release(begin);
     }
     release(mark);
 }
 
-static void check_all_steps(int H, int I)
+static void check_all_steps(int H, int I, int rows)
 {
+    const double scales[] = {-LOG2E, -LOG2E, -LOG2E};
     struct panel_step step = {.I = I, .H = H, .K = H};
     for (int function = 0; function < NONLINEARITIES; function++) {
         draw_layer(&rnn_scales[function], 1, 0, H, I, H);
         step.bias = l.bias, step.panels = l.panels_hh, step.panels_ih = l.panels_ih;
-        check_steps("rnn_step, steps", leaf->rnn_step[function], &step, 0);
+        check_steps("rnn_step, steps", leaf->rnn_step[function], &step, 0, rows);
         release(0);
     }
     draw_layer(gru_scales, 3, 0, H, I, H);
     step.bias = l.bias, step.panels = l.panels_hh, step.panels_ih = l.panels_ih;
     step.bias_hh = pack(draw(H, 1), gru_scales + 2, 1, H, 1, 0);
-    check_steps("gru_step, steps", leaf->gru_step, &step, 4);
+    check_steps("gru_step, steps", leaf->gru_step, &step, 4, rows);
     release(0);
     for (int peephole = 0; peephole < 2; peephole++) {
-        const double scales[] = {-LOG2E, -LOG2E, -LOG2E};
         draw_layer(lstm_scales, 4, 1, H, I, H);
         step.bias = l.bias, step.panels = l.panels_hh, step.panels_ih = l.panels_ih, step.c = (void *)l.bias; /* it has one */
         step.peephole = peephole ? pack(draw(3 * H, 1), scales, 3, H, 1, 1) : NULL;
-        check_steps("lstm_step, steps", leaf->lstm_step, &step, 4);
+        check_steps("lstm_step, steps", leaf->lstm_step, &step, 4, rows);
         release(0);
     }
 }
@@ -773,20 +772,24 @@ static void check_wide_product(int P, int M, int n)
     release(0);
 }
 
-/* A product that is taken in parts, because its matrix would not stay in the last level. */
-static void check_large_product(void)
+/* A product that is taken in parts, because its matrix would not stay in the last level: of one row or two, with a matrix as it is or
+   in strips, from either end. */
+static void check_large_product(int n, int in_strips, int backwards)
 {
-    enum { n = 2, K = 300, P = 70 };
-    const int out_row = 2 * LAST_LEVEL_BYTES / K / (int)bytes(1);
-    const void *a = draw(n * K, 1), *b = draw((long)K * P, 1);
-    void *out = array((n - 1) * out_row + P);
+    const int K = 300, strip = 4 * leaf->width, P = 3 * strip - 1, out_row = 2 * LAST_LEVEL_BYTES / K / (int)bytes(1);
+    const void *a = draw(n * K, 1), *b = draw((long)K * (P + 1), 1); /* rows of P + 1 numbers, three strips */
+    void *strips = array((long)K * (P + 1)), *out = array((long)(n - 1) * out_row + P);
+    for (long j = 0; j < P + 1; j++)
+        for (int k = 0; k < K; k++)
+            put(strips, j / strip * strip * K + (long)k * strip + j % strip, get(b, k * (P + 1L) + j));
     for (int add = 0; add < 2; add++) {
-        leaf->inner(out, out_row, a, K, b, P, 4 * leaf->width, 0, P, n, K, add, 0);
+        leaf->inner(out, out_row, a, K, in_strips ? strips : b, in_strips ? strip : P + 1, in_strips ? (ptrdiff_t)strip * K : strip, 0, P,
+                    n, K, add, backwards);
         for (int r = 0; r < n; r++)
             for (int j = 0; j < P; j++) {
                 double sum = 0;
                 for (int k = 0; k < K; k++)
-                    sum += get(a, r * K + k) * get(b, (long)k * P + j);
+                    sum += get(a, r * K + k) * get(b, k * (P + 1L) + j);
                 check("inner, large", get(out, (long)r * out_row + j), (1 + add) * sum);
             }
     }
@@ -937,7 +940,8 @@ int main(void)
                     check_lstm(H, peephole);
                 }
                 check_gru_step(H, I);
-                check_all_steps(H, I);
+                for (int rows = 1; rows <= 11; rows += 5)
+                    check_all_steps(H, I, rows);
                 check_gru_original_steps(H, I);
                 check_gru(H);
                 check_gru_original(H);
@@ -953,7 +957,8 @@ int main(void)
             check_wide_product(261, 71, 40);
             check_wide_product(1101, 67, 20);
             check_wide_product(1101, 67, SIDE_ROWS + 44);
-            check_large_product();
+            for (int way = 0; way < 8; way++)
+                check_large_product(1 + (way & 1), (way & 2) != 0, (way & 4) != 0);
             for (int n = 0; n < 140; n++) {
                 check_training(n < 139 ? n : 997);
                 check_digest(leaf->digest, n);

@@ -130,6 +130,19 @@ def test_teaching_cuts_the_way_back():
     assert dx[5].all() and not dx[:5].any() and not do_0.any()
 
 
+@pytest.mark.parametrize("lengths", [None, [6, 0, 4]])
+@pytest.mark.parametrize("forced", FORCED)
+def test_other_gradients_need_none_of_the_input(forced, lengths):
+    layer = rc.JordanRNN(2, 4, 3, dtype="float64", rng=0)
+    case = jordan_case(layer, 6, 3, lengths=lengths, forced=forced)
+    dy, dstate = case["dy"], case["dstate"]
+    _, _, tape = layer.forward(case["x"], case["state"], lengths=lengths, targets=case.get("targets"))
+    dx, dinitial, grads = layer.backward(tape, dy, dstate)
+    none, *others = layer._back(layer._weights, tape.open(layer), dy, dstate, None, False, False, 1, of_x=False)
+    assert none is None and dx.any() and all(grad.any() for grad in grads.values())
+    assert equal(others[0], dinitial) and set(others[1]) == set(grads) and equal(others[1], grads)
+
+
 @pytest.mark.parametrize("forced", FORCED)
 def test_layouts(forced):
     plain, first = (rc.JordanRNN(3, 5, 4, batch_first=batch_first, rng=0) for batch_first in (False, True))

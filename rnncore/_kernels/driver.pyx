@@ -2,10 +2,10 @@
 
 Forward, per block: one product for W_ih x of all its steps, then step by step the cell's phases; or, *fused*, step by step
 both. They are done by one of two engines: `panels`, packed weights and one pass for product, gates and state; `blas`,
-products by BLAS.
+products by BLAS. Where nobody waits for a step, and each finds its rows as far on as the one before, a phase takes many in one go.
 Backward, per block: step by step the cell's phases, which leave the gates' gradients of the block, then one product
 each for dW_ih, dW_hh and dx, and a sum for db. All of them are our own in the panels engine, with the weights in strips
-(simd/panels.h), or BLAS's.
+(simd/strips.h), or BLAS's.
 
 In place of x there may be *tokens*, numbers of rows of a matrix: their sums over x are formed once, in a *table*, and
 copied from it; backwards, their gradients are summed by token, and products are the table's, not the steps'.
@@ -67,6 +67,7 @@ BLOCK_ROWS = BLAS_ROWS
 
 cdef double STEP_WORK = 1e9    # floating-point operations of a step's products done at once: 10 to 50 ms
 cdef double SLICE_WORK = 2e8   # the same of the panels engine's forwards: the first of a slice's panels is fetched by none
+cdef double GO_WORK = 2e7      # of several steps in one go: enough to make up for the way there and back
 
 cdef Py_ssize_t near_bytes = second_level_cache(1 << 20, 1 << 21)
 
@@ -359,20 +360,18 @@ cdef void begin(const Run *run, Step *s, Py_ssize_t v_0, Py_ssize_t v_1, Py_ssiz
     run.leaf.begin(&step, run.gate_panels, min(run.gate_panels, 2))
 
 
-cdef Py_ssize_t steps_at_once(const Job *job, const Part *part, Py_ssize_t t, Py_ssize_t most, Py_ssize_t n) noexcept nogil:
-    """Of the `most` steps of n rows that begin with time t, those that a cell's phase may do without coming back: nobody waits
-    for one of them, and each finds its rows as far on as the one before."""
+cdef Py_ssize_t steps_at_once(const Part *part, Py_ssize_t t, Py_ssize_t most, Py_ssize_t n) noexcept nogil:
+    """Of the `most` steps of n rows that begin with time t, those that a cell's phase may do in one go: nobody waits for one of
+    them, and each finds its rows as far on as the one before."""
     cdef const Run *run = part.run
     cdef const Schedule *schedule = &run.schedule
-    if run.engine != PANELS or part.who.team != NULL or run.phases > 1 or schedule.offsets != NULL or (
-        run.y_step and run.y != NULL or job.fused and run.x_step
-    ):
+    if run.engine != PANELS or part.who.size > 1 or run.phases > 1 or schedule.offsets != NULL:
         return 1
     if not run.tape:  # states of the first step and the last are the caller's arrays
         most = min(most, t if schedule.reverse else schedule.T - 1 - t)
         if t == (schedule.T - 1 if schedule.reverse else 0):
             return 1
-    return max(min(most, <Py_ssize_t>(SLICE_WORK / work(run, n))), <Py_ssize_t>1)
+    return max(min(most, <Py_ssize_t>(GO_WORK / work(run, n))), <Py_ssize_t>1)
 
 
 cdef void forward_part(Job *job, Part *part) noexcept nogil:
@@ -445,7 +444,7 @@ cdef void forward_part(Job *job, Part *part) noexcept nogil:
                         slices[p] = cut_phase(job, part, p, n, &v_0[p], &v_1[p])
                         count[p] = (v_1[p] - v_0[p] + slices[p] - 1) // slices[p]
                 if count[0] == 1:
-                    s.steps = steps_at_once(job, part, t, t_1 - t_0 - i, n)
+                    s.steps = steps_at_once(part, t, t_1 - t_0 - i, n)
                 if waits:
                     waits = False
                     begin(run, &s, v_0[0], v_1[0], begins)

@@ -38,7 +38,7 @@ cdef struct Step:
     char *z                     # sums over x, of which this step's begin at `row` of each vector's `rows`; and of the
     Py_ssize_t row, rows        # vectors from begun_0 to begun_1 over the first `begun` of h_{t-1}
     Py_ssize_t begun, begun_0, begun_1
-    Py_ssize_t steps, apart     # panels: as many steps of these sequences follow each other, if not 0, `apart` rows from the last
+    Py_ssize_t steps, apart     # panels: how many steps of these sequences, 0 for one, each `apart` rows behind the one before
     void *gates                 # (n, columns*H)  blas, in: W_ih x_t; out: what the backward phase wants to find here
     void *inner                 # (n, H)    what one phase leaves for another
     void *before[MAX_STATES]    # (n, P), (n, H)    h_{t-1}, c_{t-1}

@@ -125,7 +125,7 @@ static inline V NAME(identity_slope)(V dh, V h)
 /* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
    side by side: one vector's function is a chain that waits for itself most of the time. */
 #define RNN_STEP(stem, function)                                                                                       \
-    static void NAME(one_##stem##_step)(const struct panel_step *s)                                                          \
+    static void NAME(one_##stem##_step)(const struct panel_step *s)                                                    \
     {                                                                                                                  \
         FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {                                                                 \
             NAME(recur)(s, sums, r, rows, v, vectors, v * WIDTH, vectors * WIDTH);                                     \
@@ -505,9 +505,7 @@ INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptr
     const ptrdiff_t at = 3 * v + 2 * count, next = NAME(next_gate)(s, v, count, 2), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
     if (s->x)
         NAME(panel_sums)(s, 0, a_n, r, rows, at, count, next, tile);
-    struct NAME(terms) terms = NAME(terms_of)((const real *)s->h_before + r * s->K, s->K, s->K, 0,
-                                              (const real *)s->panels + at * WIDTH * s->K, count, NAME(ahead)(s, s->panels, next, s->K));
-    NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, terms, NULL, s->n, tile);
+    NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, NAME(terms_h)(s, r, 0, at, count, next), NULL, s->n, tile);
 }
 
 /* Equations (3), and (5) up to its tanh, for all sums of a block. r takes the place of its sum; `sum`, that of n, may be a_n. */

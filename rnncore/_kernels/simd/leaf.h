@@ -86,9 +86,9 @@ typedef void (*project_function)(void *z, const void *bias, const void *a, const
    read last still in the cache. `shared`: other threads do other units of the same rows. `far`: panels come from memory at each
    step, as those of LAST_LEVEL_BYTES do.
 
-   If `steps` are more than one, as many more follow of the same rows, `apart` rows on in x, y and gates, n rows on or, if
-   `apart` is negative, back in z; in h and c as far on if `kept`, else each writes what the one before has read. They go
-   backwards by turns, and need H = K, and no `inner`. */
+   So many `steps` (0 for one) of the same rows, each `apart` rows behind the one before in x, y and gates, and n rows behind
+   it, or if `apart` is negative before it, in z; in h and c as far on as in y if they are `kept`, else it writes what the one before
+   has read. They go `backwards` by turns. Several need K = H, no `inner`, and gates (n, 4*H) or none. */
 enum { LAST_LEVEL_BYTES = 12 << 20 };
 struct panel_step {
     void *h, *c, *gates, *y, *inner;

@@ -8,10 +8,10 @@
    other. (An LSTM's vectors are its gates' by turns: four of the same units make a panel.) Sums of R rows over a panel are
    stored [R][vectors][WIDTH]. */
 
-/* What is added to a tile's sums: the terms of a (rows, K) times a panel, whose halves are `half` elements apart. Meanwhile as many
-   bytes as AHEAD vectors a term have are fetched from `ahead` into the second-level cache: weights that do not fit there arrive
-   while the ones before them are at work. With 16 registers, where instructions count, a line at a time: those of the next panel
-   where this tile reads its own. */
+/* What is added to a tile's sums: K terms of a's rows times as many of a panel, whose halves are `half` elements apart. Meanwhile
+   FETCH vectors a term, if the tile is of all four of a panel, are fetched from `ahead` into the second-level cache: weights that do
+   not fit there arrive while the ones before them are at work. With 16 registers, where instructions count, a line at a time: those
+   of the next panel where this tile reads its own. */
 struct NAME(terms) {
     const real *a, *panel, *ahead;
     ptrdiff_t a_row, K, half;
@@ -113,7 +113,7 @@ INLINE struct NAME(terms) NAME(terms_of)(const real *a, ptrdiff_t a_row, ptrdiff
    far. With 16, instructions are what takes longest, and the processor fetches what comes next of itself: halves are read from
    front to back. There that panel is fetched by the second of several tiles, which waits for nothing from far, unless it has so few
    rows that it is too fast for it; of a panel that stays in the first level, two tiles of 3 rows are faster than one of 6.
-   With 32 registers there may be `more` terms, which may change. */
+   With 32 registers there may be `more` terms, whose `ahead` moves to this tile's share. */
 INLINE void NAME(tile)(ptrdiff_t rows, ptrdiff_t vectors, real *out, const real *init, ptrdiff_t init_row,
                        struct NAME(terms) t, struct NAME(terms) *more, ptrdiff_t n, ptrdiff_t at)
 {
@@ -277,8 +277,8 @@ INLINE ptrdiff_t NAME(begun)(const struct panel_step *s, ptrdiff_t at)
     return at >= s->begun_0 && at < s->begun_1 ? s->begun : 0;
 }
 
-/* Terms of sums over one panel of `vectors`, the at-th of all, for the rows from r on: those of x, and those of h_before. `next` is
-   the panel whose weights are fetched meanwhile, or negative. */
+/* Terms of sums over one panel of `vectors`, the at-th of all, for the rows from r on: those of x, and those of h_before from the k-th
+   on. `next` is the panel whose weights are fetched meanwhile, or negative. */
 INLINE struct NAME(terms) NAME(terms_x)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t at, ptrdiff_t vectors, ptrdiff_t next)
 {
     const real *panels = s->panels_ih;
@@ -286,10 +286,11 @@ INLINE struct NAME(terms) NAME(terms_x)(const struct panel_step *s, ptrdiff_t r,
                           NAME(ahead)(s, panels, next, s->I));
 }
 
-INLINE struct NAME(terms) NAME(terms_h)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t at, ptrdiff_t vectors, ptrdiff_t next)
+INLINE struct NAME(terms) NAME(terms_h)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t k, ptrdiff_t at, ptrdiff_t vectors,
+                                        ptrdiff_t next)
 {
     const real *panels = s->panels;
-    return NAME(terms_of)((const real *)s->h_before + r * s->K, s->K, s->K, NAME(begun)(s, at), panels + at * WIDTH * s->K, vectors,
+    return NAME(terms_of)((const real *)s->h_before + r * s->K, s->K, s->K, k, panels + at * WIDTH * s->K, vectors,
                           NAME(ahead)(s, panels, next, s->K));
 }
 
@@ -303,7 +304,7 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
         struct NAME(terms) more;
         const int both = REGISTERS == 32 && recurrent;
         if (both)
-            more = NAME(terms_h)(s, r, at, vectors, next);
+            more = NAME(terms_h)(s, r, 0, at, vectors, next);
         NAME(tile)(rows, vectors, out, (const real *)s->bias + at * WIDTH, 0, NAME(terms_x)(s, r, at, vectors, next),
                    both ? &more : NULL, s->n, tile);
         if (both)
@@ -314,7 +315,8 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
             NAME(fetch)((const real *)s->z + (next * s->rows + (s->row + r) * 4) * WIDTH, rows * 4 * WIDTH);
     }
     if (recurrent)
-        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, NAME(terms_h)(s, r, at, vectors, next), NULL, s->n, tile);
+        NAME(tile)(rows, vectors, out, z, vectors * WIDTH, NAME(terms_h)(s, r, NAME(begun)(s, at), at, vectors, next), NULL, s->n,
+                   tile);
 }
 
 /* The same for one row, and the panel behind as well, both of 4 vectors. */
@@ -347,8 +349,7 @@ static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t s
                     for (ptrdiff_t q = r; q < r + rows; q++)
                         NAME(fetch)((const real *)s->h_before + q * s->K + s->begun, s->K - s->begun);
                 real *z = (real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH;
-                struct NAME(terms) terms = NAME(terms_of)((const real *)s->h_before + r * s->K, s->K, s->K, 0,
-                                                          (const real *)s->panels + at * WIDTH * s->K, count, NULL);
+                struct NAME(terms) terms = NAME(terms_h)(s, r, 0, at, count, -1);
                 terms.K = s->begun;
                 NAME(tile)(rows, count, z, z, count * WIDTH, terms, NULL, s->n, 0);
             }
