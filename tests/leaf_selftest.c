@@ -473,6 +473,7 @@ static void check_steps(const char *what, panel_step_function f, const struct pa
         for (int t = 0; t < STEPS; t++) /* the first row's first number, the last one's last */
             check_true(what, !isnan(get(y[0], ((long)t * N + FIRST) * y_stride)) &&
                                  !isnan(get(y[0], ((long)t * N + FIRST + rows - 1) * y_stride + H - 1)));
+        check_true(what, f == leaf->rnn_step[RELU] || get(y[0], ((long)(STEPS - 1) * N + FIRST) * y_stride) != 0);
         check_true(what, !memcmp(y[0], y[1], bytes(y_size)) && !memcmp(h[0], h[1], bytes(state_size)));
         check_true(what, !memcmp(c[0], c[1], bytes(state_size)) && !memcmp(all_gates[0], all_gates[1], bytes(gates_size)));
         release(begin);

@@ -140,6 +140,7 @@ def test_other_gradients_need_none_of_the_input(forced, lengths):
     dx, dinitial, grads = layer.backward(tape, dy, dstate)
     none, *others = layer._back(layer._weights, tape.open(layer), dy, dstate, None, False, False, 1, of_x=False)
     assert none is None and dx.any() and all(grad.any() for grad in grads.values())
+    assert dinitial.any()
     assert equal(others[0], dinitial) and set(others[1]) == set(grads) and equal(others[1], grads)
 
 
