@@ -125,8 +125,21 @@ static inline V NAME(identity_slope)(V dh, V h)
 /* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
    side by side: one vector's function is a chain that waits for itself most of the time. */
 #define RNN_STEP(stem, function)                                                                                       \
-    static void NAME(one_##stem##_step)(const struct panel_step *s)                                                    \
+    static void NAME(four_##stem)(real *h, real *y, V a_0, V a_1, V a_2, V a_3)                                        \
     {                                                                                                                  \
+        V h_t[4] = {NAME(function)(a_0), NAME(function)(a_1), NAME(function)(a_2), NAME(function)(a_3)}; /* (2) */     \
+        UNROLL for (int k = 0; k < 4; k++) {                                                                           \
+            NAME(store)(h + k * WIDTH, h_t[k]);                                                                        \
+            NAME(store)(y + k * WIDTH, h_t[k]);                                                                        \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    static __attribute__((noinline)) void NAME(one_##stem##_step)(const struct panel_step *s)                     \
+    {                                                                                                                  \
+        if (NAME(is_row)(s)) {                                                                                         \
+            NAME(row_step)(s, NAME(four_##stem));                                                                      \
+            return;                                                                                                    \
+        }                                                                                                              \
         FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {                                                                 \
             NAME(recur)(s, sums, r, rows, v, vectors, v * WIDTH, vectors * WIDTH);                                     \
             for (ptrdiff_t p = 0, count; p < vectors; p += count) {                                                    \
@@ -317,7 +330,7 @@ static __attribute__((noinline)) void NAME(lstm_peephole_step)(const struct pane
     NAME(lstm_step_of)(1, s);
 }
 
-static void NAME(one_lstm_step)(const struct panel_step *s)
+static __attribute__((noinline)) void NAME(one_lstm_step)(const struct panel_step *s)
 {
     if (s->peephole)
         NAME(lstm_peephole_step)(s);
@@ -567,7 +580,7 @@ INLINE void NAME(gru_outputs)(const int WHOLE, const struct panel_step *s, const
             pass(0, s, __VA_ARGS__, count * WIDTH, r, rows, u, (s)->H - u);                                            \
     }
 
-static void NAME(one_gru_step)(const struct panel_step *s)
+static __attribute__((noinline)) void NAME(one_gru_step)(const struct panel_step *s)
 {
     FOR_BATCHES(s, NAME(gru_sums), NAME(gru_batch)(s->n), {
         NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), v * WIDTH, vectors * WIDTH);

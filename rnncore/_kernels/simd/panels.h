@@ -17,16 +17,16 @@ struct NAME(terms) {
     ptrdiff_t a_row, K, half;
 };
 
-/* out[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, from the at-th
-   on, all but that constants: the sums are registers, and with 32 of them stay there for `more` terms, unless NULL. */
-INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int FETCH, int at, real *out,
+/* sum[r][v] = init[r][v] + sum over k of a[r][k] panel[k][v], for ROWS rows and VECTORS of a panel's STRIDE vectors, from the at-th
+   on, all but that constants. The sums are registers; with 32 of them they stay there for `more` terms, unless NULL. One row may be
+   multiplied by two whole panels, 8 vectors: then init_row is what is between theirs. */
+INLINE void NAME(sums_of)(const int ROWS, const int VECTORS, const int STRIDE, const int FETCH, int at, V *sum,
                           const real *init, ptrdiff_t init_row, struct NAME(terms) terms, const struct NAME(terms) *more)
 {
     const int step = STRIDE < ABREAST ? STRIDE : ABREAST, AHEAD = FETCH * VECTORS / 4;
-    V sum[24];
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
-            sum[r * VECTORS + v] = NAME(load)(init + r * init_row + (at + v) * WIDTH);
+            sum[r * VECTORS + v] = NAME(load)(init + (r + v / 4) * init_row + (at + v % 4) * WIDTH);
     for (;; terms = *more, more = NULL) {
         const real *a = terms.a, *panel = terms.panel + (ABREAST < STRIDE && at ? terms.half : at * WIDTH), *ahead = terms.ahead;
         if (AHEAD)
@@ -46,6 +46,14 @@ INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, c
         if (REGISTERS == 16 || !more)
             break;
     }
+}
+
+/* The same, stored: out[r][v] */
+INLINE void NAME(tile_of)(const int ROWS, const int VECTORS, const int STRIDE, const int FETCH, int at, real *out,
+                          const real *init, ptrdiff_t init_row, struct NAME(terms) terms, const struct NAME(terms) *more)
+{
+    V sum[24];
+    NAME(sums_of)(ROWS, VECTORS, STRIDE, FETCH, at, sum, init, init_row, terms, more);
     UNROLL for (int r = 0; r < ROWS; r++)
         UNROLL for (int v = 0; v < VECTORS; v++)
             NAME(store)(out + (r * STRIDE + at + v) * WIDTH, sum[r * VECTORS + v]);
@@ -79,21 +87,10 @@ TILE(2, 4, 4, _whole) TILE(3, 4, 4, _whole) TILE(4, 4, 4, _whole) TILE(5, 4, 4, 
 #undef TILE
 #undef TILES
 
-/* One row and two whole panels, the second's `init` so far apart from the first's: a chain of sums takes four cycles a term, in
-   which a core can do eight. */
-static __attribute__((noinline)) void NAME(tile_pair)(real *out, const real *init, ptrdiff_t apart, const real *a, ptrdiff_t K,
-                                                      const real *panel, ptrdiff_t half)
+/* One row and two whole panels: a chain of sums takes four cycles a term, in which a core can do eight. */
+static __attribute__((noinline)) void NAME(tile_pair)(real *out, const real *init, ptrdiff_t apart, const struct NAME(terms) *terms)
 {
-    V sum[8];
-    UNROLL for (int v = 0; v < 8; v++)
-        sum[v] = NAME(load)(init + v / 4 * apart + v % 4 * WIDTH);
-    if (K < 1)
-        __builtin_unreachable();
-    UNROLL_TERMS
-    for (ptrdiff_t k = 0; k < K; k++, panel += ABREAST * WIDTH)
-        NAME(add_term)(1, 8, sum, a + k, 0, panel, half);
-    UNROLL for (int v = 0; v < 8; v++)
-        NAME(store)(out + v * WIDTH, sum[v]);
+    NAME(tile_of)(1, 8, 8, 0, 0, out, init, apart, *terms, NULL);
 }
 
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
@@ -322,18 +319,17 @@ INLINE void NAME(panel_sums)(const struct panel_step *s, const int recurrent, re
 /* The same for one row, and the panel behind as well, both of 4 vectors. */
 INLINE void NAME(pair_sums)(const struct panel_step *s, real *out, ptrdiff_t r, ptrdiff_t at)
 {
+    const struct NAME(terms) h = NAME(terms_h)(s, r, NAME(begun)(s, at), at, 4, -1);
     const real *z = out;
-    const ptrdiff_t k = NAME(begun)(s, at);
     ptrdiff_t apart = 4 * WIDTH;
-    if (s->x)
-        NAME(tile_pair)(out, (const real *)s->bias + at * WIDTH, apart, (const real *)s->x + r * s->I, s->I,
-                        (const real *)s->panels_ih + at * WIDTH * s->I, ABREAST * WIDTH * s->I);
-    else {
+    if (s->x) {
+        const struct NAME(terms) x = NAME(terms_x)(s, r, at, 4, -1);
+        NAME(tile_pair)(out, (const real *)s->bias + at * WIDTH, apart, &x);
+    } else {
         z = (const real *)s->z + (at * s->rows + (s->row + r) * 4) * WIDTH;
         apart *= s->rows;
     }
-    NAME(tile_pair)(out, z, apart, (const real *)s->h_before + r * s->K + k, s->K - k,
-                    (const real *)s->panels + (at * s->K + k * ABREAST) * WIDTH, ABREAST * WIDTH * s->K);
+    NAME(tile_pair)(out, z, apart, &h);
 }
 
 /* z += the first `begun` terms of h_before: the step of the same rows goes on from there. The last panel's sums are the
@@ -398,6 +394,35 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
     }
 }
 
+/* A cell's function of four sums, and where h and y take it. Vectors as arguments are in registers. */
+typedef void (*NAME(four_function))(real *h, real *y, V a_0, V a_1, V a_2, V a_3);
+
+/* Whether a step is one row, and one or two whole panels, */
+INLINE int NAME(is_row)(const struct panel_step *s)
+{
+    const ptrdiff_t vectors = s->v_1 - s->v_0;
+    return VECTOR_BYTES > 16 && s->n == 1 && (vectors == 4 || vectors == 8) && s->panels && s->H >= s->v_1 * WIDTH &&
+           (REGISTERS == 32 || !s->x) && NAME(begun)(s, s->v_0) == NAME(begun)(s, s->v_1 - 4);
+}
+
+/* and such a step, whose sums are never stored. */
+static __attribute__((noinline)) void NAME(row_step)(const struct panel_step *s, NAME(four_function) four)
+{
+    const ptrdiff_t at = s->v_0;
+    const struct NAME(terms) h = NAME(terms_h)(s, 0, NAME(begun)(s, at), at, 4, -1),
+                             x = s->x ? NAME(terms_x)(s, 0, at, 4, -1) : h, *more = s->x ? &h : NULL;
+    const real *init = s->x ? (const real *)s->bias + at * WIDTH : (const real *)s->z + (at * s->rows + s->row * 4) * WIDTH;
+    real *to = (real *)s->h + at * WIDTH, *y = s->y ? (real *)s->y + at * WIDTH : to;
+    V a[8];
+    if (s->v_1 - at == 4) {
+        NAME(sums_of)(1, 4, 4, 0, 0, a, init, 0, x, more);
+    } else {
+        NAME(sums_of)(1, 8, 8, 0, 0, a, init, s->x ? 4 * WIDTH : s->rows * 4 * WIDTH, x, more);
+        four(to + 4 * WIDTH, y + 4 * WIDTH, a[4], a[5], a[6], a[7]);
+    }
+    four(to, y, a[0], a[1], a[2], a[3]);
+}
+
 /* Run the statements for every batch of a step, `vectors` from v on, and its rows, `rows` from r on, with `sums`. */
 #define FOR_BATCHES(s, SUMS, SIZE, ...)                                                                                \
     do {                                                                                                               \
@@ -445,5 +470,8 @@ static __attribute__((noinline)) void NAME(take_steps)(const struct panel_step *
 #define STEPS(stem)                                                                                                    \
     static void NAME(stem)(const struct panel_step *all)                                                               \
     {                                                                                                                  \
-        NAME(take_steps)(all, NAME(one_##stem));                                                                       \
+        if (all->steps > 1)                                                                                            \
+            NAME(take_steps)(all, NAME(one_##stem));                                                                   \
+        else                                                                                                           \
+            NAME(one_##stem)(all);                                                                                     \
     }
