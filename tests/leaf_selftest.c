@@ -61,9 +61,10 @@ static void *array(long n)
 {
 #ifdef __SANITIZE_ADDRESS__
     const size_t size = bytes(n);
-    char *start = malloc(size), *p = start;
-    if (start == NULL || used == MOST_ARRAYS)
+    void *start;
+    if (posix_memalign(&start, 64, size) || used == MOST_ARRAYS)
         abort();
+    char *p = start;
 #else
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes(n) + page - 1) / page * page, size = whole + page;
     char *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -695,18 +696,20 @@ static void check_map(const char *what, map_function map, number (*f)(number), d
     release(0);
 }
 
-/* A vector of a panel; and gradients' products, written and added to, rows of all arrays apart; with matrices as they are and
+/* A vector of a panel; strips; and gradients' products, written and added to, rows of all arrays apart; with matrices as they are and
    in strips, from either end. */
 static void check_products(int P, int K)
 {
     const int width = leaf->width, rows = P < width ? P : width, step = 2 * width;
     const int W_row = K + 2;
     const void *W = draw((long)(rows - 1) * W_row + K, 1);
-    void *vector = array((long)(K - 1) * step + width);
-    leaf->pack(vector, W, W_row, rows, K, step, 2 * LOG2E);
-    for (int k = 0; k < K; k++)
-        for (int lane = 0; lane < width; lane++)
-            check("pack", get(vector, (long)k * step + lane), lane < rows ? get(W, (long)lane * W_row + k) * 2 * LOG2E : 0);
+    for (int far = 0; far < 2; far++) {
+        void *vector = array((long)(K - 1) * step + width);
+        leaf->pack(vector, W, W_row, rows, K, step, 2 * LOG2E, far);
+        for (int k = 0; k < K; k++)
+            for (int lane = 0; lane < width; lane++)
+                check("pack", get(vector, (long)k * step + lane), lane < rows ? get(W, (long)lane * W_row + k) * 2 * LOG2E : 0);
+    }
 
     const int a_row = K + 2, b_row = P + 3, out_row = P + 1;
     for (int n = 1; n <= 2 * N; n += n < 8 ? 1 : 3) {
@@ -726,10 +729,14 @@ static void check_products(int P, int K)
                         sum += get(a, (long)r * a_row + k) * get(b, (long)k * b_row + j);
                     check("inner", get(out, (long)r * out_row + j), sum);
                 }
-            void *strips = array((long)(P + strip - 1) / strip * strip * K), *same = copy(before, (long)(n - 1) * out_row + P);
+            const long strips_size = (long)(P + strip - 1) / strip * strip * K;
+            void *strips = array(strips_size), *made = array(strips_size), *same = copy(before, (long)(n - 1) * out_row + P);
             for (int j = 0; j < P; j++)
                 for (int k = 0; k < K; k++)
                     put(strips, (long)j / strip * strip * K + (long)k * strip + j % strip, get(b, (long)k * b_row + j));
+            for (int part = 0; part < 2; part++) /* of the rows */
+                leaf->strips(made, b, b_row, K, P, part ? K / 2 : 0, part ? K : K / 2, add);
+            check_true("strips", !memcmp(made, strips, bytes(strips_size))); /* what the last one lacks is not set */
             leaf->inner(same, out_row, a, a_row, strips, strip, (ptrdiff_t)strip * K, 0, P, n, K, add, add);
             for (int r = 0; r < n; r++)
                 for (int j = 0; j < P; j++) /* the same chains, whole vectors or not */

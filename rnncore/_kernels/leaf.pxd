@@ -76,7 +76,7 @@ cdef extern from "simd/leaf.h":
         void (*gru_reset_backward)(void *dgates, Py_ssize_t row, void *dh, const void *drh, const void *gates, const void *h_before,
                                    Py_ssize_t n, Py_ssize_t H, Py_ssize_t units) noexcept nogil
         void (*pack)(void *out, const void *W, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t K, Py_ssize_t step,
-                     double scale) noexcept nogil
+                     double scale, int far) noexcept nogil
         void (*project)(void *z, const void *bias, const void *a, const void *panels, Py_ssize_t gates, Py_ssize_t K,
                         Py_ssize_t v_0, Py_ssize_t v_1, Py_ssize_t n, Py_ssize_t row, Py_ssize_t rows) noexcept nogil
         void (*inner)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
@@ -86,6 +86,8 @@ cdef extern from "simd/leaf.h":
                       Py_ssize_t P, Py_ssize_t m_0, Py_ssize_t m_1, Py_ssize_t n, int add, void *side,
                       int strips) noexcept nogil
         Py_ssize_t (*copies)(Py_ssize_t a_row, Py_ssize_t P, Py_ssize_t n) noexcept nogil
+        void (*strips)(void *out, const void *b, Py_ssize_t b_row, Py_ssize_t K, Py_ssize_t P, Py_ssize_t k_0, Py_ssize_t k_1,
+                       int far) noexcept nogil
         void (*dots)(void *out, const void *a, const void *b, Py_ssize_t n, Py_ssize_t K) noexcept nogil
         void (*add_rows)(void *out, Py_ssize_t out_row, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil
         void (*sum_rows)(void *out, const void *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t m) noexcept nogil

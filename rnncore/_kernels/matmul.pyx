@@ -63,20 +63,19 @@ cdef void copy_rows(const Job *job, Py_ssize_t first, Py_ssize_t rows, Py_ssize_
     cdef Py_ssize_t width = job.leaf.width, row
     for row from 0 <= row < k by width:
         job.leaf.pack(to + row * job.item, job.a + ((k_0 + row) * job.m + first) * job.item, job.m, min(width, k - row), rows,
-                      copied_row(job), 1)
+                      copied_row(job), 1, 0)
 
 
 cdef void copy_strip(const Job *job, Py_ssize_t j, Py_ssize_t columns, Py_ssize_t k_0, Py_ssize_t k,
                      char *to) noexcept nogil:
     """Columns of op(b) from j on, of their elements the k from k_0 on, as a strip."""
-    cdef Py_ssize_t width = job.leaf.width, item = job.item, row, v
+    cdef Py_ssize_t width = job.leaf.width, item = job.item, v
     if job.trans_b:
         for v from 0 <= v < columns by width:
             job.leaf.pack(to + v * item, job.b + ((j + v) * job.k + k_0) * item, job.k, min(width, columns - v), k,
-                          4 * width, 1)
+                          4 * width, 1, 0)
     else:
-        for row in range(k):
-            memcpy(to + row * 4 * width * item, job.b + ((k_0 + row) * job.n + j) * item, columns * item)
+        job.leaf.strips(to, job.b + (k_0 * job.n + j) * item, job.n, k, columns, 0, k, 0)
 
 
 cdef bint multiply(const Job *job, Py_ssize_t q, char *strip, Member *who) noexcept nogil:

@@ -19,7 +19,7 @@ cnp.import_array()
 cdef enum:
     KEEP_GIL = 1 << 18  # bytes that are read, or packed, before another thread could have woken up
     MAX_GATES = 4
-    STRIPS = 8          # that are written by turns: from pages of their own
+    FAR = 1 << 20       # bytes of a matrix that is written past the caches: it would drive out what is needed sooner
     AT_ONCE = 1 << 20   # bytes that are packed before others may have the GIL, and Ctrl-C is looked for
 
 
@@ -60,7 +60,8 @@ cdef Py_ssize_t fill_panels(const Leaf *leaf, char *out, const char *W, Py_ssize
                 gate = (v + q) % gates if interleaved else set
                 unit = ((v + q) // gates if interleaved else v + q) * width
                 leaf.pack(out + ((v * sets + set * count + q - q % abreast) * K + q % abreast) * width * item,
-                          W + (gate * H + unit) * K * item, K, H - unit, K, abreast * width, scales[gate])
+                          W + (gate * H + unit) * K * item, K, H - unit, K, abreast * width, scales[gate],
+                          gates * H * K * item >= FAR)
         v += count
         done += sets * count * K * width * item
     return v if v < vectors else 0
@@ -100,20 +101,14 @@ cdef object in_strips(W, Py_ssize_t strip):
     next; what the last ones lack is not set, but may be read."""
     cdef cnp.ndarray source = W, out
     cdef Py_ssize_t K = cnp.PyArray_DIM(source, 0), P = cnp.PyArray_DIM(source, 1), item = cnp.PyArray_ITEMSIZE(source)
-    cdef Py_ssize_t k_0, k_1, k, p_0, p, rows = max(AT_ONCE // (P * item), <Py_ssize_t>1)
-    cdef const char *row = <const char *>cnp.PyArray_DATA(source)
-    cdef char *at
+    cdef Py_ssize_t k, rows = max(AT_ONCE // (P * item), <Py_ssize_t>1)
+    cdef const Leaf *leaf = leaf_of(FLOAT32 if cnp.PyArray_TYPE(source) == cnp.NPY_FLOAT else FLOAT64)
     if not cnp.PyArray_ISCARRAY_RO(source):
         raise ValueError(f"expected a C-contiguous matrix, got {W!r:.80}")
     out = vector_of((P + strip - 1) // strip * strip * K, cnp.PyArray_TYPE(source))
-    at = <char *>cnp.PyArray_DATA(out)
-    for k_0 from 0 <= k_0 < K by rows:
-        k_1 = min(k_0 + rows, K)
+    for k from 0 <= k < K by rows:
         with nogil:
-            for p_0 from 0 <= p_0 < P by STRIPS * strip:
-                for k in range(k_0, k_1):
-                    for p from p_0 <= p < min(p_0 + STRIPS * strip, P) by strip:
-                        memcpy(at + (p * K + k * strip) * item, row + (k * P + p) * item, min(strip, P - p) * item)
+            leaf.strips(cnp.PyArray_DATA(out), cnp.PyArray_DATA(source), P, K, P, k, min(k + rows, K), K * P * item >= FAR)
         PyErr_CheckSignals()
     return out
 

@@ -1,5 +1,6 @@
-/* Leaf kernels for any machine: vectors of 16 bytes, which compilers map to what there is. */
+/* Leaf kernels for any machine: vectors of 16 bytes, which compilers map to what there is. Few run them: they are to be small. */
 #include "includes.h"
 #define ISA generic
 #define VECTOR_BYTES 16
+#pragma GCC optimize("O2")
 #include "tables.h"

@@ -66,9 +66,9 @@ typedef void (*gru_reset_backward_function)(void *dgates, ptrdiff_t row, void *d
    -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
 
 /* One vector of a panel whose lines are `step` elements apart, from up to `width` rows of W (rows, K), which are
-   `row` elements apart, times a scale */
+   `row` elements apart, times a scale; past the caches if `far`, which asks for whole cache lines */
 typedef void (*pack_function)(void *out, const void *W, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
-                              double scale);
+                              double scale, int far);
 
 /* z (vectors, rows) = bias + a (n, K) W^T for n of the rows, from `row` on, and the vectors from v_0 to v_1, which are
    whole blocks of so many gates' panels */
@@ -117,6 +117,10 @@ typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
    the first-level cache at once. */
 enum { SIDE_ROWS = 256, SMALL_BYTES = 16384 };
 typedef ptrdiff_t (*copies_function)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n);
+
+/* Rows from k_0 to k_1 of b (K, P), `b_row` elements apart, in strips; past the caches if `far`, which asks for whole cache lines */
+typedef void (*strips_function)(void *out, const void *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t P, ptrdiff_t k_0, ptrdiff_t k_1,
+                                int far);
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
                                int strips);
@@ -194,6 +198,7 @@ struct leaf {
     inner_function inner;
     outer_function outer;
     copies_function copies;
+    strips_function strips;
     dots_function dots;
     add_rows_function add_rows;
     sum_rows_function sum_rows;

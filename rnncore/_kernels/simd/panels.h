@@ -205,10 +205,10 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
 }
 
 /* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), `row` elements apart, each times the scale;
-   the rest zero. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the first half and
+   the rest zero; past the caches if `far`, where a vector is a line. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the first half and
    those of the second are zipped. */
 static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
-                       double scale)
+                       double scale, int far)
 {
     real *out = out_;
     const real *W = W_;
@@ -229,13 +229,18 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
             UNROLL for (int r = 0; r < WIDTH; r++)
                 block[r] = zipped[r];
         }
-        if (columns == WIDTH)
+        if (columns == WIDTH && far && VECTOR_BYTES == 64)
+            UNROLL for (int k = 0; k < WIDTH; k++)
+                NAME(store_far)(out + k * step, block[k]);
+        else if (columns == WIDTH)
             UNROLL for (int k = 0; k < WIDTH; k++)
                 NAME(store)(out + k * step, block[k]);
         else
             for (ptrdiff_t k = 0; k < columns; k++)
                 NAME(store)(out + k * step, block[k]);
     }
+    if (far)
+        NAME(fence)();
 }
 
 /* --- a step's sums ---------------------------------------------------------------------------------------------- */

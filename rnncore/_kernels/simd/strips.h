@@ -154,6 +154,31 @@ INLINE void NAME(plain)(const NAME(plain_function) *whole, const NAME(plain_func
 #define GROUP (ptrdiff_t)(192 / sizeof(real))
 #endif
 
+/* Rows from k_0 to k_1 of b (K, P), `b_row` elements apart, in strips [strip][K][STRIP], what the last one lacks not set; past the
+   caches if `far`. A few strips by turns: they are written to pages of their own. */
+static void NAME(strips)(void *out_, const void *b_, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t P, ptrdiff_t k_0, ptrdiff_t k_1, int far)
+{
+    for (ptrdiff_t p_0 = 0, p_1; p_0 < P; p_0 = p_1) {
+        p_1 = P - p_0 < 8 * STRIP ? P : p_0 + 8 * STRIP;
+        for (ptrdiff_t k = k_0; k < k_1; k++)
+            for (ptrdiff_t p = p_0; p < p_1; p += STRIP) {
+                real *out = (real *)out_ + p * K + k * STRIP;
+                const real *b = (const real *)b_ + k * b_row + p;
+                if (P - p < STRIP)
+                    memcpy(out, b, (size_t)(P - p) * sizeof(real));
+                else
+                    UNROLL for (int v = 0; v < STRIP; v += WIDTH) {
+                        if (far)
+                            NAME(store_far)(out + v, NAME(load)(b + v));
+                        else
+                            NAME(store)(out + v, NAME(load)(b + v));
+                    }
+            }
+    }
+    if (far)
+        NAME(fence)();
+}
+
 /* Rows of b that `outer` copies at a time, of n terms, or 0. Where tiles are small, strips save from two on. Where they are large,
    columns of a are copied with them, and that takes longer than it saves while a row of b is short, or it and one of a are less
    than a page together. */
@@ -191,10 +216,8 @@ static void NAME(outer)(void *out_, ptrdiff_t out_row, const void *a_, ptrdiff_t
         for (ptrdiff_t j_0 = 0, columns; j_0 < P; j_0 += columns) {
             const real *a = (const real *)a_ + k_0 * a_row, *b = (const real *)b_ + k_0 * b_row + j_0;
             columns = P - j_0 < most ? P - j_0 : most;
-            for (ptrdiff_t k = 0; far && k < K; k++)
-                for (ptrdiff_t j = 0; j < columns; j += STRIP)
-                    memcpy(side + j * K + k * STRIP, b + k * b_row + j,
-                           (size_t)(columns - j < STRIP ? columns - j : STRIP) * sizeof(real));
+            if (far)
+                NAME(strips)(side, b, b_row, K, columns, 0, K, 0);
             for (ptrdiff_t m = m_0, rows; m < m_1; m += rows) {
                 rows = !far ? NAME(plain_rows)(m_1 - m, columns) : m_1 - m < GROUP ? m_1 - m : GROUP;
                 if (copied)

@@ -150,6 +150,30 @@ static inline void NAME(store)(real *p, V v)
     memcpy(p, &v, sizeof v);
 }
 
+/* Past the caches where vectors can go there, at an address that is a multiple of theirs: a line that is written whole need not be
+   read before, and drives out nothing that is needed sooner. `fence` is for what others are to read. */
+static inline void NAME(store_far)(real *p, V v)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    _mm512_stream_ps(p, (__m512)v);
+#elif VECTOR_BYTES == 64
+    _mm512_stream_pd(p, (__m512d)v);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    _mm256_stream_ps(p, (__m256)v);
+#elif VECTOR_BYTES == 32
+    _mm256_stream_pd(p, (__m256d)v);
+#else
+    NAME(store)(p, v);
+#endif
+}
+
+static inline void NAME(fence)(void)
+{
+#if VECTOR_BYTES > 16
+    _mm_sfence();
+#endif
+}
+
 /* The first n of a vector, 0 behind them; nothing behind them is read or written. */
 static inline V NAME(load_first)(const real *p, ptrdiff_t n)
 {
