@@ -107,9 +107,10 @@ def _threads() -> int | None:
     value = os.environ.get("RNNCORE_NUM_THREADS")
     if not value:
         return None
-    if not (value.isascii() and value.isdecimal() and int(value[:20]) > 0):
+    digits = value.lstrip("0")[:20]
+    if not (value.isascii() and value.isdecimal() and digits):
         raise ValueError(f"expected RNNCORE_NUM_THREADS to be a positive integer, got {value!r}")
-    return min(int(value[:20]), crew.MOST_THREADS)
+    return min(int(digits), crew.MOST_THREADS)
 
 
 _asked = _threads()

@@ -517,6 +517,8 @@ def about(kind="GRUCell", version=1, **options):
     ("[]", r"expected metadata with a version and modules, got \[\]"),
     ("{}", "expected metadata with a version and modules, got {}"),
     ('{"version": "1", "modules": {}}', "expected metadata with a version and modules, got"),
+    ('{"version": true, "modules": {}}', "expected metadata with a version and modules, got"),
+    ('{"version": 1.0, "modules": {}}', "expected metadata with a version and modules, got"),
     ('{"version": 0, "modules": {}}', "expected metadata with a version and modules, got"),
     ('{"version": 1, "modules": []}', "expected metadata with a version and modules, got"),
     ('{"version": 1, "modules": {"": 3}}', "expected metadata with options and one of the classes RNN, .*, got 3"),

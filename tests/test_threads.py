@@ -502,7 +502,9 @@ def test_set_num_threads():
         rc.set_num_threads(before)
 
 
-@pytest.mark.parametrize("value,shown", [("3", "3"), ("", None), ("0", ""), ("two", ""), ("-1", ""), ("²", "")])
+@pytest.mark.parametrize(
+    "value,shown", [("3", "3"), ("0" * 30 + "3", "3"), ("", None), ("0", ""), ("two", ""), ("-1", ""), ("²", "")]
+)
 def test_threads_from_the_environment(value, shown):
     code = "import rnncore; print(rnncore.get_num_threads())"
     environment = os.environ | {"RNNCORE_NUM_THREADS": value}

@@ -10,7 +10,7 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from .blas cimport FLOAT32, FLOAT64, check_dimension, load, product
 from .crew cimport Member, Watch, fewer, gather_crew, limit, look, raise_stopped, run_crew

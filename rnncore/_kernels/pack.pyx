@@ -12,7 +12,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 cnp.import_array()
 
@@ -102,10 +102,11 @@ cdef object in_strips(W, Py_ssize_t strip):
     cdef cnp.ndarray source = W, out
     cdef Py_ssize_t K = cnp.PyArray_DIM(source, 0), P = cnp.PyArray_DIM(source, 1), item = cnp.PyArray_ITEMSIZE(source)
     cdef Py_ssize_t k, rows = max(AT_ONCE // (P * item), <Py_ssize_t>1)
-    cdef const Leaf *leaf = leaf_of(FLOAT32 if cnp.PyArray_TYPE(source) == cnp.NPY_FLOAT else FLOAT64)
-    if not cnp.PyArray_ISCARRAY_RO(source):
-        raise ValueError(f"expected a C-contiguous matrix, got {W!r:.80}")
-    out = vector_of((P + strip - 1) // strip * strip * K, cnp.PyArray_TYPE(source))
+    cdef int type_ = cnp.PyArray_TYPE(source)
+    cdef const Leaf *leaf = leaf_of(FLOAT32 if type_ == cnp.NPY_FLOAT else FLOAT64)
+    if not cnp.PyArray_ISCARRAY_RO(source) or type_ not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) or strip != 4 * leaf.width:
+        raise ValueError(f"expected a C-contiguous matrix of float32 or float64 for strips of {4 * leaf.width}, got {W!r:.80}")
+    out = vector_of((P + strip - 1) // strip * strip * K, type_)
     for k from 0 <= k < K by rows:
         with nogil:
             leaf.strips(cnp.PyArray_DATA(out), cnp.PyArray_DATA(source), P, K, P, k, min(k + rows, K), K * P * item >= FAR)

@@ -276,7 +276,7 @@ def _noted(about: str | bytes | None) -> dict[str, Any]:
     with _parsing("the metadata of rnncore to be JSON"):
         content = json.loads(about, object_pairs_hook=_once)
     match content:
-        case {"version": 1, "modules": dict()}:
+        case {"version": version, "modules": dict()} if type(version) is int and version == VERSION:  # not True
             return content  # type: ignore[no-any-return]
         case {"version": int(version)} if version > VERSION:
             raise ValueError(f"expected metadata of version {VERSION}, got {version}, which a newer rnncore wrote")

@@ -2,5 +2,7 @@
 #include "includes.h"
 #define ISA generic
 #define VECTOR_BYTES 16
+#if defined(__OPTIMIZE__) && !defined(__clang__)
 #pragma GCC optimize("O2")
+#endif
 #include "tables.h"

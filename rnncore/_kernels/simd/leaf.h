@@ -1,7 +1,7 @@
 /* The leaf kernels' one door: a table of functions per instruction set and dtype.
 
-   Arrays are row-major, of the table's dtype, and need no alignment beyond their elements'. Outputs come first and may
-   not overlap anything else unless said so. Functions neither allocate nor read beyond their arrays. */
+   Arrays are row-major, of the table's dtype, and need no alignment beyond their elements', and outputs, which come first,
+   do not overlap anything else, unless said so. Functions neither allocate nor read beyond their arrays. */
 
 #ifndef RNNCORE_LEAF_H
 #define RNNCORE_LEAF_H
@@ -66,7 +66,8 @@ typedef void (*gru_reset_backward_function)(void *dgates, ptrdiff_t row, void *d
    -1/ln 2 for a sigmoid, 2/ln 2 for a tanh: functions of such sums are powers of 2. */
 
 /* One vector of a panel whose lines are `step` elements apart, from up to `width` rows of W (rows, K), which are
-   `row` elements apart, times a scale; past the caches if `far`, which asks for whole cache lines */
+   `row` elements apart, times a scale; past the caches if `far`: out then begins at a
+   cache line, and `step` is whole vectors */
 typedef void (*pack_function)(void *out, const void *W, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
                               double scale, int far);
 
@@ -117,13 +118,14 @@ typedef void (*inner_function)(void *out, ptrdiff_t out_row, const void *a, ptrd
    the first-level cache at once. */
 enum { SIDE_ROWS = 256, SMALL_BYTES = 16384 };
 typedef ptrdiff_t (*copies_function)(ptrdiff_t a_row, ptrdiff_t P, ptrdiff_t n);
-
-/* Rows from k_0 to k_1 of b (K, P), `b_row` elements apart, in strips; past the caches if `far`, which asks for whole cache lines */
-typedef void (*strips_function)(void *out, const void *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t P, ptrdiff_t k_0, ptrdiff_t k_1,
-                                int far);
 typedef void (*outer_function)(void *out, ptrdiff_t out_row, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row,
                                ptrdiff_t P, ptrdiff_t m_0, ptrdiff_t m_1, ptrdiff_t n, int add, void *side,
                                int strips);
+
+/* Rows from k_0 to k_1 of b (K, P), `b_row` elements apart, in strips; past the caches if `far`: out then begins at a
+   cache line */
+typedef void (*strips_function)(void *out, const void *b, ptrdiff_t b_row, ptrdiff_t K, ptrdiff_t P, ptrdiff_t k_0, ptrdiff_t k_1,
+                                int far);
 
 /* out (n) = b a for b (n, K), each sum in as many parts as a vector has elements */
 typedef void (*dots_function)(void *out, const void *a, const void *b, ptrdiff_t n, ptrdiff_t K);

@@ -24,10 +24,9 @@
             OF_RNN(_backward), NAME(softmax), NAME(softmax_backward), NAME(lstm_forward), NAME(lstm_backward),         \
             NAME(gru_forward), NAME(gru_backward), NAME(gru_reset), NAME(gru_new), NAME(gru_new_backward),             \
             NAME(gru_reset_backward), NAME(pack), NAME(project), NAME(begin), NAME(inner), NAME(outer), NAME(copies),  \
-            NAME(strips), NAME(dots), NAME(add_rows), NAME(sum_rows), OF_RNN(_step), NAME(lstm_step), NAME(gru_step),                \
+            NAME(strips), NAME(dots), NAME(add_rows), NAME(sum_rows), OF_RNN(_step), NAME(lstm_step), NAME(gru_step),  \
             NAME(gru_reset_step), NAME(gru_new_step), NAME(sgd), NAME(adam), NAME(sum_of_squares), NAME(digest),       \
-            NAME(multiply_add),                                                                                        \
-            NAME(read)                                                                                                 \
+            NAME(multiply_add), NAME(read)                                                                             \
     }
 
 const struct leaf JOIN4(leaf, _, ISA, )[2] = {
