@@ -29,8 +29,8 @@ enum { N = 16, MAX = 215, GAP = 3, MOST_ARRAYS = 100 };
 /* H, I, K: partial vectors; panels of 4, 2 and 1; batches of up to 3 panels; products of one term and of many */
 static const int sizes[][3] = {
     {1, 1, 1},   {2, 3, 1},   {3, 2, 5},    {5, 5, 5},   {8, 1, 7},   {15, 16, 4},  {16, 15, 33},
-    {17, 17, 2}, {24, 13, 3}, {33, 8, 70}, {48, 12, 5}, {64, 64, 64}, {70, 70, 3}, {150, 5, 9},
-    {215, 11, 6},
+    {17, 17, 2}, {24, 13, 3}, {27, 4, 9}, {33, 8, 70}, {48, 12, 5}, {50, 3, 8}, {64, 64, 64},
+    {70, 70, 3}, {100, 5, 6}, {150, 5, 9}, {215, 11, 6},
 };
 
 static const struct leaf *leaf; /* the table under test */
@@ -215,7 +215,7 @@ static void draw_layer(const double *scales, int G, int interleaved, int H, int 
 
 /* Ways to do the same step, in all combinations: the step forms the sums over x itself; cut by rows, into tiles of all
    sizes; cut by vectors, as a crew would, or into slices; from the last unit to the first; nothing kept but the state; begun
-   with, of one panel's units. */
+   with, of one panel's units, or if nothing is kept of all. */
 enum { FUSED = 1, ROWS = 2, VECTORS = 4, BACKWARDS = 8, BARE = 16, BEGUN = 32, WAYS = 64 };
 
 struct part {
@@ -225,7 +225,7 @@ struct part {
 /* The parts of one way. Vectors: the first panel, the last one, and what is between. */
 static int parts_of(int way, struct part parts[16])
 {
-    static const int rows[] = {0, N, 0, 1, 3, 9, N}; /* whole, 6 + 5 + 5; or 1, 2, 6, and 4 + 3 */
+    static const int rows[] = {0, N, 0, 2, 3, 9, N}; /* whole, 6 + 5 + 5; or 2, 1, 6, and 4 + 3 */
     const int left = l.vectors % 4, last = l.vectors - (left == 0 ? 4 : left == 3 ? 1 : left);
     const int vectors[] = {0, l.vectors, 0, l.vectors > 4 ? 4 : last, last, l.vectors};
     int count = 0;
@@ -271,7 +271,7 @@ static void take(panel_step_function f, const struct panel_step *all, int column
         if (way & BEGUN && s.z && s.K > 1) {
             const int gates = l.interleaved ? 1 : l.G;
             struct panel_step some = s;
-            some.v_1 = s.v_1 - s.v_0 > 4 ? s.v_0 + 4 : s.v_1;
+            some.v_1 = s.v_1 - s.v_0 > 4 && !(way & BARE) ? s.v_0 + 4 : s.v_1;
             some.begun = s.begun = s.K / 2;
             leaf->begin(&some, gates, gates > 2 ? 2 : gates);
             s.begun_0 = some.v_0 * gates, s.begun_1 = some.v_1 * gates;

@@ -125,7 +125,7 @@ static inline V NAME(identity_slope)(V dh, V h)
 /* One step from packed weights. Sums stay in the cache between the product and the function. Whole panels of 4 vectors go
    side by side: one vector's function is a chain that waits for itself most of the time. */
 #define RNN_STEP(stem, function)                                                                                       \
-    static void NAME(four_##stem)(real *h, real *y, V a_0, V a_1, V a_2, V a_3)                                        \
+    INLINE void NAME(stem##_of)(real *h, real *y, V a_0, V a_1, V a_2, V a_3)                                          \
     {                                                                                                                  \
         V h_t[4] = {NAME(function)(a_0), NAME(function)(a_1), NAME(function)(a_2), NAME(function)(a_3)}; /* (2) */     \
         UNROLL for (int k = 0; k < 4; k++) {                                                                           \
@@ -134,10 +134,15 @@ static inline V NAME(identity_slope)(V dh, V h)
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
-    static __attribute__((noinline)) void NAME(one_##stem##_step)(const struct panel_step *s)                     \
+    static void NAME(four_##stem)(real *h, real *y, V a_0, V a_1, V a_2, V a_3)                                        \
     {                                                                                                                  \
-        if (NAME(is_row)(s)) {                                                                                         \
-            NAME(row_step)(s, NAME(four_##stem));                                                                      \
+        NAME(stem##_of)(h, y, a_0, a_1, a_2, a_3);                                                                     \
+    }                                                                                                                  \
+                                                                                                                       \
+    static __attribute__((noinline)) void NAME(one_##stem##_step)(const struct panel_step *s)                          \
+    {                                                                                                                  \
+        if (NAME(in_registers)(s)) {                                                                                   \
+            NAME(register_step)(s, NAME(four_##stem));                                                                 \
             return;                                                                                                    \
         }                                                                                                              \
         FOR_BATCHES(s, BATCH * 4, NAME(batch)(s->n), {                                                                 \
@@ -149,15 +154,10 @@ static inline V NAME(identity_slope)(V dh, V h)
                     const real *a = sums + (p * rows + q * count) * WIDTH;                                             \
                     real *h = (real *)s->h + (r + q) * s->H + at;                                                      \
                     real *y = s->y ? (real *)s->y + (r + q) * s->y_stride + at : h;                                    \
-                    if (count == 4 && left >= 4 * WIDTH) {                                                             \
-                        V h_t[4];                                                                                      \
-                        UNROLL for (int k = 0; k < 4; k++)                                                             \
-                            h_t[k] = NAME(function)(NAME(load)(a + k * WIDTH)); /* (2) */                              \
-                        UNROLL for (int k = 0; k < 4; k++) {                                                           \
-                            NAME(store)(h + k * WIDTH, h_t[k]);                                                        \
-                            NAME(store)(y + k * WIDTH, h_t[k]);                                                        \
-                        }                                                                                              \
-                    } else                                                                                             \
+                    if (count == 4 && left >= 4 * WIDTH)                                                               \
+                        NAME(stem##_of)(h, y, NAME(load)(a), NAME(load)(a + WIDTH), NAME(load)(a + 2 * WIDTH),         \
+                                        NAME(load)(a + 3 * WIDTH));                                                    \
+                    else                                                                                               \
                         FOR_VECTORS(left < count * WIDTH ? left : count * WIDTH, {                                     \
                             V h_t = NAME(function)(NAME(load)(a + j)); /* (2) */                                       \
                             STORE(h + j, h_t);                                                                         \
@@ -521,6 +521,26 @@ INLINE void NAME(new_sums)(const struct panel_step *s, real *a_n, real *s_n, ptr
     NAME(tile)(rows, count, s_n, (const real *)s->bias_hh + v * WIDTH, 0, NAME(terms_h)(s, r, 0, at, count, next), NULL, s->n, tile);
 }
 
+/* All of these for one row of a block of fewer vectors than 4: panel by panel each would wait for its chain. */
+INLINE void NAME(one_row_sums)(const struct panel_step *s, real *a, ptrdiff_t r, ptrdiff_t v, ptrdiff_t count)
+{
+    for (int of_x = s->x != NULL; of_x >= 0; of_x--) {
+        const ptrdiff_t K = of_x ? s->I : s->K;
+        const real *row = (const real *)(of_x ? s->x : s->h_before) + r * K, *panels = of_x ? s->panels_ih : s->panels;
+        struct NAME(part) parts[3];
+        for (int g = 0; g < 3; g++) {
+            const ptrdiff_t at = 3 * v + g * count;
+            parts[g].panel = panels + at * WIDTH * K;
+            parts[g].out = a + (g < 2 || of_x ? g : 3) * count * WIDTH;
+            parts[g].init = of_x    ? (const real *)s->bias + at * WIDTH
+                            : g > 1 ? (const real *)s->bias_hh + v * WIDTH
+                            : s->x  ? parts[g].out
+                                    : (const real *)s->z + (at * s->rows + (s->row + r) * count) * WIDTH;
+        }
+        (count == 2 ? NAME(parts_2_2_2) : NAME(parts_1_1_1))(parts, row, K, 0);
+    }
+}
+
 /* Equations (3), and (5) up to its tanh, for all sums of a block. r takes the place of its sum; `sum`, that of n, may be a_n. */
 INLINE void NAME(gru_resets)(real *sum, real *a_r, const real *a_n, const real *s_n, ptrdiff_t n)
 {
@@ -587,6 +607,10 @@ static __attribute__((noinline)) void NAME(one_gru_step)(const struct panel_step
         FOR_BLOCKS(s, {
             const ptrdiff_t gate = count * rows * WIDTH;
             real *a = sums + 4 * p * rows * WIDTH;
+            if (VECTOR_BYTES > 16 && rows == 1 && count < 4 && !NAME(begun)(s, 3 * (v + p)) && !NAME(begun)(s, 3 * (v + p) + count)) {
+                NAME(one_row_sums)(s, a, r, v + p, count);                                          /* (1) (2) */
+                continue;
+            }
             if (!s->backwards)
                 NAME(gates_sums)(s, a, gate, r, rows, v + p, count);                            /* (1) (2) */
             NAME(new_sums)(s, a + 2 * gate, a + 3 * gate, r, rows, v + p, count);

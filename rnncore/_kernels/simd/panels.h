@@ -93,6 +93,58 @@ static __attribute__((noinline)) void NAME(tile_pair)(real *out, const real *ini
     NAME(tile_of)(1, 8, 8, 0, 0, out, init, apart, *terms, NULL);
 }
 
+/* One row and up to three panels of fewer vectors, or of 4 and fewer: where each is, the sums begin, and they go. */
+struct NAME(part) {
+    const real *panel, *init;
+    real *out;
+};
+
+INLINE void NAME(add_part)(const int VECTORS, V *sum, V a_k, const real **panel, ptrdiff_t half)
+{
+    UNROLL for (int v = 0; v < VECTORS; v++)
+        sum[v] = FMA(a_k, NAME(load)(*panel + v / ABREAST * half + v % ABREAST * WIDTH), sum[v]);
+    *panel += (VECTORS < ABREAST ? VECTORS : ABREAST) * WIDTH;
+}
+
+INLINE void NAME(parts_of)(const int A, const int B, const int C, const struct NAME(part) *parts, const real *a, ptrdiff_t K,
+                           ptrdiff_t half)
+{
+    const real *panel[3] = {parts[0].panel, parts[1].panel, C ? parts[2].panel : NULL};
+    V sum[8];
+    UNROLL for (int v = 0; v < A; v++)
+        sum[v] = NAME(load)(parts[0].init + v * WIDTH);
+    UNROLL for (int v = 0; v < B; v++)
+        sum[A + v] = NAME(load)(parts[1].init + v * WIDTH);
+    UNROLL for (int v = 0; v < C; v++)
+        sum[A + B + v] = NAME(load)(parts[2].init + v * WIDTH);
+    if (K < 1)
+        __builtin_unreachable();
+    UNROLL_TERMS
+    for (ptrdiff_t k = 0; k < K; k++) {
+        V a_k = ALL(a[k]);
+        KEEP(a_k);
+        NAME(add_part)(A, sum, a_k, &panel[0], half);
+        NAME(add_part)(B, sum + A, a_k, &panel[1], half);
+        NAME(add_part)(C, sum + A + B, a_k, &panel[2], half);
+    }
+    UNROLL for (int v = 0; v < A; v++)
+        NAME(store)(parts[0].out + v * WIDTH, sum[v]);
+    UNROLL for (int v = 0; v < B; v++)
+        NAME(store)(parts[1].out + v * WIDTH, sum[A + v]);
+    UNROLL for (int v = 0; v < C; v++)
+        NAME(store)(parts[2].out + v * WIDTH, sum[A + B + v]);
+}
+
+typedef void (*NAME(parts_function))(const struct NAME(part) *parts, const real *a, ptrdiff_t K, ptrdiff_t half);
+#define PARTS(A, B, C)                                                                                                 \
+    static void NAME(parts_##A##_##B##_##C)(const struct NAME(part) *parts, const real *a, ptrdiff_t K, ptrdiff_t half) \
+    {                                                                                                                  \
+        NAME(parts_of)(A, B, C, parts, a, K, half);                                                                    \
+    }
+PARTS(2, 1, 0) PARTS(4, 1, 0) PARTS(4, 2, 0) PARTS(4, 2, 1)
+PARTS(1, 1, 1) PARTS(2, 2, 2)
+#undef PARTS
+
 typedef void (*NAME(tile_function))(real *out, const real *init, ptrdiff_t init_row, const real *a, ptrdiff_t a_row, ptrdiff_t K,
                                     const real *panel, ptrdiff_t half, const real *ahead, const struct NAME(terms) *more);
 
@@ -205,13 +257,14 @@ static void NAME(project)(void *z_, const void *bias_, const void *a_, const voi
 }
 
 /* One vector of a panel, out [K][step], from up to WIDTH rows of W (rows, K), `row` elements apart, each times the scale;
-   the rest zero; past the caches if `far`, where a vector is a line. Square blocks are transposed in registers: as often as WIDTH can be halved, the vectors of the first half and
-   those of the second are zipped. */
+   the rest zero; past the caches if `far`, where a vector is a line. Square blocks are transposed in registers: as often as
+   WIDTH can be halved, the vectors of the first half and those of the second are zipped. */
 static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t step,
                        double scale, int far)
 {
     real *out = out_;
     const real *W = W_;
+    far = far && VECTOR_BYTES == 64;
     for (ptrdiff_t k_0 = 0; k_0 < K; k_0 += WIDTH, out += WIDTH * step) {
         const ptrdiff_t columns = K - k_0 < WIDTH ? K - k_0 : WIDTH;
         V block[WIDTH], zipped[WIDTH];
@@ -229,7 +282,7 @@ static void NAME(pack)(void *out_, const void *W_, ptrdiff_t row, ptrdiff_t rows
             UNROLL for (int r = 0; r < WIDTH; r++)
                 block[r] = zipped[r];
         }
-        if (columns == WIDTH && far && VECTOR_BYTES == 64)
+        if (columns == WIDTH && far)
             UNROLL for (int k = 0; k < WIDTH; k++)
                 NAME(store_far)(out + k * step, block[k]);
         else if (columns == WIDTH)
@@ -337,6 +390,27 @@ INLINE void NAME(pair_sums)(const struct panel_step *s, real *out, ptrdiff_t r, 
     NAME(tile_pair)(out, z, apart, &h);
 }
 
+/* The same for one row and the last panels from vector `at` on, one of 4 vectors perhaps and `left` that are fewer: one after the
+   other each would wait for its chain. First of x, if the step has it, then of h. */
+INLINE void NAME(last_sums)(const struct panel_step *s, real *out, ptrdiff_t r, ptrdiff_t at, ptrdiff_t fours, ptrdiff_t left)
+{
+    static const NAME(parts_function) with_four[3] = {NAME(parts_4_1_0), NAME(parts_4_2_0), NAME(parts_4_2_1)};
+    for (int of_x = s->x != NULL; of_x >= 0; of_x--) {
+        const ptrdiff_t K = of_x ? s->I : s->K, k = of_x ? 0 : NAME(begun)(s, at);
+        const real *a = (const real *)(of_x ? s->x : s->h_before) + r * K, *panels = of_x ? s->panels_ih : s->panels;
+        struct NAME(part) parts[3];
+        for (ptrdiff_t v = at, count, p = 0; v < at + 4 * fours + left; v += count, p++) {
+            count = NAME(panel_vectors)(at + 4 * fours + left - v);
+            parts[p].panel = panels + (v * K + k * (count < ABREAST ? count : ABREAST)) * WIDTH;
+            parts[p].out = out + (v - at) * WIDTH;
+            parts[p].init = of_x   ? (const real *)s->bias + v * WIDTH
+                            : s->x ? parts[p].out
+                                   : (const real *)s->z + (v * s->rows + (s->row + r) * count) * WIDTH;
+        }
+        (fours ? with_four[left - 1] : NAME(parts_2_1_0))(parts, a + k, K - k, ABREAST * WIDTH * K);
+    }
+}
+
 /* z += the first `begun` terms of h_before: the step of the same rows goes on from there. The last panel's sums are the
    time to fetch the other terms, which another member may have written by now. */
 static void NAME(begin)(const struct panel_step *s, ptrdiff_t gates, ptrdiff_t sums)
@@ -377,6 +451,26 @@ INLINE void NAME(fetch_rows)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t 
                     (s->n - r - rows < TILE_ROWS ? s->n - r - rows : TILE_ROWS) * s->I);
 }
 
+/* The sums of one row and a batch of vectors from v on: two panels of 4 at a time, and the last one with what is left. (The generic
+   kernels are to be small.) */
+static void NAME(recur_row)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t v, ptrdiff_t vectors)
+{
+    const ptrdiff_t pairs = vectors / 8, rest = vectors & 7, goes = pairs + (rest > 0);
+    for (ptrdiff_t k = 0; k < goes; k++) {
+        const ptrdiff_t first = 8 * (s->backwards ? goes - 1 - k : k), size = first < 8 * pairs ? 8 : rest, left = size & 3;
+        const int alike = NAME(begun)(s, v + first) == NAME(begun)(s, v + first + size - 1);
+        if (size == 8 && alike)
+            NAME(pair_sums)(s, sums + first * WIDTH, r, v + first);
+        else if (left && size > 2 && alike)
+            NAME(last_sums)(s, sums + first * WIDTH, r, v + first, size / 4, left);
+        else
+            for (ptrdiff_t p = first, width; p < first + size; p += width) {
+                width = NAME(panel_vectors)(first + size - p);
+                NAME(panel_sums)(s, 1, sums + p * WIDTH, r, 1, v + p, width, -1, 0);
+            }
+    }
+}
+
 /* The sums of `rows` rows from r on, at most a tile's, and a batch of vectors from v on: each panel's sums
    [rows][vectors][WIDTH] after the other's. */
 static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t v,
@@ -384,16 +478,13 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
 {
     NAME(fetch_rows)(s, r, rows, v == (s->backwards ? s->v_1 - vectors : s->v_0), u, units);
     const ptrdiff_t count = NAME(panels)(vectors), tile = (r + TILE_ROWS - 1) / TILE_ROWS;
+    if (VECTOR_BYTES > 16 && rows == 1 && s->panels) {
+        NAME(recur_row)(s, sums, r, v, vectors);
+        return;
+    }
     for (ptrdiff_t k = 0; k < count; k++) {
         const ptrdiff_t p = NAME(panel_start)(vectors, s->backwards ? count - 1 - k : k);
         const ptrdiff_t width = NAME(panel_vectors)(vectors - p), next = v + p + (s->backwards ? -4 : 4);
-        const ptrdiff_t first = s->backwards ? p - 4 : p; /* of this panel and the next one */
-        if (rows == 1 && s->panels && first >= 0 && first + 8 <= vectors &&
-            NAME(begun)(s, v + first) == NAME(begun)(s, v + first + 4)) {
-            NAME(pair_sums)(s, sums + first * WIDTH, r, v + first);
-            k++;
-            continue;
-        }
         NAME(panel_sums)(s, s->panels != NULL, sums + p * rows * WIDTH, r, rows, v + p, width,
                          next >= s->v_0 && next + 4 <= s->v_1 ? next : -1, tile);
     }
@@ -402,16 +493,17 @@ static inline void NAME(recur)(const struct panel_step *s, real *sums, ptrdiff_t
 /* A cell's function of four sums, and where h and y take it. Vectors as arguments are in registers. */
 typedef void (*NAME(four_function))(real *h, real *y, V a_0, V a_1, V a_2, V a_3);
 
-/* Whether a step is one row, and one or two whole panels, */
-INLINE int NAME(is_row)(const struct panel_step *s)
+/* Whether a step's sums can stay in registers until that function: those of one row and of one or two whole panels, which begin with
+   as many terms. With 16 registers those of x and of h are two tiles'. The generic kernels are to be small. */
+INLINE int NAME(in_registers)(const struct panel_step *s)
 {
     const ptrdiff_t vectors = s->v_1 - s->v_0;
     return VECTOR_BYTES > 16 && s->n == 1 && (vectors == 4 || vectors == 8) && s->panels && s->H >= s->v_1 * WIDTH &&
            (REGISTERS == 32 || !s->x) && NAME(begun)(s, s->v_0) == NAME(begun)(s, s->v_1 - 4);
 }
 
-/* and such a step, whose sums are never stored. */
-static __attribute__((noinline)) void NAME(row_step)(const struct panel_step *s, NAME(four_function) four)
+/* Such a step; of two panels, the first one's sums wait in memory for the second one's function. */
+static __attribute__((noinline)) void NAME(register_step)(const struct panel_step *s, NAME(four_function) four)
 {
     const ptrdiff_t at = s->v_0;
     const struct NAME(terms) h = NAME(terms_h)(s, 0, NAME(begun)(s, at), at, 4, -1),
