@@ -52,9 +52,9 @@ setup(
     ext_modules=[
         extension("leaf", *sorted(glob("rnncore/_kernels/simd/*.c"))),
         extension("crew", "rnncore/_kernels/pool.c"),
-        *map(extension, "driver products cell rnn lstm gru step memory tensors".split()),
+        *map(extension, "driver products cell rnn lstm gru step tensors".split()),
         # what takes its time in BLAS, leaf kernels or Python's objects, or is not on the way of a call
-        *[extension(name, small=True) for name in "blas calls matmul optim pack".split()],
+        *[extension(name, small=True) for name in "blas calls matmul memory optim pack".split()],
     ],
     options={"build_ext": {"cython_directives": directives, "cython_c_in_temp": True}},
 )

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import rnncore as rc
+from rnncore.measure import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,14 +87,13 @@ def test_import_takes_numpy_alone():
 
 def test_package_is_small():
     """Compiled modules and Python files as installed; a release has no debug symbols."""
-    files = [f for f in Path(rc.__file__).parent.rglob("*") if f.name.endswith((".py", EXTENSION_SUFFIXES[0]))]
-    compiled = [f.read_bytes() for f in files if f.suffix != ".py"]
+    compiled = [f.read_bytes() for f in Path(rc.__file__).parent.rglob("*" + EXTENSION_SUFFIXES[0])]
     assert len(compiled) >= 6
     instrumented = any(name in data for data in compiled for name in (b"__asan_", b"__ubsan_", b"__tsan_"))
     if instrumented or os.environ.get("RNNCORE_DEBUG") == "1":
         pytest.skip("not a release build")
     assert not any(b".debug_info" in data for data in compiled)
-    assert sum(f.stat().st_size for f in files) < 3_000_000
+    assert presets.package_size(quick=False) < 3
 
 
 @pytest.mark.parametrize("switches,flags,names", [
@@ -119,7 +119,7 @@ def test_build_flags(monkeypatch, switches, flags, names):
     runpy.run_path(str(ROOT / "setup.py"))
     assert len(built) >= 6
     for name, compile_args, link_args in built:
-        small = name in {"blas", "calls", "matmul", "optim", "pack"} and "-O3" in flags
+        small = name in {"blas", "calls", "matmul", "memory", "optim", "pack"} and "-O3" in flags
         assert [a for a in compile_args if a.startswith(("-O", "-g", "-fsanitize"))] == flags + ["-Os"] * small
         assert ("-Wl,--strip-all" not in link_args) == (names or sys.platform != "linux")
 

@@ -51,6 +51,8 @@ INLINE real NAME(most_of)(V v)
 
 #include "panels.h"
 
+#include "steps.h"
+
 #include "strips.h"
 
 #include "limits.h"
