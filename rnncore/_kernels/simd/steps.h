@@ -154,8 +154,8 @@ INLINE void NAME(fetch_rows)(const struct panel_step *s, ptrdiff_t r, ptrdiff_t 
                     (s->n - r - rows < TILE_ROWS ? s->n - r - rows : TILE_ROWS) * s->I);
 }
 
-/* The sums of one row and a batch of vectors from v on: two panels of 4 at a time, and the last one with what is left. (The generic
-   kernels are to be small.) */
+/* The sums of one row and a batch of vectors from v on: two panels of 4 at a time, and the last one with what is left. Panels that
+   begin with different numbers of terms go one by one. */
 static void NAME(recur_row)(const struct panel_step *s, real *sums, ptrdiff_t r, ptrdiff_t v, ptrdiff_t vectors)
 {
     const ptrdiff_t pairs = vectors / 8, rest = vectors & 7, goes = pairs + (rest > 0);
